@@ -1,0 +1,83 @@
+# `make check` does all set-up itself; `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3))
+SCRIPTS := test.sh export.sh test/platform.sh .ci/run .ci/container-test .ci/docker-engine
+
+.PHONY: help
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*##(.*)/\1\t\2/p' Makefile | expand -t 18
+
+.PHONY: setup
+setup: .venv/.dev  ## make .venv with everything: runtime, training and development
+
+# torch first and by its bare requirement: where a wheel built for the CPU lies ready, pip takes that one.
+.venv/.dev: pyproject.toml requirements/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	source .venv/bin/activate
+	pip install torch==2.13.0
+	pip install --quiet --constraint requirements/dev.lock --editable '.[cpu,train,dev]'
+	touch .venv/.runtime .venv/.dev
+
+.PHONY: check
+check: lint types test  ## lint, types and the whole test suite: what must be green before a change is merged
+
+.PHONY: lint
+lint: .venv/.dev  ## ruff, hadolint and shellcheck
+	source .venv/bin/activate
+	ruff check .
+	ruff format --check .
+	hadolint Dockerfile
+	shellcheck --external-sources $(SCRIPTS)
+
+.PHONY: types
+types: .venv/.dev  ## mypy, strict
+	.venv/bin/mypy
+
+.PHONY: test
+test: .venv/.dev  ## the whole test suite
+	.venv/bin/pytest
+
+.PHONY: fuzz
+fuzz: .venv/.dev  ## the property tests on examples drawn anew
+	.venv/bin/pytest -m hypothesis --hypothesis-profile=fuzz
+
+.PHONY: bench
+bench: .venv/.dev  ## speed and memory against MONAI's sliding window with torch
+	.venv/bin/python test/bench
+
+.PHONY: expected
+expected: .venv/.dev  ## test/expected anew, after a change of weights that is meant
+	rm -rf test/expected
+	.venv/bin/segsync run --input test/input --output test/expected
+	rm test/expected/results.json
+
+.PHONY: stroke-results
+stroke-results: .venv/.dev  ## docs/results/stroke.md anew: what the shipped isles22 weights do
+	.venv/bin/python docs/results/stroke.py
+
+# Exact versions within pyproject.toml's bounds. The runtime's are hashed, since they go into images. torch's wheel may
+# come from another file, so the development ones are not, and NVIDIA's packages stay out: they follow torch's wheel.
+UV_COMPILE := .venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28
+.PHONY: lock
+lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
+lock: .venv/.dev  ## resolve the lock files in requirements/ anew
+	.venv/bin/pip install --quiet uv
+	$(UV_COMPILE) --generate-hashes --extra cpu --output-file requirements/runtime-cpu.lock pyproject.toml
+	$(UV_COMPILE) --generate-hashes --extra gpu --constraint requirements/runtime-cpu.lock \
+	  --output-file requirements/runtime-gpu.lock pyproject.toml
+	$(UV_COMPILE) --generate-hashes --output-file requirements/build.lock - <<< 'setuptools>=77'
+	$(UV_COMPILE) --annotation-style line --extra cpu --extra train --extra dev \
+	  --constraint requirements/runtime-cpu.lock pyproject.toml |
+	  sed -E '/^(cuda|nvidia|triton)/d; s/^(torch==[0-9.]+)\+cpu/\1/' > dev.lock.part
+	mv dev.lock.part requirements/dev.lock
+
+.PHONY: clean
+clean:  ## remove .venv, caches, archives and outputs
+	rm -rf .venv build dist test/output segsync-isles.tar.gz model.tar.gz *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find app training test -name __pycache__ -type d -prune -exec rm -rf {} +

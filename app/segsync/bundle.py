@@ -1,0 +1,223 @@
+"""A folder of weights: `model.onnx` beside `model.json`, checked before anything is opened.
+
+`model.json` is the only place that says what a model needs at inference; `segsync-train export` writes it. A folder may
+lie below another with a `manifest.json` (the repository's `weights/`, or what `export.sh` packs for upload), which
+repeats the sha256 of every file and its licence.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from segsync.errors import WeightsError
+
+MODEL_FILE = "model.onnx"
+SPEC_FILE = "model.json"
+CARD_FILE = "MODEL_CARD.md"
+MANIFEST_FILE = "manifest.json"
+#: The newest operator set that the pinned ONNX Runtime is tested with here.
+MAX_OPSET = 20
+
+PositiveFloat = Annotated[float, Field(gt=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ZScore(_Frozen):
+    """Mean 0 and standard deviation 1 over the channel's own tissue: for contrasts without a unit (DWI, FLAIR, T1).
+
+    Intensities are first clipped to the tissue's two percentiles, so that one bright vessel does not set the scale.
+    """
+
+    kind: Literal["zscore"] = "zscore"
+    percentiles: tuple[float, float] = (0.5, 99.5)
+
+
+class Fixed(_Frozen):
+    """`(clip(x, low, high) - mean) / std` with constants: for quantities with a unit (ADC, HU, Tmax, CBF)."""
+
+    kind: Literal["fixed"] = "fixed"
+    low: float
+    high: float
+    mean: float
+    std: PositiveFloat
+
+
+class ChannelSpec(_Frozen):
+    """One input channel of the network, by the name the task gives it."""
+
+    name: str
+    normalisation: Annotated[ZScore | Fixed, Field(discriminator="kind")]
+    #: An optional channel that is missing or constant is given to the network as zeros (as in training).
+    optional: bool = False
+
+
+class ModelSpec(_Frozen):
+    """What `model.json` holds: everything the runtime must know of a model, and where the model comes from.
+
+    Sizes and spacings are in array order (Z, Y, X). The network maps `(N, C, Z, Y, X)` float32 to the probabilities of
+    the foreground labels, `(N, L, Z, Y, X)` float32 with L = len(labels); background is what is left to one.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    task: str
+    channels: tuple[ChannelSpec, ...] = Field(min_length=1)
+    #: The channel whose grid the mask lies on, where no challenge's task says it; None takes the first.
+    reference: str | None = None
+    #: Label values written to the mask, in the order of the network's output, with their names.
+    labels: dict[PositiveInt, str] = Field(min_length=1)
+    spacing_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    patch_zyx: tuple[PositiveInt, PositiveInt, PositiveInt]
+    #: Any window whose sides are multiples of these can be given to the network.
+    multiple_zyx: tuple[PositiveInt, PositiveInt, PositiveInt]
+    #: A voxel takes its likeliest label where the sum of the foreground's probabilities reaches this.
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    #: Components (26-connected, on the reference grid) smaller than this are removed.
+    min_component_ml: Annotated[float, Field(ge=0)] = 0.0
+    #: Axes (0 = Z, 1 = Y, 2 = X) along which mirroring is part of the test-time augmentation.
+    mirror_axes: tuple[Literal[0, 1, 2], ...] = (2,)
+    opset: PositiveInt
+    sha256: Sha256
+    licence: str
+    #: Free record of the training: configuration, commit, data, hours, hardware.
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _patch_fits(self) -> "ModelSpec":
+        if any(side % multiple for side, multiple in zip(self.patch_zyx, self.multiple_zyx, strict=True)):
+            raise ValueError(f"patch_zyx {self.patch_zyx} is not a multiple of multiple_zyx {self.multiple_zyx}")
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_there(self) -> "ModelSpec":
+        if self.reference_channel not in {channel.name for channel in self.channels if not channel.optional}:
+            raise ValueError(f"reference {self.reference_channel!r} is none of the channels that are always there")
+        return self
+
+    @property
+    def reference_channel(self) -> str:
+        """Name of the channel that `reference` means."""
+        return self.reference or self.channels[0].name
+
+
+class ManifestEntry(_Frozen):
+    """One task's folder in `manifest.json`."""
+
+    licence: str
+    files: dict[str, Sha256]
+
+
+class Manifest(_Frozen):
+    """`weights/manifest.json`: what is shipped, with the sha256 of every file and its licence."""
+
+    format: Literal[1] = 1
+    tasks: dict[str, ManifestEntry]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified folder of weights."""
+
+    folder: Path
+    spec: ModelSpec
+
+    @property
+    def model(self) -> Path:
+        """Path of the ONNX file."""
+        return self.folder / MODEL_FILE
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256 as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path, model: type[BaseModel]) -> Any:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise WeightsError(
+            f"{path}: {where}: {first['msg']}; found {str(first['input'])[:60]!r}; export the model again"
+        ) from error
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror}); expected {path.name} beside the model"
+        ) from error
+
+
+def load_bundle(folder: Path, task: str | None = None) -> Bundle:
+    """Read and verify one folder of weights.
+
+    Raises WeightsError where a file is missing or altered, or the model is of another task or too new an opset.
+    """
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: expected a folder with {MODEL_FILE} and {SPEC_FILE}, found none; give --weights")
+    spec: ModelSpec = _read_json(folder / SPEC_FILE, ModelSpec)
+    manifest_path = folder.parent / MANIFEST_FILE
+    if manifest_path.is_file():
+        entry = load_manifest(manifest_path).tasks.get(folder.name)
+        if entry is not None:
+            verify_files(folder, entry)
+    model = folder / MODEL_FILE
+    if not model.is_file():
+        raise WeightsError(f"{model}: expected the network's weights, found no such file; copy the whole folder")
+    found = sha256_of(model)
+    if found != spec.sha256:
+        raise WeightsError(f"{model}: expected sha256 {spec.sha256}, found {found}; the file is altered: copy it again")
+    if task is not None and spec.task != task:
+        raise WeightsError(
+            f"{folder}: expected weights for the task {task!r}, found {spec.task!r}; give other --weights"
+        )
+    if spec.opset > MAX_OPSET:
+        raise WeightsError(
+            f"{model}: expected opset {MAX_OPSET} or older, found {spec.opset}; export it with an older opset"
+        )
+    return Bundle(folder, spec)
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read `manifest.json`; raises WeightsError where it is missing or malformed."""
+    manifest: Manifest = _read_json(path, Manifest)
+    return manifest
+
+
+def verify_files(folder: Path, entry: ManifestEntry) -> None:
+    """Compare every file of a task's folder with its manifest entry; raises WeightsError at the first difference."""
+    for name, expected in entry.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise WeightsError(f"{path}: listed in {MANIFEST_FILE}, found no such file; copy the whole folder")
+        found = sha256_of(path)
+        if found != expected:
+            raise WeightsError(f"{path}: expected sha256 {expected}, found {found}; the file is altered: copy it again")
+
+
+def write_manifest(weights: Path) -> Path:
+    """Write `manifest.json` for every task's folder below `weights`; returns its path."""
+    tasks = {}
+    for spec_path in sorted(weights.glob(f"*/{SPEC_FILE}")):
+        folder = spec_path.parent
+        files = {
+            name: sha256_of(folder / name) for name in (MODEL_FILE, SPEC_FILE, CARD_FILE) if (folder / name).is_file()
+        }
+        tasks[folder.name] = ManifestEntry(licence=load_bundle_spec(folder).licence, files=files)
+    path = weights / MANIFEST_FILE
+    path.write_text(json.dumps(Manifest(tasks=tasks).model_dump(), indent=2) + "\n")
+    return path
+
+
+def load_bundle_spec(folder: Path) -> ModelSpec:
+    """`model.json` of a folder, without a look at the weights."""
+    spec: ModelSpec = _read_json(folder / SPEC_FILE, ModelSpec)
+    return spec

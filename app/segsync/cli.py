@@ -1,0 +1,345 @@
+"""The command line: `segsync predict | run | serve | info | verify`."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+import segsync
+from segsync import cases, grand_challenge
+from segsync.bundle import MANIFEST_FILE, SPEC_FILE, load_bundle, load_manifest, verify_files
+from segsync.engine import providers
+from segsync.errors import CasesFailedError, InputError, OutputError, SegsyncError, WeightsError
+from segsync.images import WRITABLE, suffix_of, write
+from segsync.lesions import measure
+from segsync.predict import WEIGHTS_PLACES, Case, Model, Result, Settings, Tta, find_task, find_weights, load, task_of
+from segsync.progress import report_progress
+from segsync.server import PORT, make_server
+from segsync.tasks import TASKS, Task, task_named
+from segsync.versions import versions
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+INPUT, OUTPUT = Path("/input"), Path("/output")
+
+EXIT_CODES = """Exit codes: 0 done; 1 unexpected error; 2 wrong usage; 3 input; 4 weights; 5 output; 6 memory or device;
+7 some cases of a folder failed."""
+
+app = typer.Typer(
+    name="segsync",
+    help=f"Stroke and brain-lesion segmentation with 3D-SegSync. For research, not for care.\n\n{EXIT_CODES}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+TaskOption = Annotated[
+    str | None, typer.Option("--task", help=f"{', '.join(TASKS)}, or that of your weights; else told by the input.")
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", help=f"Folder of weights; else {', '.join(str(p) for p in WEIGHTS_PLACES[:2])}, checkout."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+TtaOption = Annotated[Tta, typer.Option("--tta", help="Average over mirrored copies; auto: on a GPU.")]
+OverlapOption = Annotated[float, typer.Option("--overlap", min=0.0, max=0.9, help="Share that windows have in common.")]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option("--deadline", min=0.0, help="Seconds a case may take; mirroring, then overlap, give way."),
+]
+MemoryOption = Annotated[
+    float | None, typer.Option("--max-memory", min=0.1, help="GB the process should stay below; windows give way.")
+]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Every step, and tracebacks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors alone.")]
+
+
+def main() -> None:
+    """Run the command line; errors are one line on stderr and a documented exit code."""
+    _guarded(app)
+
+
+def _guarded(command: Callable[[], object]) -> None:
+    try:
+        command()
+    except SegsyncError as error:
+        log.error("%s", error)
+        log.debug("where it came from:", exc_info=error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        log.error("unexpected %s: %s; run again with -v and report it", type(error).__name__, error)
+        log.debug("where it came from:", exc_info=error)
+        sys.exit(1)
+
+
+def _logging(verbose: int = 0, quiet: bool = False) -> None:
+    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+    if sys.stderr.isatty():
+        handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
+        handler.setFormatter(logging.Formatter("%(message)s", "%X"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Option("--input", "-i", help="A case's file or folder, or a folder of cases.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder, or the mask's file (.mha .nii.gz .nii).")],
+    task: TaskOption = None,
+    weights: WeightsOption = None,
+    channel: Annotated[list[str] | None, typer.Option("--channel", help="NAME=FILE, once a channel.")] = None,
+    device: DeviceOption = "auto",
+    tta: TtaOption = "auto",
+    overlap: OverlapOption = 0.5,
+    deadline: DeadlineOption = None,
+    max_memory: MemoryOption = None,
+    save_probabilities: Annotated[bool, typer.Option("--save-probabilities", help="Maps beside the mask.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="JSON, CSV of lesions, PNG and HTML beside the mask.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip cases whose mask is there.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Segment one case or a folder of cases; the model is loaded once."""
+    _logging(verbose, quiet)
+    arguments: dict[str, object] = {
+        "input": str(source), "output": str(output), "task": task, "weights": str(weights) if weights else None,
+        "channel": channel or [], "device": device, "tta": tta, "overlap": overlap, "deadline": deadline,
+        "max_memory": max_memory, "save_probabilities": save_probabilities,
+    }  # fmt: skip
+    chosen = _task_for(source, task, weights)
+    found, broken = cases.find_cases(source, chosen, _named_channels(channel or [], chosen))
+    for line in broken:
+        log.error("%s", line)
+    targets = _targets(output, found, chosen)
+    todo = [(case, path) for case, path in zip(found, targets, strict=True) if not (resume and path.is_file())]
+    if len(todo) < len(found):
+        log.info("%d of %d cases are done already", len(found) - len(todo), len(found))
+    if not todo and not broken:
+        return
+    memory = int(max_memory * GIB) if max_memory is not None else None
+    model = load(chosen.name, weights=weights, device=device, max_memory=memory)
+    settings = Settings(tta, overlap, deadline, memory)
+    failed: list[SegsyncError] = [*broken]
+    for number, (case, path) in enumerate(todo, start=1):
+        try:
+            with report_progress(f"{case.name} ({number}/{len(todo)})", quiet) as progress:
+                result = model.predict(case, settings, progress)
+            _write(result, path, save_probabilities, arguments if report else None)
+        except (InputError, OutputError, segsync.errors.ResourceError) as error:
+            if len(todo) + len(broken) == 1:
+                raise
+            log.error("%s", error)
+            failed.append(error)
+        else:
+            lesions = measure(result.mask, result.grid, result.bundle.spec.labels)
+            sys.stdout.write(f"{case.name}\t{result.volume_ml:.2f} ml\t{len(lesions)} lesions\t{path}\n")
+            sys.stdout.flush()
+    if failed:
+        raise CasesFailedError(
+            f"{len(failed)} of {len(todo) + len(broken)} cases failed, the others are written; see the lines above"
+        )
+
+
+def _task_for(source: Path, task: str | None, weights: Path | None) -> Task:
+    if task is not None:
+        return find_task(task, weights)
+    if weights is not None and (weights / SPEC_FILE).is_file():
+        return task_of(load_bundle(weights).spec)
+    return cases.find_task(source)
+
+
+def _named_channels(pairs: list[str], task: Task) -> dict[str, Path]:
+    named = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not equals or not path:
+            raise InputError(f"--channel: expected NAME=FILE, found {pair!r}")
+        named[task.channel(name).name] = Path(path)
+    return named
+
+
+def _targets(output: Path, found: list[Case], task: Task) -> list[Path]:
+    if suffix_of(output) and not output.is_dir():
+        if suffix_of(output) not in WRITABLE:
+            raise OutputError(
+                f"{output}: expected an ending of {', '.join(WRITABLE)}, found another; choose one of these"
+            )
+        if len(found) > 1:
+            raise OutputError(f"{output}: expected a folder for {len(found)} cases, found a file's name; give a folder")
+        return [output]
+    targets = []
+    for case in found:
+        reference = case.channels.get(task.reference)
+        suffix = suffix_of(reference) if isinstance(reference, Path) else ""
+        targets.append(output / f"{case.name}{suffix if suffix in WRITABLE else '.nii.gz'}")
+    return targets
+
+
+def _write(result: Result, path: Path, probabilities: bool, arguments: dict[str, object] | None) -> None:
+    """Everything that belongs to a case; the mask last, since its being there says that the case is done."""
+    suffix = suffix_of(path)
+    stem = path.with_name(path.name[: -len(suffix)])
+    if probabilities:
+        labels = result.bundle.spec.labels
+        for value, name in labels.items():
+            ending = "probability" if len(labels) == 1 else f"probability-{name}"
+            write(result.probability(value), result.grid, stem.with_name(f"{stem.name}_{ending}{suffix}"))
+    if arguments is not None:
+        from segsync.report import write_report  # needs Pillow, which no other command does
+
+        write_report(result, stem, arguments)
+    result.save(path)
+
+
+@app.command()
+def run(
+    source: Annotated[Path, typer.Option("--input", help="The platform's input folder.")] = INPUT,
+    output: Annotated[Path, typer.Option("--output", help="The platform's output folder.")] = OUTPUT,
+    task: TaskOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    tta: TtaOption = "auto",
+    deadline: DeadlineOption = None,
+    verbose: Verbose = 0,
+) -> None:
+    """One case as Grand Challenge runs it: /input to /output. The same as no command at all inside the container."""
+    _logging(verbose)
+    began = time.monotonic()
+    inputs = grand_challenge.read_inputs(source)
+    chosen = task_named(task) if task is not None else grand_challenge.choose_task(inputs)
+    case = grand_challenge.read_case(inputs, chosen)
+    model = load(chosen.name, weights=weights, device=device)
+    _run_case(model, case, output, Settings(tta, deadline_s=deadline))
+    log.info("done in %.1f s", time.monotonic() - began)
+
+
+def _run_case(model: Model, case: Case, output: Path, settings: Settings) -> None:
+    with report_progress(case.name) as progress:
+        result = model.predict(case, settings, progress)
+    written = grand_challenge.write_outputs(result, output)
+    log.info("%s: %.2f ml; wrote %s", case.name, result.volume_ml, ", ".join(str(path) for path in written))
+
+
+@app.command()
+def serve(
+    source: Annotated[Path, typer.Option("--input", help="The platform's input folder.")] = INPUT,
+    output: Annotated[Path, typer.Option("--output", help="The platform's output folder.")] = OUTPUT,
+    task: TaskOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    tta: TtaOption = "auto",
+    port: Annotated[int, typer.Option("--port", help="TCP port; the platform calls 4743.")] = PORT,
+    verbose: Verbose = 0,
+) -> None:
+    """Serve POST /invoke and GET /health as Grand Challenge calls them; models are loaded before the port opens."""
+    _logging(verbose)
+    names = [task_named(task).name] if task is not None else _tasks_with_weights(weights)
+    models = {name: load(name, weights=weights, device=device) for name in names}
+    for model in models.values():
+        model.engine.warm_up(model.bundle.spec.patch_zyx)
+
+    def invoke() -> None:
+        inputs = grand_challenge.read_inputs(source)
+        chosen = task_named(task) if task is not None else grand_challenge.choose_task(inputs)
+        if chosen.name not in models:
+            raise WeightsError(f"expected weights for the task {chosen.name}, found those for {', '.join(models)}")
+        _run_case(models[chosen.name], grand_challenge.read_case(inputs, chosen), output, Settings(tta))
+
+    with make_server(invoke, port) as server:
+        log.info("serving %s on port %d", ", ".join(models), server.server_port)
+        server.serve_forever()
+
+
+def _tasks_with_weights(weights: Path | None) -> list[str]:
+    names = []
+    for name in TASKS:
+        try:
+            bundle = load_bundle(find_weights(name, weights))
+        except WeightsError as error:
+            log.debug("%s", error)
+        else:
+            names += [name] if bundle.spec.task == name else []
+    if not names:
+        find_weights(next(iter(TASKS)), weights)  # says where it looked
+    return names
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False, weights: WeightsOption = None
+) -> None:
+    """Tasks, weights, execution providers and versions."""
+    _logging()
+    tasks = []
+    for task in TASKS.values():
+        try:
+            bundle = load_bundle(find_weights(task.name, weights), task.name)
+            found: dict[str, object] = {
+                "name": bundle.spec.name,
+                "folder": str(bundle.folder),
+                "sha256": bundle.spec.sha256,
+            }
+        except WeightsError as error:
+            found = {"missing": str(error)}
+        tasks.append(
+            {
+                "name": task.name,
+                "title": task.title,
+                "channels": [channel.name + ("" if channel.required else " (optional)") for channel in task.channels],
+                "weights": found,
+            }
+        )
+    facts = {"segsync": segsync.__version__, "providers": providers(), "versions": versions(), "tasks": tasks}
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        return
+    table = Table("task", "what", "channels", "weights")
+    for entry in tasks:
+        held = entry["weights"]
+        shown = str(held.get("name", "none")) if isinstance(held, dict) else ""
+        table.add_row(str(entry["name"]), str(entry["title"]), ", ".join(entry["channels"]), shown)
+    console = Console()
+    console.print(", ".join(f"{name} {version}" for name, version in versions().items()), highlight=False)
+    console.print(f"providers: {', '.join(providers())}", highlight=False)
+    console.print(table)
+
+
+@app.command()
+def verify(weights: WeightsOption = None) -> None:
+    """Compare every file of the weights with weights/manifest.json."""
+    _logging()
+    places = (
+        [weights] if weights is not None else [place for place in WEIGHTS_PLACES if (place / MANIFEST_FILE).is_file()]
+    )
+    if not places:
+        raise WeightsError(f"expected {MANIFEST_FILE} in one of {', '.join(map(str, WEIGHTS_PLACES))}, found none")
+    for place in places:
+        for name, entry in load_manifest(place / MANIFEST_FILE).tasks.items():
+            verify_files(place / name, entry)
+            sys.stdout.write(f"{place / name}: {len(entry.files)} files as in {MANIFEST_FILE}\n")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="The version, and nothing else.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"segsync {segsync.__version__}\n")
+        raise typer.Exit

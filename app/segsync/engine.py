@@ -1,0 +1,155 @@
+"""ONNX Runtime as a predictor: provider, threads, warm-up. A second engine would be a second class like `Engine`."""
+
+import ctypes
+import logging
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segsync.bundle import Bundle
+from segsync.errors import ResourceError, WeightsError
+from segsync.geometry import Array, SizeZYX
+
+log = logging.getLogger(__name__)
+
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+#: What runtimes and allocators say when memory ends.
+OUT_OF_MEMORY = re.compile(r"out of memory|bad.?alloc|failed to allocate|alloc.*fail|CUDNN_STATUS_ALLOC", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the network runs: `cpu`, or the GPU with this number."""
+
+    cuda: int | None = None
+
+    def __str__(self) -> str:
+        return "cpu" if self.cuda is None else f"cuda:{self.cuda}"
+
+
+def choose_device(wanted: str) -> Device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there.
+
+    `auto` takes the first GPU that both the driver and the installed ONNX Runtime can use, else the CPU.
+    Raises ResourceError where a GPU is asked for and there is none, or the word is none of these.
+    """
+    if not DEVICE.fullmatch(wanted):
+        raise ResourceError(f"--device: expected auto, cpu, cuda or cuda:N, found {wanted!r}")
+    if wanted == "cpu":
+        return Device()
+    reason = _why_no_cuda()
+    if reason is None:
+        return Device(int(wanted.partition(":")[2] or 0))
+    if wanted == "auto":
+        log.info("no GPU: %s; running on the CPU", reason)
+        return Device()
+    raise ResourceError(f"--device {wanted}: expected a GPU, found none ({reason}); use --device cpu or auto")
+
+
+def providers() -> list[str]:
+    """The execution providers of the installed ONNX Runtime."""
+    return list(_runtime().get_available_providers())
+
+
+def _why_no_cuda() -> str | None:
+    if "CUDAExecutionProvider" not in providers():
+        return "this ONNX Runtime is built for the CPU alone; install the extra `gpu`"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1); start the container with --gpus all"
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return "the NVIDIA driver shows no device"
+    return None
+
+
+def _runtime() -> Any:
+    # Imported late: `segsync --help` and the checks of a folder need no engine.
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ResourceError(
+            "expected ONNX Runtime, found none; install segsync-isles[cpu] or segsync-isles[gpu]"
+        ) from error
+    return onnxruntime
+
+
+class Engine:
+    """A verified network in ONNX Runtime: a call maps (N, C, Z, Y, X) float32 to (N, L, Z, Y, X) float32."""
+
+    def __init__(self, bundle: Bundle, device: Device, *, memory_bytes: int | None = None) -> None:
+        """Open the network; raises WeightsError where it does not match its `model.json`, ResourceError without memory.
+
+        memory_bytes: what the GPU's arena may hold; None for all there is.
+        """
+        runtime = _runtime()
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4  # its errors are raised, and told in one line here
+        # The runtime's own default counts physical cores of the host, not those this process may use.
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        self.bundle = bundle
+        self.device = device
+        try:
+            self._session = runtime.InferenceSession(
+                str(bundle.model), options, providers=_providers(runtime, device, memory_bytes)
+            )
+        except Exception as error:  # ONNX Runtime's errors share no base class but Exception
+            if OUT_OF_MEMORY.search(str(error)):
+                raise ResourceError(f"{bundle.model}: expected memory for the network, found too little") from error
+            raise WeightsError(
+                f"{bundle.model}: expected a network that ONNX Runtime {runtime.__version__} opens, found: "
+                f"{_first_line(error)}; export it again"
+            ) from error
+        if device.cuda is not None and "CUDAExecutionProvider" not in self._session.get_providers():
+            raise ResourceError(
+                f"--device {device}: ONNX Runtime could not start on the GPU (driver too old for CUDA 12, or its "
+                "libraries are missing); use --device cpu, or install the extra `gpu`"
+            )
+        self._check_signature()
+
+    def _check_signature(self) -> None:
+        spec, inputs, outputs = self.bundle.spec, self._session.get_inputs(), self._session.get_outputs()
+        expected = (len(spec.channels), len(spec.labels))
+        found = tuple(io[0].shape[1] if len(io) == 1 and len(io[0].shape) == 5 else None for io in (inputs, outputs))
+        if found != expected:
+            raise WeightsError(
+                f"{self.bundle.model}: expected {expected[0]} input channels and {expected[1]} labels as model.json "
+                f"says, found {found[0]} and {found[1]}; export it again"
+            )
+        self._input = inputs[0].name
+
+    def __call__(self, windows: Array) -> Array:
+        """Probabilities (N, L, Z, Y, X) of windows (N, C, Z, Y, X); raises MemoryError where they do not fit."""
+        try:
+            probabilities: npt.NDArray[np.float32] = self._session.run(None, {self._input: windows})[0]
+        except Exception as error:  # as above
+            if OUT_OF_MEMORY.search(str(error)):
+                raise MemoryError(_first_line(error)) from error
+            raise WeightsError(
+                f"{self.bundle.model}: the network failed on windows of shape {windows.shape}: {_first_line(error)}; "
+                "export it again"
+            ) from error
+        return probabilities
+
+    def warm_up(self, patch_zyx: SizeZYX) -> None:
+        """Run one empty window, so that the first case does not pay for choosing kernels."""
+        self(np.zeros((1, len(self.bundle.spec.channels), *patch_zyx), dtype=np.float32))
+
+
+def _providers(runtime: Any, device: Device, memory_bytes: int | None) -> list[object]:
+    if device.cuda is None:
+        return ["CPUExecutionProvider"]
+    runtime.preload_dlls()  # CUDA and cuDNN from their pip packages
+    settings = {"device_id": str(device.cuda), "cudnn_conv_algo_search": "HEURISTIC"}
+    if memory_bytes is not None:
+        settings["gpu_mem_limit"] = str(memory_bytes)
+    return [("CUDAExecutionProvider", settings), "CPUExecutionProvider"]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]

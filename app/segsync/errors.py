@@ -1,0 +1,48 @@
+"""The few ways a run can fail, each with the exit code the command line documents.
+
+Every message is one line: which file, what was expected, what was found, what to do.
+"""
+
+
+class SegsyncError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(SegsyncError):
+    """The images or the folder given are not what the task needs."""
+
+    exit_code = 3
+
+
+class ChannelError(InputError):
+    """One channel of a case is missing, empty, or lies elsewhere; `channel` is its name."""
+
+    def __init__(self, channel: str, message: str) -> None:
+        super().__init__(f"channel {channel}: {message}")
+        self.channel = channel
+
+
+class WeightsError(SegsyncError):
+    """The weights are missing, altered, or not for this task or runtime."""
+
+    exit_code = 4
+
+
+class OutputError(SegsyncError):
+    """The result could not be written: no permission, no room, no folder."""
+
+    exit_code = 5
+
+
+class ResourceError(SegsyncError):
+    """The machine ran out of memory, or has not the device that was asked for."""
+
+    exit_code = 6
+
+
+class CasesFailedError(SegsyncError):
+    """Some cases of a folder failed; the others were finished."""
+
+    exit_code = 7

@@ -1,0 +1,199 @@
+"""Where voxels lie: `Grid`, `Volume`, canonical orientation and resampling, all in patient millimetres.
+
+Physical coordinates are LPS (x to the patient's left, y to posterior, z to superior), as in ITK and DICOM. Arrays and
+everything that meets an array are in (Z, Y, X) order; points and directions are in (x, y, z).
+"""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+Array = npt.NDArray[np.float32]
+Triple = tuple[float, float, float]
+SizeZYX = tuple[int, int, int]
+
+#: Two grids are one where their corners agree to this fraction of a voxel.
+SAME_GRID_VOXELS = 1e-3
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular lattice of voxels in patient space.
+
+    size_zyx: voxels; spacing_zyx: mm; origin: centre of voxel (0, 0, 0), LPS mm, (x, y, z); direction: row-major 3×3,
+    columns are the unit vectors of the X, Y and Z index axes in LPS, as SimpleITK gives it.
+    """
+
+    size_zyx: SizeZYX
+    spacing_zyx: Triple
+    origin: Triple
+    direction: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        # ITK inverts directions by an SVD that fails, with a wrong inverse, where an entry is subnormal.
+        cleaned = tuple(0.0 if abs(cosine) < np.finfo(np.float64).tiny else cosine for cosine in self.direction)
+        object.__setattr__(self, "direction", cleaned)
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> "Grid":
+        """The grid of a three-dimensional SimpleITK image."""
+        size, spacing = image.GetSize(), image.GetSpacing()
+        return cls(
+            (size[2], size[1], size[0]), (spacing[2], spacing[1], spacing[0]), image.GetOrigin(), image.GetDirection()
+        )
+
+    @property
+    def spacing_xyz(self) -> Triple:
+        """Spacing in mm in SimpleITK's order."""
+        z, y, x = self.spacing_zyx
+        return x, y, z
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return math.prod(self.spacing_zyx) / 1000.0
+
+    @property
+    def matrix(self) -> npt.NDArray[np.float64]:
+        """Direction as a 3×3 matrix; column i is index axis i of (X, Y, Z)."""
+        return np.asarray(self.direction, dtype=np.float64).reshape(3, 3)
+
+    def points(self, index_zyx: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """LPS millimetres (…, 3) in (x, y, z) of continuous indices (…, 3) in (Z, Y, X)."""
+        index_xyz = np.asarray(index_zyx, dtype=np.float64)[..., ::-1]
+        return np.asarray(self.origin) + (index_xyz * self.spacing_xyz) @ self.matrix.T
+
+    def corners(self) -> npt.NDArray[np.float64]:
+        """LPS millimetres (8, 3) of the centres of the eight corner voxels."""
+        z, y, x = (side - 1 for side in self.size_zyx)
+        return self.points([(k, j, i) for k in (0, z) for j in (0, y) for i in (0, x)])
+
+    def same_as(self, other: "Grid") -> bool:
+        """Whether both have the same voxels at the same places."""
+        tolerance = SAME_GRID_VOXELS * min(*self.spacing_zyx, *other.spacing_zyx)
+        return self.size_zyx == other.size_zyx and bool(np.abs(self.corners() - other.corners()).max() <= tolerance)
+
+    def describe(self) -> str:
+        """Size and spacing for people, in (x, y, z): `128×128×25 voxels of 1.80×1.80×4.80 mm`."""
+        size = "×".join(str(side) for side in reversed(self.size_zyx))
+        return f"{size} voxels of {'×'.join(f'{mm:.2f}' for mm in self.spacing_xyz)} mm"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One scalar image: `array` of shape (Z, Y, X) on `grid`."""
+
+    array: npt.NDArray[np.generic]
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.array.shape != self.grid.size_zyx:
+            raise ValueError(f"array of shape {self.array.shape} on a grid of size {self.grid.size_zyx}")
+
+
+def canonical_axes(grid: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """How to turn a grid so that its axes run most nearly to superior, posterior and left: (Z, Y, X) of LPS.
+
+    Returns the source axis of each target axis and whether that source axis is reversed, both in array order.
+    """
+    cosines = grid.matrix[::-1, ::-1]  # rows: physical z, y, x; columns: array axes Z, Y, X
+
+    def alignment(order: tuple[int, ...]) -> float:
+        return float(sum(abs(cosines[target, source]) for target, source in enumerate(order)))
+
+    z, y, x = max(permutations(range(3)), key=alignment)
+    return (z, y, x), (bool(cosines[0, z] < 0), bool(cosines[1, y] < 0), bool(cosines[2, x] < 0))
+
+
+def canonical_grid(grid: Grid) -> Grid:
+    """The same voxels, numbered along the canonical axes; oblique grids stay oblique."""
+    axes, flips = canonical_axes(grid)
+    first = [0.0, 0.0, 0.0]
+    columns = []
+    for source, flip in zip(axes, flips, strict=True):
+        if flip:
+            first[source] = grid.size_zyx[source] - 1
+        columns.append(grid.matrix[:, 2 - source] * (-1.0 if flip else 1.0))
+    x, y, z = grid.points(first)
+    return Grid(
+        (grid.size_zyx[axes[0]], grid.size_zyx[axes[1]], grid.size_zyx[axes[2]]),
+        (grid.spacing_zyx[axes[0]], grid.spacing_zyx[axes[1]], grid.spacing_zyx[axes[2]]),
+        (float(x), float(y), float(z)),
+        tuple(float(v) for v in np.stack(columns[::-1], axis=1).ravel()),
+    )
+
+
+def respaced(grid: Grid, spacing_zyx: Triple) -> Grid:
+    """The canonical grid of another spacing that covers the same field of view, with the same centre."""
+    base = canonical_grid(grid)
+    extent = [side * mm for side, mm in zip(base.size_zyx, base.spacing_zyx, strict=True)]
+    z, y, x = (max(1, math.ceil(mm / step - SAME_GRID_VOXELS)) for mm, step in zip(extent, spacing_zyx, strict=True))
+    unplaced = replace(base, size_zyx=(z, y, x), spacing_zyx=spacing_zyx)
+    centre = base.points([(side - 1) / 2 for side in base.size_zyx])
+    shift = centre - unplaced.points([(z - 1) / 2, (y - 1) / 2, (x - 1) / 2])
+    ox, oy, oz = np.asarray(base.origin) + shift
+    return replace(unplaced, origin=(float(ox), float(oy), float(oz)))
+
+
+def _reordered(volume: Volume, target: Grid) -> npt.NDArray[np.generic] | None:
+    """The array on `target` where that grid is a mere turn of the volume's own, else None."""
+    if not canonical_grid(volume.grid).same_as(canonical_grid(target)):
+        return None
+    axes, flips = canonical_axes(volume.grid)
+    canonical = _mirrored(volume.array.transpose(axes), flips)
+    back_axes, back_flips = canonical_axes(target)
+    return _mirrored(canonical, back_flips).transpose(*np.argsort(back_axes).tolist())
+
+
+def _mirrored(array: npt.NDArray[np.generic], flips: tuple[bool, bool, bool]) -> npt.NDArray[np.generic]:
+    return array[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+
+
+def resample(volume: Volume, target: Grid, *, outside: float = 0.0, antialias: bool = False) -> Array:
+    """The volume's values (Z, Y, X) float32 at the voxel centres of `target`, by trilinear interpolation.
+
+    Voxels outside the volume's field of view get `outside`. Grids that differ by turns and mirrorings alone are not
+    interpolated: the values come back bit for bit. With `antialias`, axes along which `target` is coarser are first
+    smoothed to its resolution (Gaussian whose FWHM² is the difference of the squared voxel sizes).
+    """
+    turned = _reordered(volume, target)
+    if turned is not None:
+        return np.ascontiguousarray(turned, dtype=np.float32)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array, dtype=np.float32))
+    image.SetSpacing(volume.grid.spacing_xyz)
+    image.SetOrigin(volume.grid.origin)
+    image.SetDirection(volume.grid.direction)
+    if antialias:
+        image = _smoothed(image, volume.grid, target)
+    z, y, x = target.size_zyx
+    resampled = sitk.Resample(
+        image,
+        (x, y, z),
+        sitk.Transform(3, sitk.sitkIdentity),
+        sitk.sitkLinear,
+        target.origin,
+        target.spacing_xyz,
+        target.direction,
+        outside,
+        sitk.sitkFloat32,
+    )
+    array: Array = sitk.GetArrayFromImage(resampled)
+    return array
+
+
+def _smoothed(image: sitk.Image, source: Grid, target: Grid) -> sitk.Image:
+    fwhm_per_sigma = 2.0 * math.sqrt(2.0 * math.log(2.0))
+    cosines = np.abs(source.matrix.T @ target.matrix)  # rows: source axes x, y, z; columns: target axes x, y, z
+    # A source axis meets the coarsest target axis that it runs along by more than half.
+    steps = [max(mm for cosine, mm in zip(row, target.spacing_xyz, strict=True) if cosine > 0.5) for row in cosines]
+    variances = [
+        max(0.0, step**2 - own**2) / fwhm_per_sigma**2 for step, own in zip(steps, source.spacing_xyz, strict=True)
+    ]
+    if not any(variances):
+        return image
+    widest = max(1, *(math.ceil(6 * math.sqrt(v) / mm) for v, mm in zip(variances, source.spacing_xyz, strict=True)))
+    return sitk.DiscreteGaussian(image, variances, maximumKernelWidth=2 * widest + 1, maximumError=[0.01] * 3)

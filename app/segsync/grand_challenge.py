@@ -1,0 +1,198 @@
+"""The platform's door: which task lies in `/input`, its images, and the files it expects in `/output`.
+
+The contract is Grand Challenge's: one image a socket folder, `inputs.json` in newer runs, one image an output folder.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from segsync.errors import InputError, OutputError
+from segsync.images import stem_of, suffix_of, write
+from segsync.predict import Case, Result
+from segsync.tasks import TASKS, Content, Task
+
+log = logging.getLogger(__name__)
+
+INPUTS_FILE = "inputs.json"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a platform folder offers: a path (relative to it) for each image slug and each JSON slug, lower case."""
+
+    folder: Path
+    images: Mapping[str, Path]
+    json_files: Mapping[str, Path]
+
+
+def is_platform_folder(folder: Path) -> bool:
+    """Whether a folder is laid out as `/input`: with `inputs.json`, or a known socket below `images`."""
+    if (folder / INPUTS_FILE).is_file():
+        return True
+    known = {socket.lower() for task in TASKS.values() for channel in task.channels for socket in channel.sockets}
+    below = folder / "images"
+    return below.is_dir() and any(child.name.lower() in known for child in below.iterdir())
+
+
+def read_inputs(folder: Path) -> Inputs:
+    """What lies in a platform folder, by `inputs.json` where it is there, else by the folders below `images`.
+
+    Raises InputError where the folder is none, or `inputs.json` is malformed or leads outside the folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder with the case's inputs, found none; mount it at /input")
+    listing = folder / INPUTS_FILE
+    if listing.is_file():
+        return _listed(folder, listing)
+    below = folder / "images"
+    if not below.is_dir():
+        raise InputError(f"{folder}: expected {INPUTS_FILE} or images/SOCKET/, found neither; see the README's layout")
+    images = {child.name.lower(): child for child in sorted(below.iterdir()) if child.is_dir()}
+    files = {path.stem.lower(): path for path in sorted(folder.glob("*.json"))}
+    return Inputs(folder, images, files)
+
+
+def _listed(folder: Path, listing: Path) -> Inputs:
+    try:
+        items = json.loads(listing.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{listing}: expected a JSON list of sockets, found {error}; start the job again") from error
+    images: dict[str, Path] = {}
+    files: dict[str, Path] = {}
+    if not isinstance(items, list):
+        raise InputError(
+            f"{listing}: expected a JSON list of sockets, found {type(items).__name__}; start the job again"
+        )
+    for number, item in enumerate(items):
+        socket = _socket(item)
+        slug, relative = socket.get("slug"), socket.get("relative_path")
+        if not isinstance(slug, str) or not isinstance(relative, str):
+            raise InputError(
+                f"{listing}: item {number}: expected a socket with slug and relative_path, found {str(item)[:80]}; "
+                "start the job again"
+            )
+        if PurePosixPath(relative).is_absolute() or ".." in PurePosixPath(relative).parts:
+            raise InputError(f"{listing}: item {number}: expected a path inside {folder}, found {relative!r}")
+        (files if relative.lower().endswith(".json") else images)[slug.lower()] = folder / relative
+    return Inputs(folder, images, files)
+
+
+def _socket(item: Any) -> dict[str, Any]:
+    """The item's `socket` (2026), or its `interface` as it was called before."""
+    if not isinstance(item, dict):
+        return {}
+    socket = item.get("socket", item.get("interface"))
+    return socket if isinstance(socket, dict) else {}
+
+
+def choose_task(inputs: Inputs) -> Task:
+    """The task whose sockets these are; raises InputError that lists the slugs where no task fits."""
+    fitting = [task for task in TASKS.values() if _fits(task, inputs)]
+    if not fitting:
+        found = ", ".join(sorted((*inputs.images, *inputs.json_files))) or "nothing"
+        needs = "; ".join(
+            f"{task.name}: {', '.join(c.sockets[0] for c in task.channels if c.required)}" for task in TASKS.values()
+        )
+        raise InputError(f"{inputs.folder}: expected the sockets of one task ({needs}), found {found}; give --task")
+    return max(fitting, key=lambda task: len(task.distinguishing_json))
+
+
+def _fits(task: Task, inputs: Inputs) -> bool:
+    sockets = {s.lower() for channel in task.channels for s in channel.sockets} | {
+        s.lower() for s in task.unread_sockets
+    }
+    complete = all(
+        any(s.lower() in inputs.images for s in channel.sockets) for channel in task.channels if channel.required
+    )
+    distinguished = all(any(f"{slug}.json".endswith(n) for slug in inputs.json_files) for n in task.distinguishing_json)
+    return complete and distinguished and set(inputs.images) <= sockets
+
+
+def read_case(inputs: Inputs, task: Task) -> Case:
+    """The case in a platform folder; raises InputError for a socket with no image or several."""
+    channels = {}
+    for channel in task.channels:
+        folders = [inputs.images[s.lower()] for s in channel.sockets if s.lower() in inputs.images]
+        if folders:
+            channels[channel.name] = only_image(folders[0])
+        elif channel.required:
+            expected = inputs.folder / "images" / channel.sockets[0]
+            raise InputError(f"{expected}: expected a folder with one image for {task.name}, found none; add it")
+    return Case(stem_of(channels[task.reference]), channels, _metadata(inputs, task))
+
+
+def only_image(folder: Path) -> Path:
+    """The one image of a socket folder (or the path itself, a file); raises InputError for none or several."""
+    if folder.is_file():
+        return folder
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder with one image, found none; add the image")
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    found = [name for name in names if suffix_of(folder / name)]
+    if len(found) != 1:
+        listed = ", ".join(found or names) or "nothing"
+        raise InputError(f"{folder}: expected exactly one image, found {len(found)} ({listed}); leave one")
+    return folder / found[0]
+
+
+def _metadata(inputs: Inputs, task: Task) -> dict[str, object]:
+    """The task's JSON inputs, as they are: no model reads them, so that a broken one is no reason to fail."""
+    metadata: dict[str, object] = {}
+    for slug, path in inputs.json_files.items():
+        if any(f"{slug}.json".endswith(name) or path.name.endswith(name) for name in task.json_inputs):
+            try:
+                metadata[slug] = json.loads(path.read_bytes())
+            except (OSError, ValueError) as error:
+                log.warning("%s: not read (%s)", path, error)
+    return metadata
+
+
+def write_outputs(result: Result, output: Path) -> list[Path]:
+    """Write a case as the platform expects it; all files or, where one fails, none. Returns their paths."""
+    written: list[Path] = []
+    try:
+        for one in result.task.outputs:
+            path = output / "images" / one.socket / f"{one.filename or result.case.name}.mha"
+            array = result.mask if one.content is Content.MASK else result.probability()
+            write(array, result.grid, path)
+            written.append(path)
+        if result.task.results_json:
+            written.append(_write_json(output / "results.json", [_results_item(result)]))
+        if result.task.presence_json is not None:
+            written.append(_write_json(output / result.task.presence_json, bool(np.any(result.mask))))
+    except OutputError:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    return written
+
+
+def _results_item(result: Result) -> dict[str, object]:
+    task = result.task
+    source = result.case.channels[task.reference]
+    name = source.name if isinstance(source, Path) else f"{result.case.name}.mha"
+    return {
+        "outputs": [{"type": "Image", "slug": task.outputs[0].socket, "filename": f"{result.case.name}.mha"}],
+        "inputs": [{"type": "Image", "slug": task.channel(task.reference).sockets[0], "filename": name}],
+        "error_messages": [],
+    }
+
+
+def _write_json(path: Path, value: object) -> Path:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(json.dumps(value, indent=2) + "\n")
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: expected to write it, found {error.strerror}; free disk space") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return path

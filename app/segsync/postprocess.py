@@ -1,0 +1,52 @@
+"""From probabilities on the model's grid to labels on the reference grid."""
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from segsync.bundle import ModelSpec
+from segsync.geometry import Array, Grid, Volume, resample
+
+Mask = npt.NDArray[np.uint8]
+
+
+def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: ModelSpec) -> tuple[Mask, int]:
+    """Labels (Z, Y, X) uint8 on the reference grid, and how many small components were removed.
+
+    probabilities: (L, Z, Y, X) of the foreground labels on the model's grid. They are interpolated to the reference
+    grid one label at a time, so that a whole-body CT never needs more than three full-size arrays at once. A voxel is
+    foreground where their sum reaches `spec.threshold`, and then takes the likeliest label.
+    """
+    best = np.zeros(reference.size_zyx, dtype=np.float32)
+    total = np.zeros_like(best)
+    labels = np.zeros(reference.size_zyx, dtype=np.uint8)
+    for value, probability in zip(spec.labels, probabilities, strict=True):
+        here = resample(Volume(probability, grid), reference)
+        total += here
+        labels[here > best] = value
+        np.maximum(best, here, out=best)
+    labels[total < spec.threshold] = 0
+    return remove_small(labels, reference, spec.min_component_ml)
+
+
+def remove_small(labels: Mask, grid: Grid, min_component_ml: float) -> tuple[Mask, int]:
+    """Labels without the 26-connected components of each label that are smaller than so many millilitres."""
+    removed = 0
+    voxels = min_component_ml / grid.voxel_ml
+    if voxels <= 1 or not labels.any():
+        return labels, 0
+    for value in np.unique(labels[labels > 0]):
+        components, count = components_of(labels == value)
+        sizes = np.bincount(components.ravel(), minlength=count + 1)
+        small = sizes < voxels
+        small[0] = False
+        labels[small[components]] = 0
+        removed += int(small.sum())
+    return labels, removed
+
+
+def components_of(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.uint32], int]:
+    """26-connected components of a mask (Z, Y, X), numbered from 1 (0 is background), and their number."""
+    image = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), True)
+    components: npt.NDArray[np.uint32] = sitk.GetArrayFromImage(image)
+    return components, int(components.max(initial=0))

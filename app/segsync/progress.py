@@ -1,0 +1,36 @@
+"""How far a case is: a bar on a terminal, a few plain lines elsewhere."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+#: Shares of a case at which a line is logged where there is no terminal.
+LINES_AT = (0.25, 0.5, 0.75, 1.0)
+
+
+@contextmanager
+def report_progress(title: str, quiet: bool = False) -> Iterator[Callable[[float], None]]:
+    """Gives a function to call with the share done, 0 to 1."""
+    if quiet:
+        yield lambda share: None
+    elif sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=1.0)
+            yield lambda share: bar.update(task, completed=share)
+    else:
+        due = list(LINES_AT)
+
+        def line(share: float) -> None:
+            reached = [at for at in due if share >= at - 1e-9]
+            if reached:
+                log.info("%s: %.0f %%", title, 100 * reached[-1])
+                del due[: len(reached)]
+
+        yield line

@@ -1,0 +1,245 @@
+"""Windows over a volume: Gaussian weights, mirroring, stitching. Knows nothing of engines.
+
+A predictor is any function from `(1, C, z, y, x)` float32 to `(1, L, z, y, x)` float32 of the same sides.
+"""
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from segsync.errors import ResourceError
+from segsync.geometry import Array, SizeZYX
+
+log = logging.getLogger(__name__)
+
+Predictor = Callable[[Array], Array]
+Flip = tuple[int, ...]
+
+#: Standard deviation of the window's weight as a share of its side, as in nnU-Net (Isensee et al. 2021).
+GAUSSIAN_SIGMA = 1 / 8
+#: Weights never fall below this share of the centre's, so that a corner covered once is still a number.
+MIN_WEIGHT = 1e-3
+#: Overlaps to fall back to when there is no time for the one asked for.
+COARSER_OVERLAPS = (0.25, 0.0)
+#: Part of the time left that is planned with: the last window may be slower than the first.
+SAFE_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a volume is covered. sizes in voxels; flips: sets of mirrored axes (0 = Z, 1 = Y, 2 = X), () first."""
+
+    patch_zyx: SizeZYX
+    multiple_zyx: SizeZYX
+    overlap: float = 0.5
+    flips: tuple[Flip, ...] = ((),)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap must be in [0, 1), found {self.overlap}")
+
+
+@dataclass
+class Done:
+    """What was computed: for the report."""
+
+    windows: int = 0
+    skipped: int = 0
+    patch_zyx: SizeZYX = (0, 0, 0)
+    overlap: float = 0.0
+    flips: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def all_flips(axes: Sequence[int]) -> tuple[Flip, ...]:
+    """Every subset of the axes, the empty one first, fewer axes before more."""
+    return tuple(subset for n in range(len(axes) + 1) for subset in itertools.combinations(sorted(axes), n))
+
+
+def starts(length: int, window: int, overlap: float) -> list[int]:
+    """First voxels of windows that cover `length` evenly, neighbours sharing at least `overlap` of a window."""
+    if length <= window:
+        return [0]
+    step = max(1, math.floor(window * (1 - overlap)))
+    count = math.ceil((length - window) / step) + 1
+    return [round(i * (length - window) / (count - 1)) for i in range(count)]
+
+
+def gaussian(window: SizeZYX) -> Array:
+    """Weight of every voxel of a window: a separable Gaussian, 1 at the centre, at least MIN_WEIGHT."""
+    axes = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n * GAUSSIAN_SIGMA)) ** 2) for n in window]
+    weight = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
+    clipped: Array = np.maximum(weight / weight.max(), MIN_WEIGHT).astype(np.float32)
+    return clipped
+
+
+def predict(
+    array: Array,
+    predictor: Predictor,
+    outputs: int,
+    windows: Windows,
+    *,
+    tissue: npt.NDArray[np.bool_] | None = None,
+    deadline: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[Array, Done]:
+    """Probabilities (L, Z, Y, X) float32 of a volume (C, Z, Y, X) float32, window by window.
+
+    outputs: L. tissue: windows without any are not computed, and their voxels are 0. deadline: a time of `clock` by
+    which to have finished; the time of the first windows decides how much mirroring, then overlap, there is time for.
+    progress: called with the share done. A window for which the predictor raises MemoryError is halved.
+    Raises ResourceError where even the smallest window does not fit into memory.
+    """
+    shape = (array.shape[1], array.shape[2], array.shape[3])
+    here = np.ones(shape, dtype=bool) if tissue is None else tissue
+    done = Done()
+    if not here.any():
+        return np.zeros((outputs, *shape), dtype=np.float32), done
+    box = bounding_box(here)
+    run = _Run(array[(slice(None), *box)], here[box], predictor, outputs, windows, deadline, clock, progress, done)
+    inner = run.all_windows()
+    if inner.shape[1:] == shape:
+        return inner, done
+    result = np.zeros((outputs, *shape), dtype=np.float32)
+    result[(slice(None), *box)] = inner
+    return result, done
+
+
+def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """The smallest box (Z, Y, X) that holds every true voxel; the mask has at least one."""
+    ranges = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    z, y, x = (slice(int(r[0]), int(r[-1]) + 1) for r in ranges)
+    return z, y, x
+
+
+@dataclass
+class _Run:
+    """One volume under way: shrinks its windows when memory ends, its passes when time does."""
+
+    array: Array
+    tissue: npt.NDArray[np.bool_]
+    predictor: Predictor
+    outputs: int
+    windows: Windows
+    deadline: float | None
+    clock: Callable[[], float]
+    progress: Callable[[float], None]
+    done: Done
+
+    def all_windows(self) -> Array:
+        z, y, x = self.array.shape[1:]
+        shape = (z, y, x)
+        patch = _fitted(self.windows.patch_zyx, self.windows.multiple_zyx, shape)
+        while True:
+            try:
+                return self._stitched(patch, self.windows.overlap, self.windows.flips)
+            except MemoryError as error:
+                smaller = _halved(patch, self.windows.multiple_zyx)
+                if smaller == patch:
+                    raise ResourceError(
+                        f"expected memory for one window of {_voxels(patch)} voxels, found too little even for that; "
+                        "give the container more memory or choose another device"
+                    ) from error
+                self.done.notes.append(
+                    f"out of memory with windows of {_voxels(patch)}; went on with {_voxels(smaller)}"
+                )
+                log.warning(self.done.notes[-1])
+                patch = smaller
+
+    def _stitched(self, patch: SizeZYX, overlap: float, flips: tuple[Flip, ...]) -> Array:
+        padded, tissue = _padded(self.array, patch), _padded(self.tissue[None], patch)[0]
+        places = _places(tissue, patch, overlap)
+        corners = [at for at in places if tissue[_window(at, patch)].any()]
+        weight = gaussian(patch)
+        total = np.zeros((self.outputs, *tissue.shape), dtype=np.float32)
+        weights = np.zeros(tissue.shape, dtype=np.float32)
+        began, passes, steps = self.clock(), flips, 0
+        for number, flip in enumerate(flips):
+            if number >= len(passes):
+                break
+            axes = tuple(axis + 2 for axis in flip)
+            for at in corners:
+                inside = _window(at, patch)
+                window = np.ascontiguousarray(np.flip(padded[(slice(None), *inside)][None], axes))
+                total[(slice(None), *inside)] += np.flip(self.predictor(window), axes)[0] * weight
+                weights[inside] += weight
+                steps += 1
+                self.progress(steps / (len(corners) * len(passes)))
+                if steps == min(2, len(corners)) and number == 0 and self.deadline is not None:
+                    seconds = (self.clock() - began) / steps
+                    fit = self._passes_in_time(seconds, len(corners), steps)
+                    if fit < 1 and (coarser := self._coarser(overlap, seconds, tissue, patch)) is not None:
+                        return self._stitched(patch, coarser, flips[:1])
+                    passes = flips[: max(1, fit)]
+                    self._note_flips(len(passes), len(flips))
+        total /= np.maximum(weights, MIN_WEIGHT**2)
+        self.done.windows, self.done.skipped = len(corners), len(places) - len(corners)
+        self.done.patch_zyx, self.done.overlap, self.done.flips = patch, overlap, len(passes)
+        z, y, x = self.array.shape[1:]
+        return total[:, :z, :y, :x]
+
+    def _passes_in_time(self, seconds: float, windows: int, steps: int) -> int:
+        assert self.deadline is not None
+        left = (self.deadline - self.clock()) * SAFE_SHARE
+        return math.floor((left / max(seconds, 1e-9) + steps) / windows)
+
+    def _coarser(self, overlap: float, seconds: float, tissue: npt.NDArray[np.bool_], patch: SizeZYX) -> float | None:
+        """The first coarser overlap that ends in time, or the coarsest; None where there is none coarser."""
+        coarser = [value for value in COARSER_OVERLAPS if value < overlap]
+        for value in coarser:
+            count = sum(1 for at in _places(tissue, patch, value) if tissue[_window(at, patch)].any())
+            if self._passes_in_time(seconds, count, 0) >= 1 or value == coarser[-1]:
+                self.done.notes.append(
+                    f"deadline: windows overlap by {value:.0%} instead of {overlap:.0%}, no mirroring"
+                )
+                log.warning(self.done.notes[-1])
+                return value
+        return None
+
+    def _note_flips(self, chosen: int, asked: int) -> None:
+        if chosen < asked:
+            self.done.notes.append(f"deadline: {chosen} of {asked} mirrored passes")
+            log.warning(self.done.notes[-1])
+
+
+def _fitted(patch: SizeZYX, multiple: SizeZYX, shape: SizeZYX) -> SizeZYX:
+    """The patch, no larger than the volume needs: an axis shorter than it takes the next multiple."""
+    z, y, x = (min(p, math.ceil(n / m) * m) for p, m, n in zip(patch, multiple, shape, strict=True))
+    return z, y, x
+
+
+def _halved(patch: SizeZYX, multiple: SizeZYX) -> SizeZYX:
+    z, y, x = (max(m, p // 2 // m * m) for p, m in zip(patch, multiple, strict=True))
+    return z, y, x
+
+
+def _padded(array: npt.NDArray[np.generic], patch: SizeZYX) -> npt.NDArray[np.generic]:
+    """(C, Z, Y, X) filled up at the far ends to at least one window, with each channel's smallest value."""
+    short = [max(0, p - n) for p, n in zip(patch, array.shape[1:], strict=True)]
+    if not any(short):
+        return array
+    grown = np.empty((array.shape[0], *(n + s for n, s in zip(array.shape[1:], short, strict=True))), dtype=array.dtype)
+    grown[:] = array.min(axis=(1, 2, 3), keepdims=True)
+    grown[:, : array.shape[1], : array.shape[2], : array.shape[3]] = array
+    return grown
+
+
+def _places(tissue: npt.NDArray[np.generic], patch: SizeZYX, overlap: float) -> list[SizeZYX]:
+    axes = [starts(length, window, overlap) for length, window in zip(tissue.shape, patch, strict=True)]
+    return [(z, y, x) for z in axes[0] for y in axes[1] for x in axes[2]]
+
+
+def _window(at: SizeZYX, patch: SizeZYX) -> tuple[slice, slice, slice]:
+    z, y, x = (slice(start, start + side) for start, side in zip(at, patch, strict=True))
+    return z, y, x
+
+
+def _voxels(patch: SizeZYX) -> str:
+    return "×".join(str(side) for side in patch)

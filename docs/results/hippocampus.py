@@ -1,0 +1,181 @@
+"""Writes hippocampus.md and its figure: `make hippocampus`. Pretraining without labels, then few labels and many.
+
+A run that was cut off goes on where it was; runs that are finished are not run again.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from scipy import stats
+
+from segsync_train.config import FolderData, RunConfig
+from segsync_train.data.dataset import find_cases, split_cases
+from segsync_train.devices import Processes, hardware, training_device
+from segsync_train.finetune import finetune
+from segsync_train.pretrain import pretrain
+from segsync_train.runs import RunFolder, commit, read_log
+from segsync_train.settings import load_settings
+from segsync_train.ssl.config import PretrainConfig
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CONFIGS = ROOT / "training" / "configs"
+SHARES = (0.05, 0.1, 0.25, 1.0)
+#: How fine-tuning starts, with its name in the figure and its colour (Okabe and Ito).
+STARTS = {"full": ("3D-SegSync", "#0072B2"), "bottom": ("3D-SegSync-Bottom", "#E69F00"), "none": ("scratch", "#555555")}
+
+Values = npt.NDArray[np.float64]
+Row = tuple[str, ...]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean Dice of both labels in every test case (seeds, cases), and how long a run took."""
+
+    dice: Values
+    hours: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "hippocampus")
+    parser.add_argument("--runs", type=Path, default=ROOT / "test" / "output" / "hippocampus")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE over the settings of fine-tuning")
+    parser.add_argument("--pretrain-set", action="append", default=[], help="KEY=VALUE over those of pretraining")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    data = [f"data.folder={arguments.data}", f"data.cache={arguments.runs / 'cache'}"]
+    settings = load_settings(RunConfig, CONFIGS / "finetune-fast.yaml", [*data, *arguments.set])
+    pretrained = pretrained_encoder(arguments.data, arguments.runs, settings, arguments.pretrain_set)
+    measured = {
+        (share, start): measure(settings, share, start, pretrained, arguments.runs, arguments.seeds)
+        for share in SHARES
+        for start in STARTS
+    }
+    figure(measured).savefig(HERE.parent / "images" / "hippocampus.png", dpi=150)
+    (HERE / "hippocampus.md").write_text(page(measured, settings, arguments, pretrained), encoding="utf-8")
+    sys.stdout.write(f"{HERE / 'hippocampus.md'}\n")
+
+
+def pretrained_encoder(data: Path, runs: Path, settings: RunConfig, overrides: list[str]) -> Path:
+    """Pretrain on the training images, without their labels; the cases that will test are left out."""
+    if not isinstance(settings.data, FolderData):
+        raise TypeError("fine-tuning here is on a folder")
+    names = [channel.name for channel in settings.channels]
+    split = split_cases(find_cases(settings.data.layout, data, names), settings.data)
+    excluded = ",".join(case.name for case in split.validation)
+    where = [f"data.folders=[{{folder: {data}, layout: nnunet}}]", f"data.exclude=[{excluded}]"]
+    config = load_settings(PretrainConfig, CONFIGS / "pretrain-hippocampus.yaml", [*where, *overrides])
+    folder = RunFolder(runs / "pretrain")
+    pretrain(config, folder.folder, resume=folder.last.is_file())
+    return folder.best
+
+
+def measure(settings: RunConfig, share: float, start: str, pretrained: Path, runs: Path, seeds: int) -> Measured:
+    """Fine-tune with this share of the labels, once a seed; the test cases are scored once, after the last step."""
+    dice, hours = [], 0.0
+    for seed in range(seeds):
+        transfer = {"mode": start, "checkpoint": None if start == "none" else pretrained}
+        config = settings.model_copy(
+            update={
+                "name": f"{start}, {100 * share:g} % of the labels, seed {seed}",
+                "seed": seed,
+                "data": settings.data.model_copy(update={"labelled": share}),
+                "transfer": settings.transfer.model_validate(transfer),
+                "validation": settings.validation.model_copy(update={"every": settings.steps}),
+            }
+        )
+        folder = RunFolder(runs / f"{start}-{100 * share:g}-{seed}")
+        finetune(config, folder.folder, resume=folder.last.is_file())
+        lines = read_log(folder.folder)
+        cases = next(line["validation/cases"] for line in reversed(lines) if "validation/cases" in line)
+        dice.append([np.mean(case["dice"]) for case in cases])
+        hours += (
+            sum(settings.log_every / line["train/steps_per_second"] for line in lines if "train/loss" in line) / 3600
+        )
+    return Measured(np.array(dice), hours / seeds)
+
+
+def gain(with_it: Measured, without: Measured) -> tuple[float, float, float]:
+    """Mean difference of Dice over test cases, and its 95 % confidence interval (bootstrap over cases, BCa)."""
+    difference = (with_it.dice - without.dice).mean(0)
+    found = stats.bootstrap((difference,), np.mean, rng=np.random.default_rng(0), n_resamples=9999)
+    return float(difference.mean()), float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def figure(measured: dict[tuple[float, str], Measured]) -> Figure:
+    """Dice against the share of labels, with 95 % intervals over test cases."""
+    drawn = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = drawn.add_subplot()
+    for number, (start, (name, colour)) in enumerate(STARTS.items()):
+        means = [measured[share, start].dice.mean() for share in SHARES]
+        errors = [1.96 * stats.sem(measured[share, start].dice.mean(0)) for share in SHARES]
+        places = np.array(SHARES) * 100 * 1.03 ** (number - 1)
+        axes.errorbar(places, means, errors, color=colour, marker="o", capsize=3, label=name)
+    axes.set_xscale("log")
+    axes.set_xticks([100 * share for share in SHARES], [f"{100 * share:g} %" for share in SHARES])
+    axes.minorticks_off()
+    axes.set_xlabel("share of the 208 training cases whose labels are used")
+    axes.set_ylabel("mean Dice of 52 test cases")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    return drawn
+
+
+def page(
+    measured: dict[tuple[float, str], Measured], settings: RunConfig, arguments: argparse.Namespace, pretrained: Path
+) -> str:
+    """The page, in Markdown."""
+    state = read_log(pretrained.parents[1])
+    rows = list(table(measured))
+    device = hardware(training_device(settings.device, Processes()))
+    hours = np.mean([m.hours for m in measured.values()])
+    lines = [
+        "# Hippocampus: what pretraining without labels gives",
+        "",
+        f"Written by `make hippocampus` at commit {commit()} on {device}. Medical Segmentation Decathlon Task04: 260 "
+        "MRI crops, anterior and posterior hippocampus; 208 to train on, 52 to test, by the seed of the split. "
+        f"Pretraining: {state[-1]['step']} steps on the 208 images without labels "
+        "([settings](../../training/configs/pretrain-hippocampus.yaml)). Fine-tuning: "
+        f"{settings.steps} steps of {settings.batch} patches each, {60 * hours:.0f} minutes a run, {arguments.seeds} "
+        "seed(s), the same for every row ([settings](../../training/configs/finetune-fast.yaml)). The last weights are "
+        "scored, once: nothing was chosen on the test cases.",
+        "",
+        "![Dice against the share of labels](../images/hippocampus.png)",
+        "",
+        "Mean Dice of both labels ± standard deviation over test cases; in brackets the difference from scratch and "
+        "its 95 % confidence interval (bootstrap over cases).",
+        "",
+        *rows,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table(measured: dict[tuple[float, str], Measured]) -> Iterator[str]:
+    """Rows of Markdown: a share each."""
+    yield f"| labels | {' | '.join(name for name, _ in STARTS.values())} |"
+    yield "| --- " * (len(STARTS) + 1) + "|"
+    for share in SHARES:
+        cells = []
+        for start in STARTS:
+            found = measured[share, start].dice.mean(0)
+            cell = f"{found.mean():.3f} ± {found.std(ddof=1):.3f}"
+            if start != "none":
+                cell += " ({:+.3f}, {:+.3f} to {:+.3f})".format(*gain(measured[share, start], measured[share, "none"]))
+            cells.append(cell)
+        count = round(208 * share)
+        yield f"| {100 * share:g} % ({count} cases) | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

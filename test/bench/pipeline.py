@@ -1,0 +1,100 @@
+"""The bundled case from files to mask: this program against MONAI's sliding window with the network in torch."""
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+TEST = Path(__file__).parents[1]
+WEIGHTS = TEST.parent / "weights"
+IMAGES = TEST / "input" / "images"
+ROUNDS = 3
+
+Figures = dict[str, float]
+Section = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+
+
+def measure() -> Iterator[Section]:
+    """Rounds of both in turn, each in a process of its own; medians."""
+    command = [sys.executable, str(Path(__file__).parent), "--worker"]
+    found: dict[str, list[Figures]] = {name: [] for name in WORKERS}
+    for _ in range(ROUNDS):
+        for name, figures in found.items():
+            began = time.monotonic()
+            output = subprocess.run([*command, name], capture_output=True, text=True, check=True).stdout
+            figures.append({"process": time.monotonic() - began, **json.loads(output.splitlines()[-1])})
+    middle = {
+        name: {key: statistics.median(round_[key] for round_ in figures) for key in figures[0]}
+        for name, figures in found.items()
+    }
+    rows: list[tuple[str, ...]] = []
+    for key, title, unit in (
+        ("process", "whole process, from its start to the mask", "s"),
+        ("ready", "start to a network that is ready", "s"),
+        ("case", "one case, network ready", "s"),
+        ("peak", "peak memory", "MiB"),
+    ):
+        ours, peer = middle["ours"][key], middle["peer"][key]
+        rows.append((title, f"{ours:.2f} {unit}", f"{peer:.2f} {unit}", f"{peer / ours:.2f}"))
+    yield (
+        "The bundled case, CPU, overlap 0.5, no mirroring: segsync against MONAI SlidingWindowInferer + torch",
+        ("", "segsync", "peer", "peer / segsync"),
+        rows,
+    )
+
+
+def ours() -> Figures:
+    """`import segsync`, load, predict, as README shows."""
+    began = time.monotonic()
+    import segsync
+    from segsync.predict import Settings
+
+    model = segsync.load("isles22", weights=WEIGHTS, device="cpu")
+    model.engine.warm_up(model.bundle.spec.patch_zyx)
+    ready = time.monotonic()
+    model.predict(channels(), Settings(tta="none"))
+    return {"ready": ready - began, "case": time.monotonic() - ready, "peak": peak_mib()}
+
+
+def peer() -> Figures:
+    """The same reading, preprocessing and way back; windows by MONAI, the network in torch (speed needs no weights)."""
+    began = time.monotonic()
+    import torch
+    from monai.inferers import SlidingWindowInferer
+
+    from segsync.bundle import load_bundle_spec
+    from segsync.images import read
+    from segsync.postprocess import labels_on
+    from segsync.preprocess import prepare
+    from segsync_train.config import RunConfig
+    from segsync_train.model import build_network
+
+    spec = load_bundle_spec(WEIGHTS / "isles22")
+    network = build_network(RunConfig.model_validate(spec.provenance["config"])).eval()
+    inferer = SlidingWindowInferer(spec.patch_zyx, sw_batch_size=1, overlap=0.5, mode="gaussian")
+    with torch.inference_mode():
+        network(torch.zeros(1, len(spec.channels), *spec.patch_zyx))
+        ready = time.monotonic()
+        images = {name: read(path) for name, path in channels().items()}
+        prepared = prepare(images.get, spec, "dwi")
+        probabilities = inferer(torch.from_numpy(prepared.array)[None], network).softmax(1)[0, 1:]
+    labels_on(probabilities.numpy(), prepared.grid, images["dwi"].grid, spec)
+    return {"ready": ready - began, "case": time.monotonic() - ready, "peak": peak_mib()}
+
+
+def channels() -> dict[str, Path]:
+    """The bundled case's files."""
+    return {name: next((IMAGES / f"{name}-brain-mri").glob("*.mha")) for name in ("dwi", "adc", "flair")}
+
+
+def peak_mib() -> float:
+    """Largest resident memory of this process."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+WORKERS = {"ours": ours, "peer": peer}

@@ -1,0 +1,55 @@
+"""Fixtures that more than one test file uses."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from builders import Cli, Outcome, write_weights
+from segsync.cli import main
+
+# The suite draws the same examples every time, so that a change is judged by what it changes; `make fuzz` draws others.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.register_profile("fuzz", deadline=None)
+settings.load_profile("suite")
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout ; tests that need it are skipped without it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no shared data beside the checkout")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of every task whose network copies the reference channel; not to be changed."""
+    return write_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """Runs `segsync ARGUMENT...` in this process, as the installed command does; libraries' output is caught."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["segsync", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            main()
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        else:
+            code = 0
+        return Outcome(code, *capfd.readouterr())
+
+    yield run
+    root.handlers[:] = handlers
+    root.setLevel(level)

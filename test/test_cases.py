@@ -1,0 +1,309 @@
+"""Which cases lie in a folder and which file is which channel, and what becomes of a folder with a broken case."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from builders import (
+    Cli,
+    Outcome,
+    ball,
+    files_below,
+    grid_of,
+    isles22_volumes,
+    write_dicom,
+    write_image,
+    write_platform,
+)
+from segsync.cases import find_cases, find_task
+from segsync.errors import InputError
+from segsync.geometry import Grid
+from segsync.predict import Case
+from segsync.tasks import TASKS, Task
+
+GRID = grid_of((10, 11, 12))
+LESION = ball(GRID, 3.5)
+VOLUMES = isles22_volumes(LESION, GRID)
+ISLES22 = TASKS["isles22"]
+
+
+def write_case(folder: Path, pattern: str, names: Mapping[str, str]) -> None:
+    """The three channels as files whose names come of a pattern and each channel's word."""
+    for channel, word in names.items():
+        write_image(folder / pattern.format(word), VOLUMES[channel].array, GRID)
+
+
+BIDS = {"dwi": "dwi", "adc": "adc", "flair": "FLAIR"}
+NUMBERS = {"dwi": "0000", "adc": "0001", "flair": "0002"}
+SOCKETS = {name: f"{name}-brain-mri" for name in BIDS}
+
+
+def whole_cases(source: Path, task: Task = ISLES22) -> list[Case]:
+    found, broken = find_cases(source, task, {})
+    assert broken == []
+    return found
+
+
+def bids(folder: Path) -> None:
+    write_case(folder, "sub-01_{}.nii.gz", BIDS)
+
+
+def bids_tree(folder: Path) -> None:
+    write_case(folder / "ses-1" / "dwi", "sub-01_ses-1_{}.nii.gz", {"dwi": "dwi", "adc": "adc"})
+    write_case(folder / "ses-1" / "anat", "sub-01_ses-1_{}.nii.gz", {"flair": "FLAIR"})
+
+
+def nnunet(folder: Path) -> None:
+    write_case(folder, "stroke_007_{}.nii.gz", NUMBERS)
+
+
+def plain_names(folder: Path) -> None:
+    write_case(folder, "{}.mha", BIDS)
+
+
+def sockets(folder: Path) -> None:
+    write_case(folder, "{}/7f.mha", SOCKETS)
+
+
+def channel_folders(folder: Path) -> None:
+    write_case(folder, "{}/image.nii", BIDS)
+
+
+def platform(folder: Path) -> None:
+    write_platform(folder, {SOCKETS[name]: volume for name, volume in VOLUMES.items()})
+
+
+def listed(folder: Path) -> None:
+    write_platform(folder, {SOCKETS[name]: volume for name, volume in VOLUMES.items()}, "socket")
+
+
+def dicom(folder: Path) -> None:
+    for number, (name, volume) in enumerate(VOLUMES.items()):
+        write_dicom(folder / BIDS[name], volume, f"1.2.826.0.1.3680043.2.1125.{number}")
+
+
+LAYOUTS: list[tuple[Callable[[Path], None], str]] = [
+    (bids, "sub-01"),
+    (bids_tree, "sub-01_ses-1"),
+    (nnunet, "stroke_007"),
+    (plain_names, "study"),
+    (sockets, "study"),
+    (channel_folders, "study"),
+    (platform, "dwi-brain-mri-0001"),
+    (listed, "dwi-brain-mri-0001"),
+    (dicom, "study"),
+]
+IDS = [layout.__name__ for layout, _ in LAYOUTS]
+
+
+@pytest.mark.parametrize(("layout", "name"), LAYOUTS, ids=IDS)
+def test_one_case_however_it_lies(
+    tmp_path: Path, cli: Cli, weights: Path, layout: Callable[[Path], None], name: str
+) -> None:
+    """Task and channels told by names alone; hidden files and others' notes are in nobody's way; the mask is right."""
+    source = tmp_path / "study"
+    layout(source)
+    (source / ".DS_Store").touch()
+    (source / "notes.txt").write_text("a fine patient")
+    assert find_task(source) is ISLES22
+    [case] = whole_cases(source)
+    assert case.name == name
+    assert set(case.channels) == {"dwi", "adc", "flair"}
+    done = cli("predict", "-i", source, "-o", tmp_path / "masks", "--weights", weights, "--device", "cpu")
+    assert done.code == 0, done.err
+    [written] = files_below(tmp_path / "masks")
+    assert written.startswith(name)
+    mask = sitk.ReadImage(str(tmp_path / "masks" / written))
+    assert Grid.of(mask).same_as(GRID)
+    assert np.array_equal(sitk.GetArrayFromImage(mask), LESION)
+    assert done.out.startswith(f"{name}\t{LESION.sum() / 1000:.2f} ml\t1 lesions\t")
+
+
+def predict(cli: Cli, source: Path, output: Path, weights: Path, *options: object) -> Outcome:
+    return cli("predict", "-i", source, "-o", output, "--weights", weights, "--device", "cpu", *options)
+
+
+def test_the_mask_takes_the_references_format(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    write_case(tmp_path / "study", "a_{}.mha", BIDS)
+    write_case(tmp_path / "study", "b_{}.nii", BIDS)
+    assert predict(cli, tmp_path / "study", tmp_path / "masks", weights).code == 0
+    assert files_below(tmp_path / "masks") == ["a.mha", "b.nii"]
+
+
+def test_the_outputs_ending_decides(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    bids(tmp_path / "study")
+    assert predict(cli, tmp_path / "study", tmp_path / "new" / "mask.mha", weights).code == 0
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "new" / "mask.mha"))), LESION)
+
+
+def test_one_file_for_a_task_with_one_channel(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    path = write_image(tmp_path / "whatever.nii.gz", LESION, GRID)
+    assert predict(cli, path, tmp_path / "mask.nii.gz", weights, "--task", "aims-tbi").code == 0
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "mask.nii.gz"))), LESION)
+
+
+def test_a_folder_of_files_for_a_task_with_one_channel(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        write_image(tmp_path / f"{name}.nii.gz", LESION, GRID)
+    found = whole_cases(tmp_path, TASKS["aims-tbi"])
+    assert [(case.name, dict(case.channels)) for case in found] == [
+        (name, {"t1": tmp_path / f"{name}.nii.gz"}) for name in ("a", "b")
+    ]
+
+
+def test_channels_by_name(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    """Names that tell nothing, and one that would mislead: `--channel` replaces what was found."""
+    write_case(tmp_path / "study", "{}.nii.gz", {"dwi": "first", "adc": "second"})
+    write_image(tmp_path / "study" / "old_dwi.nii.gz", 1 - LESION, GRID)
+    named = [f"--channel={name}={tmp_path}/study/{file}.nii.gz" for name, file in (("dwi", "first"), ("adc", "second"))]
+    done = predict(cli, tmp_path / "study", tmp_path / "mask.nii.gz", weights, "--task", "isles22", *named)
+    assert done.code == 0, done.err
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "mask.nii.gz"))), LESION)
+
+
+def test_a_channel_by_name_may_be_a_dicom_series(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    series = write_dicom(tmp_path / "study" / "IM_0004", VOLUMES["dwi"])
+    adc = write_image(tmp_path / "study" / "b.nii.gz", VOLUMES["adc"].array, GRID)
+    named = ("--task", "isles22", "--channel", f"dwi={series}", "--channel", f"adc={adc}")
+    done = predict(cli, tmp_path / "study", tmp_path / "masks", weights, *named)
+    assert done.code == 0, done.err
+    assert files_below(tmp_path / "masks") == ["study.nii.gz"]
+    mask = sitk.ReadImage(str(tmp_path / "masks" / "study.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(mask), LESION)
+
+
+# --- folders of cases ------------------------------------------------------------------------------------------------
+
+
+def three_cases(folder: Path) -> None:
+    write_case(folder, "sub-01_{}.nii.gz", BIDS)
+    write_case(folder / "sub-02", "sub-02_{}.nii.gz", {"dwi": "dwi", "adc": "adc"})
+    write_platform(folder / "upload", {SOCKETS[name]: volume for name, volume in VOLUMES.items()})
+
+
+def test_cases_of_several_layouts_lie_in_one_folder(tmp_path: Path) -> None:
+    three_cases(tmp_path)
+    found = {case.name: set(case.channels) for case in whole_cases(tmp_path)}
+    assert found == {
+        "sub-01": {"dwi", "adc", "flair"},
+        "sub-02": {"dwi", "adc"},
+        "upload": {"dwi", "adc", "flair"},
+    }
+
+
+def test_a_broken_case_is_said_and_the_others_are_written(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_case(tmp_path / "study", name + "_{}.nii.gz", BIDS)
+    (tmp_path / "study" / "b_adc.nii.gz").write_bytes(b"")
+    done = predict(cli, tmp_path / "study", tmp_path / "masks", weights, "-q")
+    assert done.code == 7
+    assert files_below(tmp_path / "masks") == ["a.nii.gz", "c.nii.gz"]
+    first, last = done.err.splitlines()
+    assert "b_adc.nii.gz: expected" in first
+    assert "empty file" in first
+    assert last == "ERROR: 1 of 3 cases failed, the others are written; see the lines above"
+    assert [line.split("\t")[0] for line in done.out.splitlines()] == ["a", "c"]
+
+
+def test_platform_folders_are_told_apart_by_their_own_names(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    """Their images may all be called the same: no mask overwrites another."""
+    for name in ("one", "two"):
+        platform(tmp_path / "study" / name)
+    assert predict(cli, tmp_path / "study", tmp_path / "masks", weights).code == 0
+    assert files_below(tmp_path / "masks") == ["one.mha", "two.mha"]
+
+
+def test_a_case_that_cannot_be_told_does_not_stop_the_others(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    """A socket with two images, and two files that claim one channel, among whole cases."""
+    for name in ("one", "two"):
+        platform(tmp_path / "study" / name)
+    write_image(tmp_path / "study" / "two" / "images" / "adc-brain-mri" / "second.mha", LESION, GRID)
+    for name in ("a", "b"):
+        write_case(tmp_path / "study", name + "_{}.nii.gz", BIDS)
+    write_image(tmp_path / "study" / "b_dwi.mha", LESION, GRID)
+    done = predict(cli, tmp_path / "study", tmp_path / "masks", weights, "-q")
+    assert done.code == 7
+    assert files_below(tmp_path / "masks") == ["a.nii.gz", "one.mha"]
+    socket, clash, last = done.err.splitlines()
+    assert "two/images/adc-brain-mri: expected exactly one image, found 2" in socket
+    assert "b_dwi.nii.gz: expected one dwi image for the case b" in clash
+    assert "2 of 4 cases failed" in last
+
+
+def test_cases_may_be_links(tmp_path: Path) -> None:
+    """As cohorts are put together on a cluster: links to folders, and to files."""
+    bids(tmp_path / "real")
+    (tmp_path / "study" / "files").mkdir(parents=True)
+    (tmp_path / "study" / "sub-01").symlink_to(tmp_path / "real")
+    for path in (tmp_path / "real").iterdir():
+        (tmp_path / "study" / "files" / path.name.replace("sub-01", "sub-02")).symlink_to(path)
+    assert [(case.name, len(case.channels)) for case in whole_cases(tmp_path / "study")] == [
+        ("sub-01", 3),
+        ("sub-02", 3),
+    ]
+
+
+def test_resume_skips_what_is_done(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    for name in ("a", "b"):
+        write_case(tmp_path / "study", name + "_{}.nii.gz", BIDS)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (masks / "a.nii.gz").write_bytes(b"done before")
+    done = predict(cli, tmp_path / "study", masks, weights, "--resume")
+    assert done.code == 0
+    assert (masks / "a.nii.gz").read_bytes() == b"done before"
+    assert [line.split("\t")[0] for line in done.out.splitlines()] == ["b"]
+    assert "1 of 2 cases are done already" in done.err
+    assert predict(cli, tmp_path / "study", masks, weights, "--resume").out == ""
+    assert predict(cli, tmp_path / "study", masks, weights).code == 0
+    assert (masks / "a.nii.gz").read_bytes() != b"done before"
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_two_files_for_one_channel(tmp_path: Path) -> None:
+    bids(tmp_path)
+    write_image(tmp_path / "sub-01_adc.mha", LESION, GRID)
+    with pytest.raises(InputError, match=r"sub-01_adc\.nii\.gz: expected one adc image for the case sub-01, found"):
+        find_cases(tmp_path, ISLES22, {})
+    named = {"adc": tmp_path / "sub-01_adc.mha"}  # as the message says
+    [case], _ = find_cases(tmp_path, ISLES22, named)
+    assert case.channels == {"dwi": tmp_path / "sub-01_dwi.nii.gz", "flair": tmp_path / "sub-01_FLAIR.nii.gz", **named}
+
+
+def test_a_case_named_after_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-i .` with every channel by name, as the README shows."""
+    (tmp_path / "patient").mkdir()
+    monkeypatch.chdir(tmp_path / "patient")
+    [case], _ = find_cases(Path(), ISLES22, {"dwi": Path("a.nii.gz"), "adc": Path("b.nii.gz")})
+    assert case.name == "patient"
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(InputError, match=r"expected the images of one task, found no task's images .*; give --task"):
+        find_task(tmp_path)
+    with pytest.raises(InputError, match=r"expected images named \*_dwi, \*_adc, \*_flair"):
+        find_cases(tmp_path, ISLES22, {})
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none: expected a file or folder with a case's images, found none"):
+        find_cases(tmp_path / "none", ISLES22, {})
+
+
+def test_channels_by_name_need_one_case(tmp_path: Path) -> None:
+    three_cases(tmp_path)
+    with pytest.raises(InputError, match="expected one case for --channel, found 3"):
+        find_cases(tmp_path, ISLES22, {"dwi": tmp_path / "x.nii"})
+
+
+def test_a_case_that_lacks_a_channel_is_named(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    write_image(tmp_path / "study" / "sub-01_dwi.nii.gz", LESION, GRID)
+    done = predict(cli, tmp_path / "study", tmp_path / "masks", weights, "--task", "isles22")
+    assert done.code == 3
+    assert "case sub-01: channel adc: expected the patient's image, found none" in done.err

@@ -1,0 +1,138 @@
+"""Settings of a training run: files, overrides, and what a person is told about a mistake."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from segsync.errors import InputError
+from segsync_train.config import FolderData, RunConfig
+from segsync_train.settings import check_settings, dump_settings, load_settings
+
+CONFIGS = Path(__file__).parents[1] / "training" / "configs"
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    """The least that a run needs, as YAML gives it."""
+    settings: dict[str, Any] = {
+        "name": "run",
+        "task": "custom",
+        "data": {"kind": "folder", "folder": "cases"},
+        "channels": [
+            {"name": "t1", "normalisation": {"kind": "zscore"}},
+            {"name": "flair", "normalisation": {"kind": "zscore"}, "optional": True},
+        ],
+        "labels": {1: "lesion"},
+        "spacing_zyx": [1, 1, 1],
+        "patch_zyx": [32, 32, 32],
+        "steps": 10,
+    }
+    return settings | changes
+
+
+def written(folder: Path, settings: dict[str, Any]) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.mark.parametrize("name", ["isles22.yaml", "finetune-paper.yaml", "finetune-fast.yaml"])
+def test_committed_settings_are_valid_and_survive_the_run_folder(name: str, tmp_path: Path) -> None:
+    config = load_settings(RunConfig, CONFIGS / name)
+    kept = tmp_path / "config.yaml"
+    kept.write_text(dump_settings(config))
+    assert load_settings(RunConfig, kept) == config
+
+
+def test_the_papers_settings_are_the_papers() -> None:
+    config = load_settings(RunConfig, CONFIGS / "finetune-paper.yaml")
+    assert config.patch_zyx == (128, 128, 128)
+    assert config.batch == 2
+    assert (config.optimiser.kind, config.optimiser.lr) == ("adam", 1e-5)
+
+
+def test_overrides_reach_every_depth(tmp_path: Path) -> None:
+    path = written(tmp_path, plain())
+    overrides = [
+        "steps=25",
+        "optimiser.lr=3e-4",
+        "optimiser.kind=sgd",
+        "channels.1.optional=false",
+        "data.labelled=0.05",
+        "labels.2=edema",
+        "validation.patience=null",
+        "patch_zyx=[16, 32, 48]",
+    ]
+    config = load_settings(RunConfig, path, overrides)
+    assert config.steps == 25
+    assert config.optimiser.lr == 3e-4
+    assert not config.channels[1].optional
+    assert isinstance(config.data, FolderData)
+    assert config.data.labelled == 0.05
+    assert config.labels == {1: "lesion", 2: "edema"}
+    assert config.patch_zyx == (16, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("stpes=5", "unknown key 'stpes'; did you mean 'steps'?"),
+        ("optimiser.weigth_decay=0", "optimiser: unknown key 'weigth_decay'; did you mean 'weight_decay'?"),
+        ("data.foldr=x", "unknown key 'foldr'; did you mean 'folder'?"),
+        ("channels.0.optinal=true", "channels.0.optinal"),
+        ("data.kind=dicom", "'folder', 'synthetic'"),
+        ("steps=many", "steps: Input should be a valid integer"),
+        ("steps=-1", "steps: Input should be greater than 0; found -1"),
+        ("channels.7.optional=true", "channels.7 does not exist"),
+        ("name.first=a", "holds a single value"),
+        ("steps", "expected key=value"),
+        ("reference=adc", "reference 'adc' is none of the channels t1, flair"),
+        ("reference=flair", "the reference channel 'flair' cannot be optional"),
+        ("channels.1.name=t1", "expected different names"),
+        ("transfer.mode=full", "mode 'full' needs a checkpoint"),
+        ("data.fold=5", "found 5"),
+        ("labels.300=large", "1 to 255"),
+        ("loss.dice=0", "at least one"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(override: str, said: str, tmp_path: Path) -> None:
+    overrides = [override]
+    if override.startswith("loss"):
+        overrides.append("loss.cross_entropy=0")
+    if override.startswith("data.fold="):
+        overrides.append("data.folds=5")
+        said = "fold 5 does not exist, there are 5"
+    with pytest.raises(InputError) as caught:
+        load_settings(RunConfig, written(tmp_path, plain()), overrides)
+    message = str(caught.value)
+    assert said in message
+    assert "\n" not in message
+    assert str(tmp_path / "run.yaml") in message or "--set" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("steps: [1, 2", "expected YAML"),
+        ("- a\n- b", "expected keys with values, found list"),
+        ("", "expected keys with values"),
+    ],
+)
+def test_a_file_that_is_no_settings_file_is_said_so(content: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=said) as caught:
+        load_settings(RunConfig, path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml: expected a settings file"):
+        load_settings(RunConfig, tmp_path / "none.yaml")
+
+
+def test_settings_are_frozen() -> None:
+    config = check_settings(RunConfig, plain(), "test")
+    with pytest.raises(ValueError, match="frozen"):
+        config.steps = 3

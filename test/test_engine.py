@@ -1,0 +1,172 @@
+"""ONNX Runtime as a predictor, what it says when something is wrong, and how much memory a case takes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from builders import copying, graph, greedy, grid_of, tissue_of, write_bundle, write_image
+from segsync.bundle import ChannelSpec, Fixed, load_bundle
+from segsync.engine import Device, Engine, choose_device, providers
+from segsync.errors import ResourceError, WeightsError
+from segsync.memory import Footprint
+
+GIB = 2**30
+
+
+def engine_of(folder: Path) -> Engine:
+    return Engine(load_bundle(folder), Device())
+
+
+# --- the predictor ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 8, 12), (2, 3, 16, 4, 4)])
+def test_an_array_in_an_array_out(weights: Path, shape: tuple[int, ...]) -> None:
+    windows = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    found = engine_of(weights / "isles22")(windows)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.clip(windows[:, :1], 0, 1))
+
+
+def test_any_window_can_warm_it_up(weights: Path) -> None:
+    engine_of(weights / "isles22").warm_up((4, 8, 12))
+
+
+def test_float16_weights_are_computed_in_float32(tmp_path: Path) -> None:
+    """As the shipped networks store them: half the file, the same arithmetic."""
+    third = np.float16(1 / 3)
+    nodes = [helper.make_node("Cast", ["w"], ["wide"], to=1), helper.make_node("Mul", ["x", "wide"], ["y"])]
+    folder = write_bundle(tmp_path / "aims-tbi", "aims-tbi", model=graph(nodes, {"w": third}, 1))
+    found = engine_of(folder)(np.full((1, 1, 4, 4, 4), 1e5, dtype=np.float32))
+    assert found == pytest.approx(1e5 * np.float32(third))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (b"not a network", "opens, found"),
+        (copying(2), "expected 1 input channels and 1 labels as model.json says, found 2 and 1"),
+        (graph([helper.make_node("Identity", ["x"], ["y"])], {}, channels=2, labels=2), "found 2 and 2"),
+    ],
+    ids=["no onnx", "channels", "labels"],
+)
+def test_a_network_that_is_not_what_its_spec_says(tmp_path: Path, model: bytes, said: str) -> None:
+    folder = write_bundle(tmp_path / "aims-tbi", "aims-tbi", model=model)
+    with pytest.raises(WeightsError) as error:
+        engine_of(folder)
+    assert str(error.value).startswith(str(folder / "model.onnx"))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_that_fails_on_a_window_says_so(tmp_path: Path) -> None:
+    """Nothing that could be taken for an empty brain."""
+    nodes = [helper.make_node("Add", ["x", "fixed"], ["y"])]
+    model = graph(nodes, {"fixed": np.zeros((1, 1, 5, 5, 5), dtype=np.float32)}, 1)
+    folder = write_bundle(tmp_path / "aims-tbi", "aims-tbi", model=model)
+    with pytest.raises(WeightsError, match=r"model\.onnx: the network failed on windows of shape \(1, 1, 4, 4, 4\)"):
+        engine_of(folder)(np.zeros((1, 1, 4, 4, 4), dtype=np.float32))
+
+
+def test_memory_that_really_ends_is_a_memory_error(tmp_path: Path) -> None:
+    engine = engine_of(write_bundle(tmp_path / "aims-tbi", "aims-tbi", model=greedy(1, most_voxels=8**3)))
+    assert engine(np.ones((1, 1, 8, 8, 8), dtype=np.float32)).all()
+    with pytest.raises(MemoryError):
+        engine(np.ones((1, 1, 16, 8, 8), dtype=np.float32))
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert choose_device("cpu") == Device()
+    assert str(Device()) == "cpu"
+    assert str(Device(1)) == "cuda:1"
+    assert "CPUExecutionProvider" in providers()
+
+
+@pytest.mark.parametrize("word", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu "])
+def test_a_word_that_is_no_device(word: str) -> None:
+    with pytest.raises(ResourceError, match="expected auto, cpu, cuda or cuda:N"):
+        choose_device(word)
+
+
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segsync.engine.providers", lambda: ["CPUExecutionProvider"])
+    assert choose_device("auto") == Device()
+    with pytest.raises(ResourceError, match=r"--device cuda:0: expected a GPU, found none \(.*\); use --device cpu"):
+        choose_device("cuda:0")
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_windows_are_halved_until_they_fit_below_the_limit() -> None:
+    """By hand: 1 GiB and 100 bytes a voxel; 128³ takes 0.2 GiB, 64³ 0.024, 32³ 0.003."""
+    footprint = Footprint(GIB, 100.0)
+    assert footprint.largest((128, 128, 128), (16, 16, 16), 0, 2 * GIB) == (128, 128, 128)
+    assert footprint.largest((128, 128, 128), (16, 16, 16), 0, int(1.1 * GIB)) == (64, 64, 64)
+    assert footprint.largest((128, 128, 128), (16, 16, 16), GIB, int(2.01 * GIB)) == (32, 32, 32)
+    assert footprint.largest((128, 128, 128), (16, 32, 48), 0, 0) == (16, 32, 48)
+
+
+PROBE = """
+import json
+import numpy as np
+from segsync.memory import Footprint, peak_bytes
+held = []
+before = peak_bytes()
+found = Footprint.measure(lambda side: held.append(np.ones((*side, 64), dtype=np.float32)), (100, 100, 100))
+print(json.dumps([before, found.base, found.per_voxel]))
+"""
+
+
+def test_the_footprint_is_what_a_window_really_takes() -> None:
+    """256 bytes a voxel, seen by a process that has not held as much before."""
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    before, base, per_voxel = json.loads(done.stdout)
+    assert base == pytest.approx(before, rel=0.05)
+    assert per_voxel == pytest.approx(256, rel=0.3)
+
+
+CT = """
+import json, resource, sys
+from pathlib import Path
+import segsync
+model = segsync.load("isles24", weights=sys.argv[1], device="cpu")
+result = model.predict({"ncct": sys.argv[2], "tmax": sys.argv[3]})
+result.save(sys.argv[4])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps([peak, result.done.windows, result.volume_ml, list(result.mask.shape)]))
+"""
+
+
+def test_a_large_ct_stays_below_8_gb(tmp_path: Path) -> None:
+    """512×512×400 voxels in a process of its own; half the resolution, a quick network: images take the memory."""
+    grid = grid_of((400, 512, 512), (1.0, 0.45, 0.45))
+    ct = np.full(grid.size_zyx, -1000, dtype=np.int16)
+    ct[20:380, 100:400, 100:400] = 0
+    ct[150:250, 150:250, 150:250] = 1
+    path = write_image(tmp_path / "ct.nii", ct, grid, compress=False)
+    small = grid_of((50, 64, 64), (8.0, 3.6, 3.6), (-7.0 + 1.575, 11.0 + 1.575, 3.0 + 3.5))
+    perfusion = write_image(tmp_path / "tmax.mha", tissue_of(small, 5.0), small)
+    channels = (
+        ChannelSpec(name="ncct", normalisation=Fixed(low=-500, high=1, mean=0, std=1)),
+        ChannelSpec(name="tmax", normalisation=Fixed(low=0, high=20, mean=5, std=4)),
+    )
+    weights = write_bundle(
+        tmp_path / "isles24", "isles24", channels=channels, spacing_zyx=(2.0, 0.9, 0.9), patch_zyx=(64, 64, 64)
+    )
+    command = [sys.executable, "-c", CT, str(weights), str(path), str(perfusion), str(tmp_path / "mask.nii.gz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    peak, windows, volume_ml, shape = json.loads(done.stdout)
+    assert shape == [400, 512, 512]
+    assert windows > 27
+    assert volume_ml == pytest.approx(100 * 100 * 100 * 0.45 * 0.45 / 1000, rel=0.05)
+    assert peak < 8e9

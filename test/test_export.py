@@ -1,0 +1,134 @@
+"""From a run to weights that the runtime opens and that give what the trained network gives."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from segsync.bundle import load_bundle, load_manifest
+from segsync.engine import Device, Engine
+from segsync.errors import InputError, WeightsError
+from segsync.images import read
+from segsync.preprocess import prepare
+from segsync_train.checkpoints import load_checkpoint
+from segsync_train.config import TransferConfig
+from segsync_train.data.cases import make_case
+from segsync_train.export import export
+from segsync_train.finetune import finetune
+from segsync_train.model import build_network, trained_network, transfer
+from segsync_train.networks.xlstm_unet import XLSTMUNet
+from segsync_train.onnx_file import read_onnx, write_onnx
+from segsync_train.operating_point import OperatingPoint, choose_operating_point, read_operating_point, score_pairs
+from segsync_train.runs import RunFolder
+from training_cases import run_config, write_cases
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    cases = write_cases(folder / "cases")
+    config = run_config(cases, steps=60, validation={"every": 60, "overlays": 0}, foreground=0.8)
+    finetune(config, folder / "run")
+    choose_operating_point(folder / "run", "cpu")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def weights(run: Path) -> Path:
+    export(run, run.parent / "weights", licence="CC-BY-4.0")
+    return run.parent / "weights"
+
+
+def test_the_runtime_finds_the_ball_with_the_exported_weights(run: Path, weights: Path) -> None:
+    bundle = load_bundle(weights / "custom", "custom")
+    image = read(run.parent / "cases" / "imagesTr" / "case2_0000.nii.gz")
+    label = sitk.GetArrayFromImage(sitk.ReadImage(str(run.parent / "cases" / "labelsTr" / "case2.nii.gz")))
+    array = prepare(lambda channel: image, bundle.spec, "t1").array
+    mask = Engine(bundle, Device())(array[None])[0, 0] >= bundle.spec.threshold
+    assert 2 * (mask & (label > 0)).sum() / (mask.sum() + label.sum()) > 0.8
+
+
+def test_the_folder_says_where_it_comes_from(run: Path, weights: Path) -> None:
+    spec = load_bundle(weights / "custom").spec
+    assert spec.licence == load_manifest(weights / "manifest.json").tasks["custom"].licence == "CC-BY-4.0"
+    assert spec.provenance["steps"] == 60
+    assert spec.provenance["config"]["name"] == "miniature"
+    point = json.loads((run / "operating_point.json").read_text())
+    assert (spec.threshold, spec.min_component_ml) == (point["threshold"], point["min_component_ml"])
+    card = (weights / "custom" / "MODEL_CARD.md").read_text()
+    assert "research, not for care" in card.splitlines()[2]
+    assert {path.name for path in weights.iterdir()} == {"custom", "manifest.json"}
+    assert str(run.parent) not in (weights / "custom" / "model.json").read_text(), "a path of this machine"
+
+
+def test_training_goes_on_from_exported_weights(run: Path, weights: Path, tmp_path: Path) -> None:
+    _, trained = trained_network(load_checkpoint(RunFolder(run).best))
+    again = build_network(run_config(run.parent / "cases", seed=5))
+    inherited = transfer(again, TransferConfig(mode="network", checkpoint=weights / "custom" / "model.onnx"))
+    assert inherited.steps == 60
+    assert inherited.factors.keys() == {name for name, _ in again.named_parameters()}
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 1, 8, 12, 16), dtype=np.float32))
+    with torch.inference_mode():
+        difference = again.eval().finest(image).softmax(1) - trained.finest(image).softmax(1)
+    assert difference.abs().max() < 1e-3, "half precision and no more"
+
+    transfer_settings = {"mode": "network", "checkpoint": str(weights / "custom" / "model.onnx")}
+    config = run_config(run.parent / "cases", steps=2, transfer=transfer_settings)
+    finetune(config, tmp_path / "run")
+    folder = export(tmp_path / "run", tmp_path / "weights")
+    assert load_bundle(folder).spec.provenance["inherited"]["steps"] == 60
+    assert "2 steps" in (folder / "MODEL_CARD.md").read_text()
+    assert "from weights of 60 steps" in (folder / "MODEL_CARD.md").read_text()
+
+
+def test_another_file_is_no_network(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_text("no network")
+    with pytest.raises(WeightsError, match=r"model\.onnx: expected a network as ONNX, found"):
+        read_onnx(tmp_path / "model.onnx")
+
+
+def test_a_file_that_differs_from_the_network_is_not_kept(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_another(network: XLSTMUNet, path: Path, *, half_weights: bool = True) -> object:
+        return write_onnx(build_network(run_config(Path())), path, half_weights=half_weights)
+
+    monkeypatch.setattr("segsync_train.export.write_onnx", of_another)
+    with pytest.raises(WeightsError, match=r"differs from torch by .* nothing was exported"):
+        export(run, tmp_path / "weights")
+    assert list((tmp_path / "weights").iterdir()) == []
+
+
+def test_scores_by_hand_at_each_threshold_and_smallest_component() -> None:
+    """Two lesions of 8 and 1 voxels of 1 ml; the large one is found, beside one false voxel."""
+    label = np.zeros((1, 8, 12), np.uint8)
+    label[0, 1:3, 1:5] = 1
+    label[0, 6, 1] = 1
+    probability = np.zeros(label.shape, np.float32)
+    probability[0, 1:3, 1:5] = 0.9
+    probability[0, 6, 8] = 0.6
+    case = make_case("c", label[None].astype(np.float32), label, label > 0, (10.0, 10.0, 10.0))
+    loose, strict, high, _ = score_pairs(case, probability, (0.5, 0.8), (0.0, 2.0))
+    assert (loose.dice, loose.lesion_f1) == pytest.approx((2 * 8 / (9 + 9), 2 / (2 + 1 + 1)))
+    for score in (strict, high):
+        assert (score.dice, score.lesion_f1) == pytest.approx((2 * 8 / (8 + 9), 2 / (2 + 1)))
+
+
+def test_nothing_found_where_nothing_is_counts_as_right() -> None:
+    label = np.zeros((1, 4, 4), np.uint8)
+    case = make_case("c", label[None].astype(np.float32), label, label == 0, (1.0, 1.0, 1.0))
+    probability = np.zeros(label.shape, np.float32)
+    (right,) = score_pairs(case, probability, (0.5,), (0.0,))
+    probability[0, 1, 1] = 1.0
+    (wrong,) = score_pairs(case, probability, (0.5,), (0.0,))
+    assert (right.dice, right.lesion_f1, wrong.dice, wrong.lesion_f1) == (1, 1, 0, 0)
+
+
+def test_without_a_choice_the_threshold_is_a_half_and_another_file_is_refused(tmp_path: Path) -> None:
+    assert read_operating_point(tmp_path) == OperatingPoint()
+    (tmp_path / "operating_point.json").write_text("[]")
+    with pytest.raises(InputError, match="run segsync-train tune"):
+        read_operating_point(tmp_path)

@@ -1,0 +1,188 @@
+"""The platform's door: the task told by sockets, the files where the contract says, all of them or none."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from builders import (
+    Cli,
+    Outcome,
+    ball,
+    files_below,
+    grid_of,
+    isles22_volumes,
+    orientations,
+    tissue_of,
+    turned,
+    write_platform,
+)
+from segsync.errors import InputError
+from segsync.geometry import Array, Grid, Volume
+from segsync.grand_challenge import choose_task, is_platform_folder, read_case, read_inputs
+from segsync.tasks import TASKS
+
+GRID = grid_of((12, 13, 14), (1.0, 1.0, 1.0), (31.0, -4.5, 120.25), turned(orientations()[22], (9.0, -6.0, 11.0)))
+LESION = ball(GRID, 4.0)
+
+ISLES22_JSON = (
+    "dwi-mri-acquisition-parameters.json adc-mri-parameters.json flair-mri-acquisition-parameters.json"
+)  # fmt: skip
+MAPS = ("tmax", "cbf", "cbv", "mtt")
+
+
+def isles22(lesion: Array = LESION) -> dict[str, Volume]:
+    return {f"{name}-brain-mri": volume for name, volume in isles22_volumes(lesion, GRID).items()}
+
+
+def isles24(sockets: tuple[str, ...]) -> dict[str, Volume]:
+    return {"non-contrast-ct": Volume(LESION, GRID), **{s: Volume(tissue_of(GRID, 5), GRID) for s in sockets}}
+
+
+DERIVATIVES = ("preprocessed-CT-angiography", *(f"preprocessed-{name}-map" for name in MAPS))
+RAW = ("ct-angiography", *(f"{name}-parameter-map" for name in MAPS))
+T1 = {"t1-brain-mri": Volume(LESION, GRID)}
+CLINICAL = "acute-stroke-clinical-information.json"
+MASK = "images/stroke-lesion-segmentation"
+MAP = "images/lesion-probability-map"
+
+#: Name, images, JSON inputs, task, files of the output. ISLES'22 names its mask after the DWI.
+CONTRACT: list[tuple[str, Mapping[str, Volume], str, str, list[str]]] = [
+    ("isles22", isles22(), ISLES22_JSON, "isles22", [f"{MASK}/dwi-brain-mri-0001.mha", "results.json"]),
+    ("isles24 derivatives", isles24(DERIVATIVES), CLINICAL, "isles24", [f"{MASK}/output.mha"]),
+    ("isles24 raw", isles24(RAW), CLINICAL.replace("-", "_"), "isles24", [f"{MASK}/output.mha"]),
+    ("isles24 all", isles24((*DERIVATIVES, *RAW, "perfusion-ct")), CLINICAL, "isles24", [f"{MASK}/output.mha"]),
+    ("aims-tbi", T1, "", "aims-tbi", ["brain-lesion-presence.json", "images/tbi-segmentation/output.mha"]),
+    ("isles26", T1, "stroke-metadata.json", "isles26", [f"{MAP}/output.mha", f"{MASK}/output.mha"]),
+]
+
+
+def run(cli: Cli, source: Path, output: Path, weights: Path, *options: str) -> Outcome:
+    return cli("run", "--input", source, "--output", output, "--weights", weights, "--device", "cpu", *options)
+
+
+@pytest.mark.parametrize("listing", [None, "socket", "interface"])
+@pytest.mark.parametrize(
+    ("images", "json_files", "task", "outputs"), [row[1:] for row in CONTRACT], ids=[row[0] for row in CONTRACT]
+)
+def test_the_contract(
+    cli: Cli,
+    tmp_path: Path,
+    weights: Path,
+    images: Mapping[str, Volume],
+    json_files: str,
+    task: str,
+    outputs: list[str],
+    listing: str | None,
+) -> None:
+    """Every task, told by the folders or by `inputs.json` of either kind: these files alone, on the input's grid."""
+    source = write_platform(tmp_path / "input", images, listing, json_files)
+    assert choose_task(read_inputs(source)).name == task
+    done = run(cli, source, tmp_path / "output", weights)
+    assert done.code == 0, done.err
+    assert files_below(tmp_path / "output") == outputs
+    for path in (tmp_path / "output").rglob("*.mha"):
+        image = sitk.ReadImage(str(path))
+        assert Grid.of(image) == GRID
+        values = sitk.GetArrayFromImage(image)
+        if "probability" in str(path):
+            assert values.dtype == np.float32
+            assert values == pytest.approx(LESION, abs=1e-5)
+        else:
+            assert values.dtype == np.uint8
+            assert np.array_equal(values, LESION)
+
+
+def test_results_json_repeats_inputs_and_outputs(cli: Cli, tmp_path: Path, weights: Path) -> None:
+    source = write_platform(tmp_path / "input", isles22(), None, ISLES22_JSON)
+    assert (
+        cli("run", "--input", source, "--output", tmp_path / "out", "--weights", weights, "--device", "cpu").code == 0
+    )
+    [item] = json.loads((tmp_path / "out" / "results.json").read_text())
+    name = "dwi-brain-mri-0001.mha"
+    assert item["outputs"] == [{"type": "Image", "slug": "stroke-lesion-segmentation", "filename": name}]
+    assert item["inputs"] == [{"type": "Image", "slug": "dwi-brain-mri", "filename": name}]
+
+
+@pytest.mark.parametrize("lesion", [True, False])
+def test_presence_is_a_bare_boolean(cli: Cli, tmp_path: Path, weights: Path, lesion: bool) -> None:
+    array = LESION if lesion else LESION * np.float32(0.1) + np.float32(0.1)
+    source = write_platform(tmp_path / "input", {"t1-brain-mri": Volume(array, GRID)})
+    assert (
+        cli("run", "--input", source, "--output", tmp_path / "out", "--weights", weights, "--device", "cpu").code == 0
+    )
+    assert json.loads((tmp_path / "out" / "brain-lesion-presence.json").read_text()) is lesion
+
+
+def test_the_task_can_be_named(cli: Cli, tmp_path: Path, weights: Path) -> None:
+    """A T1 alone is AIMS-TBI's; with `--task` it is ISLES'26's, and so are the outputs."""
+    source = write_platform(tmp_path / "input", T1)
+    output = tmp_path / "out"
+    assert run(cli, source, output, weights, "--task", "isles26").code == 0
+    assert files_below(output) == [f"{MAP}/output.mha", f"{MASK}/output.mha"]
+
+
+def test_input_may_be_a_symlink(cli: Cli, tmp_path: Path, weights: Path) -> None:
+    write_platform(tmp_path / "real", isles22(), "socket")
+    (tmp_path / "input").symlink_to(tmp_path / "real")
+    done = cli(
+        "run", "--input", tmp_path / "input", "--output", tmp_path / "out", "--weights", weights, "--device", "cpu"
+    )
+    assert done.code == 0, done.err
+    assert f"{MASK}/dwi-brain-mri-0001.mha" in files_below(tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_other_endings_for_local_use(cli: Cli, tmp_path: Path, weights: Path, suffix: str) -> None:
+    source = write_platform(tmp_path / "input", isles22())
+    for path in source.rglob("*.mha"):
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path.with_suffix("")) + suffix)
+        path.unlink()
+    assert (
+        cli("run", "--input", source, "--output", tmp_path / "out", "--weights", weights, "--device", "cpu").code == 0
+    )
+    assert files_below(tmp_path / "out") == [f"{MASK}/dwi-brain-mri-0001.mha", "results.json"]
+
+
+def test_json_inputs_that_are_null_or_broken_are_no_reason_to_fail(tmp_path: Path) -> None:
+    source = write_platform(tmp_path / "input", T1, "socket", "stroke-metadata.json")
+    case = read_case(read_inputs(source), TASKS["isles26"])
+    assert case.metadata == {"stroke-metadata": {}}
+    (source / "stroke-metadata.json").write_text('{"CENTER": null, "DAYS_POST_STROKE": 12}')
+    case = read_case(read_inputs(source), TASKS["isles26"])
+    assert case.metadata == {"stroke-metadata": {"CENTER": None, "DAYS_POST_STROKE": 12}}
+    (source / "stroke-metadata.json").write_text("{")
+    assert read_case(read_inputs(source), TASKS["isles26"]).metadata == {}
+
+
+def test_the_bundled_case_is_isles22() -> None:
+    source = Path(__file__).parent / "input"
+    assert is_platform_folder(source)
+    assert choose_task(read_inputs(source)).name == "isles22"
+    case = read_case(read_inputs(source), TASKS["isles22"])
+    assert set(case.channels) == {"dwi", "adc", "flair"}
+    assert len(case.metadata) == 3
+
+
+@pytest.mark.parametrize("slug", ["brain-mri", "chest-ct"])
+def test_sockets_of_no_task_are_listed(tmp_path: Path, slug: str) -> None:
+    source = write_platform(tmp_path / "input", {slug: Volume(LESION, GRID)}, "socket")
+    with pytest.raises(InputError) as error:
+        choose_task(read_inputs(source))
+    assert slug in str(error.value)
+    assert "isles22: dwi-brain-mri, adc-brain-mri" in str(error.value)
+    assert str(error.value).endswith("give --task")
+
+
+def test_a_failed_second_output_takes_the_first_away(cli: Cli, tmp_path: Path, weights: Path) -> None:
+    source = write_platform(tmp_path / "input", T1, "socket", "stroke-metadata.json")
+    output = tmp_path / "out"
+    (output / "images").mkdir(parents=True)
+    (output / "images" / "lesion-probability-map").write_text("a file where a folder should be")
+    done = run(cli, source, output, weights)
+    assert done.code == 5
+    assert "lesion-probability-map/output.mha: expected to write the image" in done.err
+    assert files_below(output) == ["images/lesion-probability-map"]

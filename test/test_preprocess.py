@@ -1,0 +1,265 @@
+"""Intensities: units recognised, odd voxels harmless, what is missing or mixed up said."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builders import ADC, ball, grid_of, isles22_volumes, tissue_of, turned
+from segsync.bundle import ChannelSpec, Fixed, ModelSpec, ZScore
+from segsync.errors import ChannelError, WeightsError
+from segsync.geometry import Array, Grid, Triple, Volume
+from segsync.images import read
+from segsync.preprocess import Prepared, adc_scale, looks_like_adc, normalise, prepare, tissue
+
+GRID = grid_of((20, 30, 28))
+DWI, ADC_CHANNEL, FLAIR = (
+    ChannelSpec(name="dwi", normalisation=ZScore()),
+    ChannelSpec(name="adc", normalisation=ADC),
+    ChannelSpec(name="flair", normalisation=ZScore(), optional=True),
+)
+
+
+def spec_of(*channels: ChannelSpec, spacing_zyx: Triple = (1.0, 1.0, 1.0)) -> ModelSpec:
+    return ModelSpec(
+        name="net",
+        task="isles22",
+        channels=channels or (DWI, ADC_CHANNEL, FLAIR),
+        labels={1: "lesion"},
+        spacing_zyx=spacing_zyx,
+        patch_zyx=(8, 8, 8),
+        multiple_zyx=(8, 8, 8),
+        opset=17,
+        sha256="0" * 64,
+        licence="none",
+    )
+
+
+def prepared(volumes: Mapping[str, Volume], spec: ModelSpec | None = None) -> Prepared:
+    return prepare(volumes.get, spec or spec_of(), "dwi")
+
+
+def floats(volume: Volume) -> Array:
+    return volume.array.astype(np.float32)
+
+
+def scaled(volume: Volume, factor: float) -> Volume:
+    return Volume(floats(volume) * np.float32(factor), volume.grid)
+
+
+def brain(grid: Grid = GRID) -> dict[str, Volume]:
+    """A head of air, tissue, ventricles and an infarct, in DWI, ADC (10⁻⁶ mm²/s) and FLAIR."""
+    head, fluid = ball(grid, 11.0) > 0, ball(grid, 5.2) > 0
+    infarct = ball(grid, 2.5, (7.0, 0.0, 0.0)) > 0
+    rng = np.random.default_rng(0)
+
+    def image(air: float, tissue_value: float, fluid_value: float, infarct_value: float) -> Volume:
+        values = np.where(head, tissue_value, air)
+        values[fluid] = fluid_value
+        values[infarct] = infarct_value
+        noisy = values * (1 + 0.05 * rng.normal(size=values.shape))
+        return Volume(noisy.astype(np.float32), grid)
+
+    return {"dwi": image(4, 200, 90, 600), "adc": image(0, 800, 2900, 450), "flair": image(3, 300, 60, 500)}
+
+
+# --- ADC -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("unit", "said"), [(1.0, None), (1e-3, "10⁻³ mm²/s"), (1e-6, "mm²/s")])
+def test_adc_in_any_unit_gives_the_same_network_input(unit: float, said: str | None) -> None:
+    volumes = brain()
+    expected = prepared(volumes)
+    given_unit = {**volumes, "adc": scaled(volumes["adc"], unit)}
+    found = prepared(given_unit)
+    assert found.array == pytest.approx(expected.array, abs=1e-4)
+    assert expected.warnings == ()
+    assert found.warnings == ((f"channel adc: given in {said}, brought to 10⁻⁶ mm²/s",) if said else ())
+    assert np.array_equal(given_unit["adc"].array, scaled(volumes["adc"], unit).array)  # the caller's own
+
+
+@settings(max_examples=50)
+@given(median=st.floats(310, 2400), unit=st.sampled_from([1.0, 1e-3, 1e-6]), seed=st.integers(0, 99))
+def test_every_plausible_adc_map_is_recognised(median: float, unit: float, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(median, median / 10, (8, 8, 8))
+    values *= median / np.median(values)
+    assert adc_scale(np.asarray(values * unit, dtype=np.float32)) == 1 / unit
+
+
+def test_an_implausible_adc_map_is_left_as_it_is_and_said() -> None:
+    volumes = brain()
+    odd = prepared({**volumes, "adc": scaled(volumes["adc"], 50)})
+    assert any("fits no unit of ADC" in line for line in odd.warnings)
+    assert adc_scale(np.zeros((2, 2, 2), dtype=np.float32)) is None
+
+
+def test_exchanged_dwi_and_adc_are_noticed() -> None:
+    volumes = brain()
+    exchanged = {**volumes, "dwi": volumes["adc"], "adc": volumes["dwi"]}
+    assert any("DWI and ADC look exchanged" in line for line in prepared(exchanged).warnings)
+    assert looks_like_adc(floats(volumes["adc"]))
+    assert not looks_like_adc(floats(volumes["dwi"]))
+
+
+def test_the_bundled_case_is_not_taken_for_exchanged() -> None:
+    folder = Path(__file__).parent / "input" / "images"
+    volumes = {name: read(next((folder / f"{name}-brain-mri").glob("*.mha"))) for name in ("dwi", "adc", "flair")}
+    spec = spec_of(spacing_zyx=(4.8, 1.8, 1.8))
+    assert not [line for line in prepared(volumes, spec).warnings if "exchanged" in line]
+    swapped = prepared({**volumes, "dwi": volumes["adc"], "adc": volumes["dwi"]}, spec)
+    assert [line for line in swapped.warnings if "exchanged" in line]
+
+
+# --- intensities -----------------------------------------------------------------------------------------------------
+
+
+def test_zscore_over_tissue_by_hand() -> None:
+    """Air is left out of mean and deviation; what lies beyond the percentiles does not set the scale."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(500, 50, 20000)
+    image = np.concatenate([np.zeros(20000), values]).reshape(40, 40, 25).astype(np.float32)
+    low, high = np.percentile(values, [0.5, 99.5])
+    clipped = np.clip(values, low, high)
+    expected = (np.clip(image, low, high) - clipped.mean()) / clipped.std()
+    assert normalise(image, ZScore()) == pytest.approx(expected, abs=1e-3)
+    assert np.array_equal(tissue(image, ZScore()), image > 0)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 37.0])
+def test_the_scanners_gain_does_not_matter_for_contrasts_without_unit(scale: float) -> None:
+    image = floats(brain()["dwi"])
+    assert normalise(image * np.float32(scale), ZScore()) == pytest.approx(normalise(image, ZScore()), abs=1e-3)
+
+
+def test_fixed_scale_by_hand() -> None:
+    image = np.array([-1000.0, -5.0, 0.0, 40.0, 80.0, 3000.0], dtype=np.float32).reshape(1, 2, 3)
+    found = normalise(image, Fixed(low=0, high=80, mean=30, std=20))
+    assert found.ravel() == pytest.approx([-1.5, -1.5, -1.5, 0.5, 2.5, 2.5])
+
+
+def test_skull_stripped_or_not_tissue_is_scaled_alike() -> None:
+    """Air as exactly 0, as noise, or as a negative constant: the tissue's values stay within a tenth of a deviation."""
+    image = floats(brain()["dwi"])
+    head = ball(GRID, 11.0) > 0
+    stripped = np.where(head, image, np.float32(0))
+    negative = np.where(head, image, np.float32(-1024))
+    expected = normalise(image, ZScore())[head]
+    for other in (stripped, negative):
+        assert np.abs(normalise(other, ZScore())[head] - expected).max() < 0.1
+        assert np.array_equal(tissue(other, ZScore()), head)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, -30000.0])
+def test_odd_voxels_change_nothing_elsewhere(odd: float) -> None:
+    volumes = brain()
+    expected = prepared(volumes)
+    spoiled = volumes["dwi"].array.copy()
+    spoiled[0, 0, :3] = odd  # in the air
+    found = prepared({**volumes, "dwi": Volume(spoiled, GRID)})
+    assert np.isfinite(found.array).all()
+    assert found.array[:, 1:] == pytest.approx(expected.array[:, 1:], abs=1e-3)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 999), share=st.floats(0, 0.9), odd=st.sampled_from([np.nan, np.inf, -np.inf, -1e30, 1e30]))
+def test_whatever_is_read_the_network_sees_numbers(seed: int, share: float, odd: float) -> None:
+    rng = np.random.default_rng(seed)
+    grid = grid_of((6, 7, 8))
+    array = rng.normal(100, 30, grid.size_zyx).astype(np.float32)
+    array[rng.random(grid.size_zyx) < share] = odd
+    array[0, 0, 0], array[0, 0, 1] = 1.0, 2.0
+    found = prepare(lambda name: Volume(array, grid), spec_of(DWI, spacing_zyx=(1.5, 1.2, 0.9)), "dwi")
+    assert np.isfinite(found.array).all()
+    assert np.abs(found.array).max() < 100
+
+
+def test_integers_and_floats_are_one() -> None:
+    volumes = isles22_volumes(ball(GRID, 6.0), GRID)
+    as_integers = {name: Volume(np.rint(v.array).astype(np.int16), GRID) for name, v in volumes.items()}
+    as_floats = {name: Volume(v.array.astype(np.float64), GRID) for name, v in as_integers.items()}
+    assert np.array_equal(prepared(as_integers).array, prepared(as_floats).array)
+
+
+# --- channels --------------------------------------------------------------------------------------------------------
+
+
+def test_an_optional_channel_may_be_missing_or_constant() -> None:
+    volumes = brain()
+    missing = prepared({name: v for name, v in volumes.items() if name != "flair"})
+    constant = prepared({**volumes, "flair": Volume(np.full(GRID.size_zyx, 7, dtype=np.int16), GRID)})
+    whole = prepared(volumes)
+    for found, said in ((missing, "found none"), (constant, "found only the value 7")):
+        assert not found.array[2].any()
+        assert np.array_equal(found.array[:2], whole.array[:2])
+        assert found.warnings == (f"channel flair: expected an image, {said}; the model goes on without it",)
+
+
+@pytest.mark.parametrize("name", ["dwi", "adc"])
+@pytest.mark.parametrize("value", [None, 0.0, 7.0, np.nan])
+def test_a_needed_channel_may_not(name: str, value: float | None) -> None:
+    volumes = brain()
+    del volumes[name]
+    if value is not None:
+        volumes[name] = Volume(np.full(GRID.size_zyx, value, dtype=np.float32), GRID)
+    with pytest.raises(ChannelError, match=f"channel {name}: expected") as error:
+        prepared(volumes)
+    assert error.value.channel == name
+
+
+def test_channels_of_another_place_are_refused() -> None:
+    volumes = brain()
+    far = Grid(GRID.size_zyx, GRID.spacing_zyx, (500.0, 0.0, 0.0), GRID.direction)
+    with pytest.raises(ChannelError, match=r"channel adc: .* found 0% of it in the field of view"):
+        prepared({**volumes, "adc": Volume(volumes["adc"].array, far)})
+
+
+def test_a_channel_that_covers_half_is_said() -> None:
+    volumes = brain()
+    lower = Grid((10, 30, 28), GRID.spacing_zyx, GRID.origin, GRID.direction)
+    found = prepared({**volumes, "flair": Volume(volumes["flair"].array[:10], lower)})
+    assert any("covers 5" in line and "check the pair" in line for line in found.warnings)
+    assert np.isfinite(found.array).all()
+
+
+def test_channels_on_other_grids_come_to_the_same_place() -> None:
+    """FLAIR on an oblique grid of other spacing: what shows one thing lies at one voxel."""
+    volumes = brain()
+    other = grid_of((60, 60, 60), (0.6, 0.7, 0.8), (-20.0, -2.0, -2.0), turned(GRID.direction, (10.0, 5.0, -8.0)))
+    middle = GRID.points([(n - 1) / 2 for n in GRID.size_zyx]) - other.points([29.5, 29.5, 29.5])
+    x, y, z = np.asarray(other.origin) + middle
+    other = Grid(other.size_zyx, other.spacing_zyx, (float(x), float(y), float(z)), other.direction)
+    flair = Volume(100 + 100 * ball(other, 6.0), other)
+    spec = spec_of(DWI, ADC_CHANNEL, ChannelSpec(name="flair", normalisation=Fixed(low=0, high=1e3, mean=100, std=100)))
+    found = prepared({**volumes, "flair": flair}, spec).array[2]
+    inside, outside = ball(GRID, 4.5) > 0, ball(GRID, 8.2) == 0
+    assert found[inside] == pytest.approx(1.0, abs=1e-3)
+    assert (found[outside & (ball(GRID, 10.0) > 0)] < 1e-3).all()
+
+
+def test_a_model_that_does_not_read_the_reference_is_refused() -> None:
+    with pytest.raises(WeightsError, match=r"expected it to read the channel 'dwi'"):
+        prepared(brain(), spec_of(ADC_CHANNEL))
+
+
+def test_tissue_is_where_the_reference_shows_the_patient() -> None:
+    volumes = brain()
+    found = prepared(volumes)
+    assert np.array_equal(found.tissue, ball(GRID, 11.0) > 0)
+    hounsfield = Fixed(low=-1000, high=1000, mean=0, std=500)
+    spec = spec_of(ChannelSpec(name="dwi", normalisation=hounsfield))
+    air: Array = np.where(ball(GRID, 11.0) > 0, np.float32(40), np.float32(-1000))
+    assert np.array_equal(prepared({"dwi": Volume(air, GRID)}, spec).tissue, ball(GRID, 11.0) > 0)
+
+
+def test_images_are_loaded_one_at_a_time_and_once() -> None:
+    volumes, asked = {**brain(), "t1": Volume(tissue_of(GRID, 1), GRID)}, []
+
+    def load(name: str) -> Volume:
+        asked.append(name)
+        return volumes[name]
+
+    prepare(load, spec_of(), "dwi")
+    assert asked == ["dwi", "adc", "flair"]

@@ -1,0 +1,196 @@
+"""A run's folder and its checkpoints: whole or absent, exact, and honest about what went wrong."""
+
+import errno
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import nn
+
+from segsync.errors import InputError, OutputError, WeightsError
+from segsync_train import checkpoints
+from segsync_train.checkpoints import load_checkpoint, save_checkpoint
+from segsync_train.config import OptimiserConfig
+from segsync_train.progress import StepProgress, duration
+from segsync_train.runs import RunFolder, read_log
+from segsync_train.schedule import learning_rate, make_optimiser, set_learning_rate
+from segsync_train.settings import Frozen
+
+
+class Note(Frozen):
+    seed: int = 0
+
+
+def test_a_checkpoint_gives_back_what_it_was_given(tmp_path: Path) -> None:
+    tensors = {"network/a": torch.randn(3, 4), "rng/cpu": torch.get_rng_state(), "network/n": torch.tensor(7)}
+    state = {"step": 12, "lr": 0.1 + 0.2, "scaler": {}, "nested": [1, None, "x"]}
+    save_checkpoint(tmp_path / "last.safetensors", tensors, state)
+    back = load_checkpoint(tmp_path / "last.safetensors")
+    assert back.state == state
+    assert set(back.part("network")) == {"a", "n"}
+    assert all(torch.equal(back.tensors[name], value) for name, value in tensors.items())
+
+
+def test_a_full_disk_is_named_and_the_old_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, {"network/a": torch.ones(2)}, {"step": 1})
+
+    def full(tensors: Any, file: Path, metadata: Any) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OutputError, match=r"last\.safetensors: .* a full disk \(\d+ MiB free\)"):
+        save_checkpoint(path, {"network/a": torch.zeros(2)}, {"step": 2})
+    assert load_checkpoint(path).state["step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.safetensors"]
+
+
+def test_a_cut_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, {"network/a": torch.ones(1000)}, {"step": 1})
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(WeightsError, match="expected a whole checkpoint"):
+        load_checkpoint(path)
+    torch.save({"a": 1}, path)
+    with pytest.raises(WeightsError, match="expected a whole checkpoint"):
+        load_checkpoint(path)
+    save_file({"a": torch.ones(1)}, path)
+    with pytest.raises(WeightsError, match="found 'another kind'"):
+        load_checkpoint(path)
+    with pytest.raises(WeightsError, match="no such file"):
+        load_checkpoint(tmp_path / "none.safetensors")
+
+
+def test_weights_of_another_network_are_refused_by_the_first_difference() -> None:
+    network, other = nn.Linear(3, 4), nn.Linear(3, 5)
+    with pytest.raises(WeightsError, match=r"bias: expected \(4,\), found \(5,\)"):
+        checkpoints.load_network(network, other.state_dict(), Path("x"))
+    with pytest.raises(WeightsError, match=r"bias: expected \(4,\), found no such tensor"):
+        checkpoints.load_network(network, {"weight": network.weight.detach()}, Path("x"))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_an_optimiser_goes_on_as_if_never_stopped(kind: Any, tmp_path: Path) -> None:
+    config = OptimiserConfig(kind=kind, lr=0.05, momentum=0.9)
+
+    def step(network: nn.Module, optimiser: torch.optim.Optimizer, number: int) -> None:
+        set_learning_rate(optimiser, learning_rate(config, number, 8))
+        optimiser.zero_grad()
+        network(torch.full((2, 3), float(number + 1))).square().mean().backward()
+        optimiser.step()
+
+    torch.manual_seed(0)
+    straight = nn.Linear(3, 2)
+    first = nn.Linear(3, 2)
+    first.load_state_dict(straight.state_dict())
+    optimiser = make_optimiser(config, straight)
+    for number in range(8):
+        step(straight, optimiser, number)
+    optimiser = make_optimiser(config, first)
+    for number in range(4):
+        step(first, optimiser, number)
+    save_checkpoint(tmp_path / "c", checkpoints.optimiser_tensors(optimiser), {})
+    second = nn.Linear(3, 2)
+    second.load_state_dict(first.state_dict())
+    optimiser = make_optimiser(config, second)
+    checkpoints.load_optimiser(optimiser, load_checkpoint(tmp_path / "c").part("optimiser"))
+    for number in range(4, 8):
+        step(second, optimiser, number)
+    assert torch.equal(second.weight, straight.weight)
+    assert torch.equal(second.bias, straight.bias)
+
+
+def test_every_generator_goes_on_where_it_was(tmp_path: Path) -> None:
+    def draws() -> list[float]:
+        return [random.random(), float(np.random.rand()), float(torch.rand(1)), random.gauss(0, 1)]  # noqa: NPY002
+
+    checkpoints.seed_everything(3)
+    draws()
+    save_checkpoint(tmp_path / "c", checkpoints.rng_tensors(), {"rng": checkpoints.rng_state()})
+    expected = draws()
+    back = load_checkpoint(tmp_path / "c")
+    checkpoints.restore_rng(back.part("rng"), back.state["rng"])
+    assert draws() == expected
+
+
+def test_the_pretrained_part_learns_at_its_own_rate() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimiser = make_optimiser(OptimiserConfig(lr=1.0), network, {"0.weight": 0.1, "0.bias": 0.1})
+    set_learning_rate(optimiser, 0.5)
+    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
+    named = dict(network.named_parameters())
+    assert {name: rates[id(p)] for name, p in named.items()} == pytest.approx(
+        {"0.weight": 0.05, "0.bias": 0.05, "1.weight": 0.5, "1.bias": 0.5}
+    )
+    assert decay[id(named["1.bias"])] == 0
+    assert decay[id(named["1.weight"])] > 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "rate"),
+    [
+        ("cosine", 0, 0.1),
+        ("cosine", 9, 1.0),
+        ("cosine", 10, 1.0),
+        ("cosine", 60, 0.505),
+        ("cosine", 110, 0.01),
+        ("poly", 60, 0.5**0.9),
+        ("poly", 110, 0.0),
+        ("constant", 60, 1.0),
+    ],
+)
+def test_learning_rates_are_those_derived_by_hand(schedule: Any, step: int, rate: float) -> None:
+    config = OptimiserConfig(lr=1.0, warmup_steps=10, schedule=schedule, final=0.01)
+    assert learning_rate(config, step, 110) == pytest.approx(rate)
+
+
+def test_a_run_that_goes_on_forgets_what_it_will_do_again(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as run:
+        run.create(Note())
+        for step in (10, 20, 30):
+            run.record(step, {"train/loss": 1.0 / step, "why": "text"})
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 40, "train/lo')  # killed while it wrote
+    with RunFolder(tmp_path / "run") as run:
+        run.reopen(Note(), 20)
+        run.record(25, {"train/loss": 0.5})
+    assert [line["step"] for line in read_log(tmp_path / "run")] == [10, 20, 25]
+    assert json.loads(log.read_text().splitlines()[0])["why"] == "text"
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as run:
+        run.create(Note(seed=5))
+    with pytest.raises(InputError, match="already holds a run; add --resume"):
+        RunFolder(tmp_path).create(Note())
+    assert (tmp_path / "config.yaml").read_text() == "seed: 5\n"
+
+
+def test_a_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file/run: expected to write the run"):
+        RunFolder(tmp_path / "file" / "run").create(Note())
+
+
+def test_away_from_a_terminal_progress_is_plain_lines_with_time_left(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    with (
+        caplog.at_level("INFO"),
+        StepProgress("run", 100, 50, console=Console(force_terminal=False), clock=lambda: now) as p,
+    ):
+        for _ in range(20):
+            now += 2.0
+            p.advance("loss 0.5")
+    assert [record.getMessage() for record in caplog.records] == ["run: step 65 of 100, 1 min 10 s left  loss 0.5"]
+
+
+def test_durations_read_well() -> None:
+    assert [duration(s) for s in (4.4, 185, 7620)] == ["4 s", "3 min 05 s", "2 h 07 min"]

@@ -1,0 +1,160 @@
+"""The platform's HTTP door: 200 when ready, 201 when a case is written, and a server that outlives a bad case."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from builders import Cli, ball, files_below, grid_of, write_image, write_platform
+from segsync.errors import InputError
+from segsync.geometry import Volume
+from segsync.server import PORT, make_server
+
+GRID = grid_of((10, 11, 12))
+
+
+@contextmanager
+def serving(invoke: Callable[[], None]) -> Iterator[str]:
+    """A server on a free port; gives its address."""
+    with make_server(invoke, port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def ask(url: str, method: str = "GET", body: bytes | None = None) -> tuple[int, str]:
+    """Status and message of the answer."""
+    request = urllib.request.Request(url, data=body, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read())["message"]
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())["message"]
+
+
+def test_health_and_invoke() -> None:
+    calls: list[str] = []
+    with serving(lambda: calls.append("case")) as url:
+        assert ask(f"{url}/health") == (200, "ready")
+        assert calls == []
+        assert ask(f"{url}/invoke", "POST", b"") == (201, "done")
+        assert ask(f"{url}/invoke", "POST", b'{"a": 1}') == (201, "done")
+        assert calls == ["case", "case"]
+        assert ask(f"{url}/")[0] == ask(f"{url}/invoke")[0] == ask(f"{url}/health", "POST", b"")[0] == 404
+    assert PORT == 4743
+
+
+@pytest.mark.parametrize("error", [InputError("dwi.mha: expected an image, found none"), ZeroDivisionError("oops")])
+def test_a_case_that_fails_is_answered_and_the_next_one_works(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes = [error, None]
+
+    def invoke() -> None:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+
+    with serving(invoke) as url:
+        status, message = ask(f"{url}/invoke", "POST", b"")
+        assert status == 500
+        assert str(error) in message
+        assert str(error) in caplog.text
+        assert ask(f"{url}/health") == (200, "ready")
+        assert ask(f"{url}/invoke", "POST", b"") == (201, "done")
+
+
+def test_health_answers_while_a_case_is_under_way_and_cases_wait_for_one_another() -> None:
+    begun, go_on, at_once, most = threading.Event(), threading.Event(), [0], [0]
+
+    def invoke() -> None:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        begun.set()
+        assert go_on.wait(30)
+        at_once[0] -= 1
+
+    with serving(invoke) as url:
+        answers: list[tuple[int, str]] = []
+        callers = [threading.Thread(target=lambda: answers.append(ask(f"{url}/invoke", "POST", b""))) for _ in "ab"]
+        for caller in callers:
+            caller.start()
+        assert begun.wait(30)
+        assert ask(f"{url}/health") == (200, "ready")
+        go_on.set()
+        for caller in callers:
+            caller.join()
+        assert answers == [(201, "done")] * 2
+        assert most == [1]
+
+
+def started(process: subprocess.Popen[str]) -> str:
+    """The address that a server's log tells once its models are loaded."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        found = re.search(r"serving (.*) on port (\d+)", line)
+        if found:
+            assert found[1] == "isles22, isles24, aims-tbi, isles26"
+            return f"http://127.0.0.1:{found[2]}"
+    raise AssertionError("the server ended before it said its port")
+
+
+def test_the_command_serves_case_after_case(tmp_path: Path, weights: Path) -> None:
+    """As the platform does: a case, a bad one, and another of another task, into an output that is emptied before."""
+    source, output = tmp_path / "input", tmp_path / "output"
+    lesion = ball(GRID, 3.5)
+    write_platform(source, {"t1-brain-mri": Volume(lesion, GRID)})
+    arguments = ["--input", source, "--output", output, "--weights", weights, "--device", "cpu", "--port", "0"]
+    command = [sys.executable, "-m", "segsync", "serve", *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            url = started(process)
+            assert ask(f"{url}/health")[0] == 200
+            assert ask(f"{url}/invoke", "POST", b"") == (201, "done")
+            mask = output / "images" / "tbi-segmentation" / "output.mha"
+            assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(mask))), lesion)
+            for path in output.rglob("*.*"):
+                path.unlink()
+            image = next(source.rglob("*.mha"))
+            image.write_bytes(b"")
+            status, message = ask(f"{url}/invoke", "POST", b"")
+            assert (status, files_below(output)) == (500, [])
+            assert message.startswith(f"{image}: expected")
+            write_image(image, 1 - lesion, GRID)
+            (source / "stroke-metadata.json").write_text("{}")
+            assert ask(f"{url}/invoke", "POST", b"") == (201, "done")
+            assert files_below(output) == [
+                "images/lesion-probability-map/output.mha",
+                "images/stroke-lesion-segmentation/output.mha",
+            ]
+        finally:
+            process.terminate()
+
+
+def test_without_weights_nothing_is_served(cli: Cli, tmp_path: Path) -> None:
+    done = cli("serve", "--weights", tmp_path, "--port", "0")
+    assert done.code == 4
+    assert "expected weights for the task" in done.err
+
+
+def test_a_port_in_use_is_one_line(cli: Cli, weights: Path) -> None:
+    with serving(lambda: None) as url:
+        done = cli("serve", "--weights", weights, "--port", url.rpartition(":")[2], "--device", "cpu")
+    assert done.code == 6
+    [line] = [line for line in done.err.splitlines() if line.startswith("ERROR")]
+    assert "expected a free port, found: Address already in use" in line

@@ -1,0 +1,161 @@
+"""Checkpoints without pickle: one safetensors file, whole or absent, from which a killed run goes on exactly.
+
+Tensors are named `network/…`, `ema/…`, `optimiser/<parameter>/…` and `rng/…`; everything that is no tensor (step,
+optimiser settings, state of Python's and NumPy's generators, the run's settings) is JSON in the file's header.
+"""
+
+import errno
+import json
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from segsync.errors import OutputError, WeightsError
+
+FORMAT = "segsync-train 1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds: `tensors` by their full names, `state` as it was given to `save_checkpoint`."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors below `name/`, without that prefix."""
+        return {key[len(name) + 1 :]: value for key, value in self.tensors.items() if key.startswith(f"{name}/")}
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write under a temporary name, flush to the disk, rename: a kill at any moment leaves the old file or the new.
+
+    Raises OutputError where the disk is full or the folder cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    # Copies: safetensors refuses tensors that share memory, as those do that a network holds under two names.
+    flat = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(flat, part, metadata={"format": FORMAT, "state": json.dumps(state)})
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path}: expected to write the checkpoint, found {why_not(path.parent, error)}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint to the CPU. Raises WeightsError where it is missing, cut, or none of this program."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: expected a checkpoint, found no such file; check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise WeightsError(
+                    f"{path}: expected a checkpoint of {FORMAT!r}, found {header.get('format', 'another kind')!r}; "
+                    "give one that segsync-train wrote"
+                )
+            return Checkpoint(path, {key: file.get_tensor(key) for key in file.keys()}, json.loads(header["state"]))  # noqa: SIM118 (safe_open is no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: expected a whole checkpoint, found {path.stat().st_size} bytes that are none ({error}); "
+            "take an older one"
+        ) from error
+
+
+def load_network(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Give a network its weights; raises WeightsError that says the first difference where they are of another one."""
+    own = network.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        expected = tuple(own[name].shape) if name in own else "no such tensor"
+        found = tuple(weights[name].shape) if name in weights else "no such tensor"
+        if expected != found:
+            raise WeightsError(
+                f"{path}: the checkpoint is of another network: {name}: expected {expected}, found {found}; "
+                "use the settings that it was trained with"
+            )
+    network.load_state_dict(dict(weights))
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's moments as `optimiser/<number of the parameter>/<name>`."""
+    state = optimiser.state_dict()["state"]
+    return {f"optimiser/{index}/{key}": value for index, values in state.items() for key, value in values.items()}
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give the optimiser its moments back; its groups keep the settings they were built with."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition("/")
+        state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def rng_tensors() -> dict[str, Tensor]:
+    """States of torch's generators, of the CPU and of every GPU."""
+    states = {"rng/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"rng/cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def rng_state() -> dict[str, Any]:
+    """States of Python's and NumPy's global generators, as JSON can hold them."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (libraries draw from it)
+    numpy_state = [str(name), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)]
+    return {"python": [version, list(numbers), gauss], "numpy": numpy_state}
+
+
+def restore_rng(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Bring every global generator to the state that `rng_tensors` and `rng_state` recorded."""
+    torch.set_rng_state(tensors["cpu"])
+    for name, value in tensors.items():
+        index = name.removeprefix("cuda")
+        if index.isdigit() and int(index) < torch.cuda.device_count():
+            torch.cuda.set_rng_state(value, int(index))
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def why_not(folder: Path, error: Exception) -> str:
+    """Why something could not be written into a folder: a full disk by name, with the room that is left."""
+    full = (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in str(error)
+    if full:
+        disk = os.statvfs(folder)
+        return f"a full disk ({disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB free); free some space and --resume"
+    return f"{(error.strerror if isinstance(error, OSError) else None) or error}; choose another folder"
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is safe against a power cut only when the folder's entry is on the disk as well."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

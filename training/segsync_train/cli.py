@@ -1,0 +1,280 @@
+"""The command line `segsync-train`. What a command needs is imported when it runs, so that `--help` is quick."""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+import segsync
+from segsync.errors import InputError, SegsyncError
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="segsync-train",
+    help="Pretrain, fine-tune, evaluate and export 3D-SegSync.\n\nExit codes: 0 done; 1 unexpected error; 2 wrong "
+    "usage; 3 settings or images; 4 weights or checkpoint; 5 output; 6 memory or device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Settings of the run, YAML.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the settings, as in --set seed=1.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The run's folder.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")]
+MinutesOption = Annotated[
+    float | None, typer.Option("--minutes", min=0.0, help="Stop with a checkpoint after so long; --resume goes on.")
+]
+RunArgument = Annotated[Path, typer.Argument(help="The folder of a fine-tuning.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", help="Another one than the run's best.")]
+PartOfSplit = Literal["validation", "training", "all"]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step, and tracebacks.")]
+
+
+def main() -> None:
+    """Run the command line; errors are one line on stderr and a documented exit code."""
+    set_up_logging(verbose=False)
+    try:
+        app()
+    except SegsyncError as error:
+        log.error("%s", error)
+        log.debug("where it came from:", exc_info=error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        log.error("unexpected %s: %s; run again with -v and report it", type(error).__name__, error)
+        log.debug("where it came from:", exc_info=error)
+        sys.exit(1)
+
+
+def set_up_logging(*, verbose: bool) -> None:
+    """Logs on standard error: coloured on a terminal, `LEVEL: line` elsewhere. -v speaks of this project alone."""
+    if sys.stderr.isatty():
+        handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
+        handler.setFormatter(logging.Formatter("%(message)s", "%X"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name in ("segsync", "segsync_train"):
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def stop_after(minutes: float | None) -> Callable[[], bool]:
+    """Whether the time is up, or the system has asked the program to end (SIGTERM, as clusters send it)."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    signal.signal(signal.SIGTERM, ask)
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    return lambda: asked or (end is not None and time.monotonic() >= end)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="The version, and nothing else.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"segsync-train {segsync.__version__}\n")
+        raise typer.Exit
+
+
+@app.command()
+def pretrain(
+    output: OutputOption,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    resume: ResumeOption = False,
+    minutes: MinutesOption = None,
+    verbose: Verbose = False,
+) -> None:
+    """Train an encoder on volumes without labels, for `finetune` to start from."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.runs import CONFIG_FILE
+    from segsync_train.settings import load_settings
+    from segsync_train.ssl.config import PretrainConfig
+
+    path = settings_path(config, output / CONFIG_FILE, resume)
+    settings = load_settings(PretrainConfig, path, set_ or [])
+
+    from segsync_train.pretrain import pretrain as run
+
+    outcome = run(settings, output, resume=resume, should_stop=stop_after(minutes))
+    if not outcome.finished:
+        log.info("stopped after step %d of %d; go on with --resume", outcome.step, settings.steps)
+    sys.stdout.write(f"{outcome.folder}\tstep {outcome.step}\tlowest held-out loss {outcome.best_loss:.4f}\n")
+
+
+@app.command()
+def finetune(
+    output: OutputOption,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    resume: ResumeOption = False,
+    minutes: MinutesOption = None,
+    verbose: Verbose = False,
+) -> None:
+    """Train a network on labelled cases, from scratch or from a pretrained encoder."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.config import RunConfig
+    from segsync_train.runs import CONFIG_FILE
+    from segsync_train.settings import load_settings
+
+    path = settings_path(config, output / CONFIG_FILE, resume)
+    settings = load_settings(RunConfig, path, set_ or [])
+
+    from segsync_train.finetune import finetune as run
+
+    outcome = run(settings, output, resume=resume, should_stop=stop_after(minutes))
+    if not outcome.finished:
+        log.info("stopped after step %d of %d; go on with --resume", outcome.step, settings.steps)
+    sys.stdout.write(f"{outcome.folder}\tstep {outcome.step}\tbest score {outcome.best_score:.4f}\n")
+
+
+@app.command()
+def tune(
+    run: RunArgument,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+    verbose: Verbose = False,
+) -> None:
+    """Choose the threshold and the smallest component on a run's validation cases."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.operating_point import choose_operating_point
+
+    point = choose_operating_point(run, device, checkpoint)
+    sys.stdout.write(
+        f"{run}\tthreshold {point.threshold:g}\tsmallest component {point.min_component_ml:g} ml\t"
+        f"Dice {point.dice:.4f}\tlesion F1 {point.lesion_f1:.4f}\n"
+    )
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of weights: RUN's task becomes a folder in it.")
+    ],
+    checkpoint: CheckpointOption = None,
+    licence: Annotated[str, typer.Option("--licence", help="SPDX identifier of the weights' licence.")] = "Apache-2.0",
+    verbose: Verbose = False,
+) -> None:
+    """Write a run's network as model.onnx, model.json and MODEL_CARD.md, compared with torch first."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.export import export as write
+
+    sys.stdout.write(f"{write(run, output, licence=licence, checkpoint=checkpoint)}\n")
+
+
+@app.command()
+def evaluate(
+    source: Annotated[Path, typer.Argument(help="A run, a folder of weights, or with --references of predictions.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the scores.")],
+    references: Annotated[Path | None, typer.Option("--references", help="Folder of label maps so named.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="VALUE=NAME; else all of --references.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of labelled cases instead of the run's.")] = None,
+    layout: Annotated[str, typer.Option("--layout", help="Layout of --data, as in `datasets`.")] = "nnunet",
+    part: Annotated[PartOfSplit, typer.Option("--part", help="Which cases of the run's own split.")] = "validation",
+    rules: Annotated[str | None, typer.Option("--rules", help="A challenge's; else those of the task.")] = None,
+    checkpoint: CheckpointOption = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
+    masks: Annotated[bool, typer.Option("--masks", help="Keep what was found below OUTPUT/masks.")] = False,
+    device: DeviceOption = "auto",
+    verbose: Verbose = False,
+) -> None:
+    """Score a network or a folder of predictions: Dice, HD, HD95, ASSD, volumes and lesions of every case and label."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.evaluate import evaluate as run
+    from segsync_train.evaluate import parse_labels
+    from segsync_train.summary import table_of
+
+    groups, chosen = run(
+        source, output, references=references, labels=parse_labels(label or []), data=data, layout=layout,
+        part=part, rules=rules, checkpoint=checkpoint, device=device, mirror=mirror, masks=masks,
+    )  # fmt: skip
+    on_stdout().print(table_of(groups, chosen))
+
+
+@app.command()
+def synthesize(
+    task: Annotated[str, typer.Option("--task", help="What is drawn: isles22.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cases, in nnU-Net's format.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of cases.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first case; the next has the next number.")] = 0,
+    sources: Annotated[
+        Path, typer.Option("--sources", help="Folder of brain-label-maps, lesion-masks-soop and lesion-masks-lesymap.")
+    ] = Path("../shared/data"),
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Keep the prepared sources: the next call starts in seconds.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Draw synthetic cases with their labels; the same seed gives the same bytes."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.data.synthesis import SynthesisSources
+    from segsync_train.synthesize import synthesize as run
+
+    run(task, n, output, seed, SynthesisSources.below(sources), cache=cache)
+    sys.stdout.write(f"{output}\t{n} cases of {task}\tseeds {seed} to {seed + n - 1}\n")
+
+
+@app.command()
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="A data set, or the formats nnunet and bids.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="A folder to check whether it is that data set.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """List the data sets that can be read, describe one, or check a folder and say what is wrong with it."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.data.check import check_folder
+    from segsync_train.data.listing import description, listing
+
+    if name is None:
+        on_stdout().print(listing())
+    elif folder is None:
+        sys.stdout.write(description(name))
+    else:
+        report = check_folder(name, folder)
+        for problem in report.problems:
+            log.error("%s", problem)
+        if report.problems:
+            raise InputError(
+                f"{folder}: expected whole cases of {name}, found {len(report.problems)} problems in {report.cases} "
+                "cases; see the lines above"
+            )
+        sys.stdout.write(f"{folder}\t{report.cases} cases\t{report.labelled} with labels\tnothing wrong\n")
+
+
+def on_stdout() -> Console:
+    """A console on standard output; wide where it is no terminal, so that lines of a table stay lines in a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def settings_path(config: Path | None, kept: Path, resume: bool) -> Path:
+    """Where the settings are read: the run's own when it goes on, else the file that was given."""
+    if resume:
+        if not kept.is_file():
+            raise InputError(f"{kept.parent}: expected a run to go on with, found none; leave out --resume")
+        return kept
+    if config is None:
+        raise InputError("expected the settings of the run, found none; give --config FILE")
+    return config
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""ISLES 2024: BIDS. Acute CT in `raw_data` and, brought to the plain CT's grid, in `derivatives`; infarct at follow-up.
+
+`raw_data/sub-stroke0001/ses-01/sub-stroke0001_ses-01_ncct.nii.gz`,
+`derivatives/sub-stroke0001/ses-01/sub-stroke0001_ses-01_space-ncct_cta.nii.gz`, maps in `perfusion-maps` beside it, and
+`derivatives/sub-stroke0001/ses-02/sub-stroke0001_ses-02_lesion-msk.nii.gz`, later
+`…_space-ncct_lesion-msk`. The challenge's page writes `rawdata` and `ses-0001`.
+"""
+
+from segsync_train.data.layout import DataSet
+
+_ACUTE = "**/derivatives/{case}/ses-*1/"
+
+SETS = (
+    DataSet(
+        name="isles24",
+        title="ISLES 2024: final infarct from acute CT, CT angiography and perfusion maps (149 labelled)",
+        url="https://isles-24.grand-challenge.org",
+        licence="CC BY-NC-SA 4.0",
+        channels={
+            "ncct": ("**/raw*data/{case}/ses-*1/{case}_ses-*_ncct",),
+            "cta": (f"{_ACUTE}{{case}}_ses-*_space-ncct_cta",),
+            **{
+                name: (f"{_ACUTE}perfusion-maps/{{case}}_ses-*_space-ncct_{name}",)
+                for name in ("tmax", "cbf", "cbv", "mtt")
+            },
+        },
+        label=("**/derivatives/{case}/ses-*2/{case}_ses-*_lesion-msk",),
+        labels={1: "lesion"},
+        optional=("tmax", "cbf", "cbv", "mtt"),
+        note="Nine of the 149 cases have no perfusion maps. The 4D perfusion CT is not read.",
+    ),
+)

@@ -1,0 +1,117 @@
+"""Preprocessed cases: what a patch is cut from, and how they lie on the disk for any number of readers."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from segsync.errors import OutputError
+from segsync.geometry import Array
+from segsync_train.checkpoints import why_not
+
+Mask = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.uint8]
+#: Voxel indices (N, 3) in (Z, Y, X).
+Points = npt.NDArray[np.int32]
+
+#: Voxels remembered per case to centre patches on.
+POINTS = 2048
+#: 26 neighbours, as the runtime counts components.
+NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """One case on the model's grid.
+
+    image: (C, Z, Y, X) float32, normalised. label: (Z, Y, X), 0 background, else the place of the label in the run's
+    settings, from 1. tissue: (Z, Y, X), where the reference channel shows the patient. foreground, inside: voxels
+    drawn among the labelled ones (every label, and every lesion of it, alike) and among the tissue.
+    """
+
+    name: str
+    image: Array
+    label: Labels
+    tissue: Mask
+    foreground: Points
+    inside: Points
+    #: Smallest value of each channel: what lies outside the field of view is filled with it.
+    lowest: tuple[float, ...]
+    spacing_zyx: tuple[float, float, float]
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        z, y, x = self.spacing_zyx
+        return z * y * x / 1000.0
+
+
+def make_case(
+    name: str, image: Array, label: Labels, tissue: Mask, spacing_zyx: tuple[float, float, float], seed: int = 0
+) -> LabelledCase:
+    """Put a case together and draw the voxels that patches will be centred on."""
+    rng = np.random.default_rng(seed)
+    lowest = tuple(float(channel.min()) for channel in image)
+    foreground, inside = _foreground(label, rng), _draw(tissue, POINTS, rng)
+    return LabelledCase(name, image, label, tissue, foreground, inside, lowest, spacing_zyx)
+
+
+def _foreground(label: Labels, rng: np.random.Generator) -> Points:
+    """POINTS voxels: a label drawn among those present, then one of its components, then one of its voxels."""
+    values = np.unique(label[label > 0])
+    parts = []
+    for value in values:
+        components, count = ndimage.label(label == value, NEIGHBOURS)
+        flat = components.ravel()
+        voxels = np.flatnonzero(flat)
+        voxels = voxels[np.argsort(flat[voxels], kind="stable")]
+        sizes = np.bincount(flat[voxels], minlength=count + 1)[1:]
+        firsts = np.cumsum(sizes) - sizes
+        chosen = rng.integers(count, size=POINTS // len(values))
+        places = firsts[chosen] + np.floor(rng.random(len(chosen)) * sizes[chosen]).astype(np.int64)
+        parts.append(np.stack(np.unravel_index(voxels[places], label.shape), axis=1))
+    points: Points = np.concatenate(parts or [np.zeros((0, 3))]).astype(np.int32)
+    return points
+
+
+def _draw(mask: Mask, count: int, rng: np.random.Generator) -> Points:
+    voxels = np.flatnonzero(mask)
+    chosen = rng.choice(voxels, count) if voxels.size else voxels
+    points: Points = np.stack(np.unravel_index(chosen, mask.shape), axis=1).astype(np.int32)
+    return points
+
+
+def store_case(case: LabelledCase, folder: Path) -> None:
+    """Write a case as a folder of .npy files, whole or not at all; another process that was faster wins.
+
+    Raises OutputError where the disk is full.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        for name in ("image", "label", "tissue", "foreground", "inside"):
+            np.save(part / f"{name}.npy", getattr(case, name))
+        about = {"name": case.name, "lowest": case.lowest, "spacing_zyx": case.spacing_zyx}
+        (part / "case.json").write_text(json.dumps(about))
+        if not folder.exists():
+            part.rename(folder)
+    except OSError as error:
+        if not folder.exists():
+            raise OutputError(f"{folder}: expected to keep the case there, found {why_not(part, error)}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def open_case(folder: Path) -> LabelledCase:
+    """Read a stored case; its arrays stay on the disk and are read as they are used."""
+    image, label, tissue, foreground, inside = (
+        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "label", "tissue", "foreground", "inside")
+    )
+    about = json.loads((folder / "case.json").read_text())
+    z, y, x = about["spacing_zyx"]
+    return LabelledCase(about["name"], image, label, tissue, foreground, inside, tuple(about["lowest"]), (z, y, x))

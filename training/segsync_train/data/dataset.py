@@ -1,0 +1,289 @@
+"""Labelled cases from a folder: found, checked, divided, preprocessed by the runtime's own code, kept on the disk."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segsync.bundle import ModelSpec
+from segsync.errors import ChannelError, InputError
+from segsync.geometry import Grid, Volume, resample
+from segsync.images import read
+from segsync.preprocess import prepare
+from segsync_train.config import FolderData, RunConfig
+from segsync_train.data.adapters import DATASETS
+from segsync_train.data.cases import LabelledCase, Labels, make_case, open_case, store_case
+from segsync_train.data.formats import bids_cases, nnunet_cases
+from segsync_train.data.layout import CaseFiles
+
+log = logging.getLogger(__name__)
+
+#: Part of the cache's name: counted up when what is stored changes.
+CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which cases train and which validate."""
+
+    training: tuple[CaseFiles, ...]
+    validation: tuple[CaseFiles, ...]
+
+
+def find_cases(layout: str, folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
+    """The cases of a folder of this layout; raises InputError where the folder or the layout does not exist."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of cases, found none; check data.folder")
+    if layout not in LAYOUTS:
+        raise InputError(f"data.layout: expected one of {', '.join(LAYOUTS)}, found {layout!r}")
+    return LAYOUTS[layout](folder, channels)
+
+
+def check_files(cases: Sequence[CaseFiles], config: RunConfig | ModelSpec, folder: Path) -> None:
+    """What can be seen without reading an image: there are cases, each with its label and its channels.
+
+    Cases whose labels are held back are passed over. Raises InputError with what is missing.
+    """
+    cases = public(cases)
+    if not cases:
+        raise InputError(f"{folder}: expected labelled cases, found none; check data.folder and data.layout")
+    needed = [channel.name for channel in config.channels if not channel.optional]
+    for case in cases:
+        if not case.label_files:
+            count = sum(1 for other in cases if not other.label_files)
+            raise InputError(
+                f"{folder}: case {case.name}: expected a label map, found none ({count} of {len(cases)} cases have "
+                "none); add it or take the case out"
+            )
+        for name in needed:
+            if name not in case.images:
+                raise InputError(
+                    f"{folder}: case {case.name}: expected an image of the channel {name!r}, found "
+                    f"{', '.join(case.images) or 'none'}; add it, or mark the channel optional"
+                )
+
+
+def public(cases: Sequence[CaseFiles]) -> list[CaseFiles]:
+    """The cases whose labels are not held back."""
+    return [case for case in cases if not case.held_back]
+
+
+def split_cases(cases: Sequence[CaseFiles], data: FolderData) -> Split:
+    """Divide by names, by fold, or by a seeded share; `labelled` keeps the first part of the training cases.
+
+    The order is a function of `split_seed` and the names alone, so that 5 % of the labels are part of 10 % of them.
+    Cases whose labels are held back belong to neither part.
+    Raises InputError where a part would be empty or a name is unknown.
+    """
+    by_name = {case.name: case for case in public(cases)}
+    if data.training_cases:
+        for name in (*data.training_cases, *data.validation_cases):
+            if name not in by_name:
+                raise InputError(f"{data.folder}: expected the case {name!r} of the settings, found no such case")
+        training = [by_name[name] for name in data.training_cases]
+        validation = [by_name[name] for name in data.validation_cases]
+    else:
+        names = sorted(by_name)
+        order = [by_name[names[i]] for i in np.random.default_rng(data.split_seed).permutation(len(names))]
+        if data.folds is not None:
+            validation = order[data.fold :: data.folds]
+            held = {case.name for case in validation}
+            training = [case for case in order if case.name not in held]
+        else:
+            count = round(len(order) * data.validation)
+            validation, training = order[:count], order[count:]
+        training = training[: max(1, round(len(training) * data.labelled))]
+    for part, name in ((training, "training"), (validation, "validation")):
+        if not part:
+            raise InputError(
+                f"{data.folder}: expected cases for {name}, found none ({len(cases)} cases in all); "
+                "give more cases or another split"
+            )
+    return Split(tuple(training), tuple(validation))
+
+
+def prepare_case(files: CaseFiles, config: RunConfig) -> LabelledCase:
+    """Read one case, check it, and bring it to the model's grid with the runtime's preprocessing.
+
+    A case without labels (`check_files` refuses them where labels are needed) is background throughout.
+    Raises InputError where the label is on another grid than the reference image or holds a value that is not listed.
+    """
+    reference = config.reference_channel
+    grids: dict[str, Grid] = {}
+
+    def load(name: str) -> Volume | None:
+        path = files.images.get(name)
+        volume = read(path) if path is not None else None
+        if volume is not None:
+            grids[name] = volume.grid
+        return volume
+
+    spec = config.model_spec((1, 1, 1), sha256="0" * 64, opset=1, licence="none")
+    try:
+        prepared = prepare(load, spec, reference)
+    except ChannelError as error:
+        raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
+    if not files.label_files:
+        background = np.zeros(prepared.grid.size_zyx, dtype=np.uint8)
+        return make_case(files.name, prepared.array, background, prepared.tissue, config.spacing_zyx)
+    label = read_label(files, config.labels)
+    path, image = files.label_files[0], files.images[reference]
+    check_grid(path, label.grid, image, grids[reference])
+    check_values(path, label, config.labels)
+    mapped = labels_onto(label, prepared.grid, list(config.labels))
+    return make_case(files.name, prepared.array, mapped, prepared.tissue, config.spacing_zyx)
+
+
+def read_label(files: CaseFiles, labels: Mapping[int, str]) -> Volume:
+    """A case's labels on their own grid, as the values of the settings.
+
+    Masks are painted by the names in `labels`, in their order, later ones over earlier; a mask is where a value
+    reaches half of the file's largest, so that smoothed masks (ATLAS v1.2) keep their size. Raises InputError where
+    a file is none, a value is none of the set's, the masks are on different grids, or a name has no mask.
+    """
+    if files.label is not None:
+        label = read(files.label)
+        return _renamed(files.label, label, files.values) if files.values else label
+    painted: Volume | None = None
+    for value, name in labels.items():
+        if name not in files.masks:
+            raise InputError(
+                f"case {files.name}: expected a mask of {name!r}, found {', '.join(sorted(files.masks)) or 'none'}; "
+                "correct the names of the labels"
+            )
+        for path in files.masks[name]:
+            mask = read(path)
+            if painted is None:
+                painted = Volume(np.zeros(mask.array.shape, np.uint8), mask.grid)
+            check_grid(path, mask.grid, files.label_files[0], painted.grid)
+            values = np.asarray(mask.array, dtype=np.float32)
+            if values.max() > 0:
+                painted.array[values >= values.max() / 2] = value
+    assert painted is not None
+    return painted
+
+
+def _renamed(path: Path, label: Volume, values: Mapping[int, int]) -> Volume:
+    """A label map in the numbers of the settings; raises InputError where it holds a value that its set has not."""
+    stored, places = np.unique(label.array, return_inverse=True)
+    unknown = [value for value in stored.tolist() if value != 0 and value not in values]
+    if unknown:
+        raise InputError(
+            f"{path}: expected the label values 0, {_few(values)}, found {_few(unknown)}; correct the file, or choose "
+            "a layout whose values are the file's own"
+        )
+    numbers = np.array([values.get(value, 0) for value in stored.tolist()], dtype=np.uint8)
+    return Volume(numbers[places].reshape(label.array.shape), label.grid)
+
+
+def _few(values: Iterable[float]) -> str:
+    """Values for people, of many the first."""
+    listed = list(values)
+    return ", ".join([*(f"{value:g}" for value in listed[:10]), *(["…"] if len(listed) > 10 else [])])
+
+
+def check_grid(path: Path, grid: Grid, image: Path, expected: Grid) -> None:
+    """Raise InputError where a label map or mask is on another grid than the image it belongs to."""
+    if not grid.same_as(expected):
+        raise InputError(
+            f"{path}: expected the grid of {image.name} ({expected.describe()}), found "
+            f"{grid.describe()}{_moved(grid, expected)}; give label and image of one grid"
+        )
+
+
+def check_values(path: Path, label: Volume, labels: Mapping[int, str]) -> None:
+    """Raise InputError where a label map holds a value that is not listed."""
+    unknown = [value for value in np.unique(label.array).tolist() if value != 0 and value not in labels]
+    if unknown:
+        raise InputError(
+            f"{path}: expected the label values 0, {_few(labels)}, found {_few(unknown)}; add them to labels in the "
+            "settings or correct the file"
+        )
+
+
+def labels_onto(label: Volume, grid: Grid, values: Sequence[int]) -> Labels:
+    """A label map (Z, Y, X) on another grid, as places in `values` from 1: foreground where its share is a half.
+
+    Each label is smoothed and interpolated as the images are, so that a coarse voxel holds what fills most of it.
+    """
+    best = np.zeros(grid.size_zyx, dtype=np.float32)
+    total = np.zeros_like(best)
+    mapped = np.zeros(grid.size_zyx, dtype=np.uint8)
+    for place, value in enumerate(values, start=1):
+        share = resample(Volume((label.array == value).astype(np.float32), label.grid), grid, antialias=True)
+        total += share
+        mapped[share > best] = place
+        np.maximum(best, share, out=best)
+    mapped[total < 0.5] = 0
+    return mapped
+
+
+def _moved(one: Grid, other: Grid) -> str:
+    if one.size_zyx == other.size_zyx and one.spacing_zyx == other.spacing_zyx:
+        return f" at a place up to {np.abs(one.corners() - other.corners()).max():.3g} mm away"
+    return ""
+
+
+def cached_cases(
+    cases: Sequence[CaseFiles],
+    config: RunConfig,
+    cache: Path,
+    *,
+    threads: int = 1,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Path]:
+    """Folders of the preprocessed cases, in their order; what is not there yet is made.
+
+    Runs with the same preprocessing share a cache; a case whose files have changed is made again. Raises InputError
+    or OutputError of the first case that fails, and says how many more do.
+    """
+    base = cache / _key(_preprocessing(config))
+
+    def one(files: CaseFiles) -> Path:
+        folder = base / f"{files.name}-{_key(_fingerprint(files))}"
+        if not folder.is_dir():
+            store_case(prepare_case(files, config), folder)
+        progress()
+        return folder
+
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        futures = [pool.submit(one, files) for files in cases]
+        failures = [error for future in futures if (error := future.exception()) is not None]
+    for failure in failures[1:]:
+        log.error("%s", failure)
+    if failures:
+        raise failures[0]
+    return [future.result() for future in futures]
+
+
+def open_cases(folders: Sequence[Path]) -> list[LabelledCase]:
+    """The cases of `cached_cases`, memory-mapped."""
+    return [open_case(folder) for folder in folders]
+
+
+def _preprocessing(config: RunConfig) -> dict[str, Any]:
+    kept = config.model_dump(mode="json", include={"channels", "reference", "labels", "spacing_zyx"})
+    return {"format": CACHE_FORMAT, **kept}
+
+
+def _fingerprint(files: CaseFiles) -> list[list[Any]]:
+    paths = [*files.images.items(), *(("label", path) for path in files.label_files)]
+    return [[name, str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for name, p in paths]
+
+
+def _key(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+#: How a folder may be laid out.
+LAYOUTS: dict[str, Callable[[Path, Sequence[str]], list[CaseFiles]]] = {
+    "nnunet": nnunet_cases,
+    "bids": bids_cases,
+    **{name: dataset.cases for name, dataset in DATASETS.items()},
+}

@@ -1,0 +1,125 @@
+"""Folders in a general format: nnU-Net's and BIDS. Data sets with a layout of their own are in `adapters`."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segsync.errors import InputError
+from segsync.images import stem_of, suffix_of
+from segsync_train.data.layout import CaseFiles, below, image_files
+
+#: Endings of a BIDS name that say that the file is a label map (`_mask`, `_dseg`; ISLES: `_msk`, `_lesion-msk`).
+BIDS_LABEL = re.compile(r"mask|dseg|msk|lesion-msk|roi", re.IGNORECASE)
+BIDS_NAME = re.compile(r"(sub-[^_/]+(?:_ses-[^_/]+)?)(?:_[a-z0-9]+-[^_/]+)*_([^_/]+)", re.IGNORECASE)
+
+
+def nnunet_cases(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
+    """Cases of a folder in nnU-Net's format: `imagesTr/NAME_0000.nii.gz`, …, `labelsTr/NAME.nii.gz`, `dataset.json`.
+
+    channels: names, in the order of the numbers. With one channel the number may be missing (Medical Segmentation
+    Decathlon). A label that is missing is None. Raises InputError where the folder is of another layout.
+    """
+    images, labels = folder / "imagesTr", folder / "labelsTr"
+    if not images.is_dir():
+        raise InputError(f"{folder}: expected the folder imagesTr of nnU-Net's format, found none; check data.folder")
+    _check_description(folder / "dataset.json", channels)
+    label_of = {stem_of(path): path for path in sorted(labels.iterdir())} if labels.is_dir() else {}
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(images.iterdir()):
+        if path.name.startswith(".") or not suffix_of(path):
+            continue
+        whole = stem_of(path)
+        stem, _, number = whole.rpartition("_")
+        numbered = len(number) == 4 and number.isdigit()
+        if len(channels) == 1 and (whole in label_of or not numbered):
+            found.setdefault(whole, {})[channels[0]] = path
+        elif not numbered:
+            raise InputError(
+                f"{path}: expected a name that ends in the channel's number (_0000), found none; rename it"
+            )
+        elif int(number) < len(channels):
+            found.setdefault(stem, {})[channels[int(number)]] = path
+    return [CaseFiles(name, by_channel, label_of.get(name)) for name, by_channel in sorted(found.items())]
+
+
+def _check_description(path: Path, channels: Sequence[str]) -> None:
+    about = _description(path)
+    listed = about.get("channel_names", about.get("modality", {}))
+    if listed and len(listed) != len(channels):
+        raise InputError(
+            f"{path}: expected {len(channels)} channels ({', '.join(channels)}), found {len(listed)} "
+            f"({', '.join(str(name) for name in listed.values())}); list as many in the settings"
+        )
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """What `dataset.json` holds; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        about: dict[str, Any] = json.loads(path.read_bytes())
+        for key in ("channel_names", "modality", "labels"):
+            about.get(key, {}).items()
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: expected the JSON of a data set, found {error}; correct the file") from error
+    return about
+
+
+def bids_cases(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
+    """Cases of a BIDS folder: a case a subject, or a subject's session, `sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz`.
+
+    channels: suffixes, capitals do not matter, and `t1` is also `T1w`. Images are those outside `derivatives`, label
+    maps (`_mask`, `_dseg`, `_msk`, `_lesion-msk`) lie anywhere. Raises InputError where two files are the same image,
+    and where nothing has a BIDS name.
+    """
+    wanted = {name.lower(): name for name in channels} | {f"{name.lower()}w": name for name in channels}
+    images: dict[str, dict[str, Path]] = {}
+    labels: dict[str, Path] = {}
+    named = False
+    for path in image_files(folder):
+        found = BIDS_NAME.fullmatch(stem_of(path))
+        if found is None:
+            continue
+        named = True
+        case, suffix = found[1], found[2]
+        if BIDS_LABEL.fullmatch(suffix):
+            first = labels.setdefault(case, path)
+        elif suffix.lower() in wanted and not below(folder, path).startswith("derivatives/"):
+            first = images.setdefault(case, {}).setdefault(wanted[suffix.lower()], path)
+        else:
+            continue
+        if first != path:
+            raise InputError(
+                f"{path}: expected one {suffix} for the case {case}, found {first} as well; leave one in the folder"
+            )
+    if not named:
+        raise InputError(f"{folder}: expected names as in BIDS (sub-01_T1w.nii.gz), found none; check data.layout")
+    return [CaseFiles(case, by_channel, labels.get(case)) for case, by_channel in sorted(images.items())]
+
+
+def bids_channels(folder: Path) -> tuple[list[str], dict[int, str]]:
+    """The suffixes of a BIDS folder's images that at least half of the cases have, and no labels: any value will do."""
+    cases: dict[str, set[str]] = {}
+    for path in image_files(folder):
+        found = BIDS_NAME.fullmatch(stem_of(path))
+        if found and not BIDS_LABEL.fullmatch(found[2]) and not below(folder, path).startswith("derivatives/"):
+            cases.setdefault(found[1], set()).add(found[2].lower())
+    counts = Counter(suffix for suffixes in cases.values() for suffix in suffixes)
+    return [suffix for suffix, count in sorted(counts.items()) if 2 * count >= len(cases)], {}
+
+
+def nnunet_description(folder: Path) -> tuple[list[str], dict[int, str]]:
+    """Channels and labels of a folder in nnU-Net's format, from its `dataset.json`; without one, one channel.
+
+    Labels are empty where the file does not list them as numbers (regions). Raises InputError where it is no JSON.
+    """
+    about = _description(folder / "dataset.json")
+    channels = [str(name) for name in about.get("channel_names", about.get("modality", {"0": "image"})).values()]
+    # nnU-Net 2 writes names to values, the Decathlon values to names.
+    pairs = [(value, key) if str(key).isdigit() else (key, value) for key, value in about.get("labels", {}).items()]
+    if not all(str(value).isdigit() for _, value in pairs):
+        return channels, {}
+    return channels, {int(value): str(name) for name, value in pairs if int(value) > 0}

@@ -1,0 +1,166 @@
+"""A data set as a declaration: where its files lie and what they hold; and the cases of a folder, found by it.
+
+A pattern is a path below the set's folder, without the ending of an image. `{case}` is a part of one name, the same
+wherever it stands; `*` is any part of one name; `**/` any folders, or none. Capitals do not matter. Several
+placeholders (`{case}`, `{visit}`) are the case's name together.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from segsync.errors import InputError
+from segsync.images import stem_of, suffix_of
+
+#: Alternatives: a file belongs to the first pattern that fits.
+Patterns = tuple[str, ...]
+
+TOKENS = re.compile(r"(\*\*/|\*|\{\w+\})")
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """One case's files: an image for each channel it has, and its labels where it has them.
+
+    label: a label map. masks: instead of it, binary masks by the name of the label; several of one label are united.
+    values: what the label map's values are called here; empty where they are taken as they are. held_back: its labels
+    are not public, as those of a challenge's test cases.
+    """
+
+    name: str
+    images: Mapping[str, Path]
+    label: Path | None = None
+    masks: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    values: Mapping[int, int] = field(default_factory=dict)
+    held_back: bool = False
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        """Every file that the labels are read from; none for a case without labels."""
+        masks = tuple(path for paths in self.masks.values() for path in paths)
+        return masks if self.label is None else (self.label, *masks)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One public data set in its official layout; a new one is one more file in `segsync_train.data.adapters`.
+
+    channels: patterns of each image, the one that the labels lie on first. optional: channels that some cases lack.
+    label: patterns of the label map, or masks: patterns of binary masks by the label's name (a placeholder in the name
+    is filled in from the file's). labels: numbers and names used in settings. values: values in the files as these
+    numbers, where they differ. unlabelled: a folder whose name holds one of these words keeps cases without labels.
+    """
+
+    name: str
+    title: str
+    url: str
+    licence: str
+    channels: Mapping[str, Patterns]
+    labels: Mapping[int, str]
+    label: Patterns = ()
+    masks: Mapping[str, Patterns] = field(default_factory=dict)
+    values: Mapping[int, int] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ("test", "val")
+    note: str = ""
+
+    @property
+    def reference(self) -> str:
+        """The channel whose grid the labels have."""
+        return next(iter(self.channels))
+
+    def cases(self, folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
+        """The cases below a folder that have an image of at least one of the channels, by name.
+
+        Raises InputError for a channel that the set has not, and where two files claim to be the same image.
+        """
+        return [case for case in self.everything(folder, channels) if case.images]
+
+    def everything(self, folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
+        """The same, with the cases that have labels and no image."""
+        for name in channels:
+            if name not in self.channels:
+                raise InputError(
+                    f"data.layout {self.name}: expected channels among {', '.join(self.channels)}, found {name!r}; "
+                    "correct the names of the channels"
+                )
+        files = [(below(folder, path), path) for path in image_files(folder)]
+        images: dict[str, dict[str, Path]] = defaultdict(dict)
+        for channel in channels:
+            for found, path in _matching(self.channels[channel], files):
+                first = images[case_name(found)].setdefault(channel, path)
+                _only(path, first, f"{channel} image", case_name(found))
+        labels: dict[str, Path] = {}
+        for found, path in _matching(self.label, files):
+            _only(path, labels.setdefault(case_name(found), path), "label map", case_name(found))
+        masks: dict[str, dict[str, tuple[Path, ...]]] = defaultdict(dict)
+        for structure, patterns in self.masks.items():
+            for found, path in _matching(patterns, files):
+                name = structure.format(**found)
+                own = {key: value for key, value in found.items() if f"{{{key}}}" not in structure}
+                by_label = masks[case_name(own)]
+                by_label[name] = (*by_label.get(name, ()), path)
+        cases = [
+            CaseFiles(name, images.get(name, {}), labels.get(name), masks.get(name, {}), self.values)
+            for name in sorted({*images, *labels, *masks})
+        ]
+        return [replace(case, held_back=self._held_back(case, folder)) for case in cases]
+
+    def _held_back(self, case: CaseFiles, folder: Path) -> bool:
+        """Whether the case has no labels and lies where the set keeps such cases."""
+        parents = {part for path in case.images.values() for part in below(folder, path).lower().split("/")[:-1]}
+        return not case.label_files and any(word in parent for word in self.unlabelled for parent in parents)
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """Every image below a folder, in order; hidden files and those that archives leave behind are passed over."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in sorted(names):
+            if not name.startswith(".") and suffix_of(Path(name)):
+                yield Path(parent) / name
+
+
+def below(folder: Path, path: Path) -> str:
+    """A file's path below the folder with `/` between names, without the image's ending."""
+    return (path.parent / stem_of(path)).relative_to(folder).as_posix()
+
+
+def case_name(found: Mapping[str, str]) -> str:
+    """What the placeholders of a pattern name together."""
+    return "-".join(found.values())
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern as a regular expression whose groups are its placeholders."""
+    seen: set[str] = set()
+    parts = []
+    for token in TOKENS.split(pattern):
+        if token == "**/":
+            parts.append("(?:.*/)?")
+        elif token == "*":
+            parts.append("[^/]*")
+        elif token.startswith("{"):
+            name = token[1:-1]
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)")
+            seen.add(name)
+        else:
+            parts.append(re.escape(token))
+    return re.compile("".join(parts), re.IGNORECASE)
+
+
+def _matching(patterns: Patterns, files: Sequence[tuple[str, Path]]) -> Iterator[tuple[dict[str, str], Path]]:
+    """What the placeholders are in each file's name that fits a pattern."""
+    expressions = [compiled(pattern) for pattern in patterns]
+    for relative, path in files:
+        found = next(filter(None, (expression.fullmatch(relative) for expression in expressions)), None)
+        if found is not None:
+            yield found.groupdict(), path
+
+
+def _only(path: Path, first: Path, what: str, case: str) -> None:
+    if path != first:
+        raise InputError(f"{path}: expected one {what} for the case {case}, found {first} as well; take one away")

@@ -1,0 +1,148 @@
+"""From the settings' `data` to cases: labelled folders, or synthetic cases drawn as they are needed."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from segsync.geometry import Grid, Volume
+from segsync.preprocess import prepare
+from segsync_train.config import FolderData, RunConfig, SyntheticData
+from segsync_train.data.cases import LabelledCase, make_case, store_case
+from segsync_train.data.dataset import cached_cases, check_files, find_cases, labels_onto, open_cases, split_cases
+from segsync_train.data.patches import CaseSource, FolderSource
+from segsync_train.data.synthesis import Generator, SynthesisSources, SyntheticCase, load_sources
+from segsync_train.devices import Processes
+from segsync_train.progress import StepProgress
+
+log = logging.getLogger(__name__)
+
+#: First words of the seeds of synthetic cases: those that train are never those that validate.
+TRAINING, VALIDATION, CHOICE = 11, 12, 13
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains and validates on; optional: numbers of the channels that augmentation may take away."""
+
+    source: CaseSource
+    validation: Sequence[LabelledCase]
+    optional: tuple[int, ...]
+
+
+def open_data(config: RunConfig, folder: Path, group: Processes) -> Data:
+    """Find, check and preprocess everything before the first step. folder: of the run; raises InputError, OutputError.
+
+    Several processes find the same cases: the first makes them, the others wait and read.
+    """
+    if isinstance(config.data, SyntheticData):
+        return _synthetic(config, config.data, folder, group)
+    return _labelled(config, config.data, folder, group)
+
+
+def _labelled(config: RunConfig, data: FolderData, folder: Path, group: Processes) -> Data:
+    names = [channel.name for channel in config.channels]
+    cases = find_cases(data.layout, data.folder, names)
+    check_files(cases, config, data.folder)
+    split = split_cases(cases, data)
+    both = (*split.training, *split.validation)
+    with group.first(), StepProgress("preparing cases", len(both), quiet=not group.main) as progress:
+        folders = cached_cases(
+            both, config, data.cache or folder / "cache", threads=config.workers, progress=progress.advance
+        )
+    opened = open_cases(folders)
+    count = len(split.training)
+    log.info("%d cases to train on, %d to validate", count, len(split.validation))
+    optional = tuple(i for i, channel in enumerate(config.channels) if channel.optional)
+    return Data(FolderSource(opened[:count], config.seed), opened[count:], optional)
+
+
+def _synthetic(config: RunConfig, data: SyntheticData, folder: Path, group: Processes) -> Data:
+    kept = folder / "cache"
+    source = SyntheticSource(config, data, data.cache or kept)
+    names = [f"validation-{data.validation_seed}-{number}" for number in range(data.validation_cases)]
+    with group.first(), StepProgress("drawing validation cases", len(names), quiet=not group.main) as progress:
+        for number, name in enumerate(names):
+            if not (kept / name).is_dir():
+                store_case(source.draw(VALIDATION, data.validation_seed, number), kept / name)
+            progress.advance()
+    # The generator leaves out optional channels itself, as often as patients lack them.
+    return Data(source, open_cases([kept / name for name in names]), ())
+
+
+class SyntheticSource:
+    """Cases from a rolling pool: a new one is drawn after so many patches, a patch is cut from any of the newest few.
+
+    Each place in the batch, and each of `streams` within it, has a pool of its own, so that processes that take turns
+    at the steps draw no case twice. The case of a sample depends on (seed, step, place) alone.
+    """
+
+    def __init__(self, config: RunConfig, data: SyntheticData, cache: Path) -> None:
+        self.config, self.data, self.cache = config, data, cache
+        self._pool: OrderedDict[tuple[int, ...], LabelledCase] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Other processes read the sources themselves: anatomies are large, and reading them is quick."""
+        return {"config": self.config, "data": self.data, "cache": self.cache, "_pool": OrderedDict()}
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The generator with its anatomies and lesions in memory."""
+        anatomies = load_sources(
+            SynthesisSources.below(self.data.sources), self.config.spacing_zyx[0], cache=self.cache
+        )
+        return Generator(self.config.task, anatomies, self.data.settings)
+
+    def case(self, step: int, place: int, places: int) -> LabelledCase:
+        """See CaseSource."""
+        stream, draw = step % self.data.streams, step // self.data.streams
+        newest = draw // self.data.patches_per_case
+        rng = np.random.default_rng([CHOICE, self.config.seed, step, place])
+        number = int(rng.integers(max(0, newest - self.data.pool + 1), newest + 1))
+        key = (place, stream, number)
+        if key not in self._pool:
+            self._pool[key] = self.draw(TRAINING, self.config.seed, *key)
+            while len(self._pool) > self.data.pool * self.data.streams * places:
+                self._pool.popitem(last=False)
+        return self._pool[key]
+
+    def draw(self, *words: int) -> LabelledCase:
+        """The case of a seed made of these numbers, prepared as a patient's images are at inference."""
+        seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+        return prepare_synthetic(self.generator(seed), self.config, "-".join(str(word) for word in words))
+
+
+def prepare_synthetic(drawn: SyntheticCase, config: RunConfig, name: str) -> LabelledCase:
+    """A drawn case through the preprocessing that a patient's images go through."""
+    spacing = (drawn.spacing_mm,) * 3
+    z, y, x = drawn.target.shape
+    grid = Grid((z, y, x), spacing, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    images = dict(zip(drawn.channels, zip(drawn.images.cpu().numpy(), drawn.present, strict=True), strict=True))
+    target = drawn.target.cpu().numpy()
+
+    def load(channel: str) -> Volume | None:
+        image, present = images[channel]
+        return Volume(image, grid) if present else None
+
+    spec = config.model_spec((1, 1, 1), sha256="0" * 64, opset=1, licence="none")
+    with _quiet_preprocessing():
+        prepared = prepare(load, spec, config.reference_channel)
+    label = labels_onto(Volume(target, grid), prepared.grid, list(config.labels))
+    return make_case(name, prepared.array, label, prepared.tissue, config.spacing_zyx)
+
+
+@contextmanager
+def _quiet_preprocessing() -> Iterator[None]:
+    """What preprocessing warns of is drawn on purpose here: a missing channel, ADC in another unit."""
+    logger = logging.getLogger("segsync.preprocess")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,67 @@
+"""One case from one number: the door of this package."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segsync.errors import InputError
+from segsync_train.data.synthesis import diffusion
+from segsync_train.data.synthesis.anatomy import Anatomies
+from segsync_train.data.synthesis.config import SynthesisConfig
+from segsync_train.data.synthesis.fields import Draw
+from segsync_train.data.synthesis.scene import place
+
+#: Channels of each task, in the order of `segsync.tasks`.
+CHANNELS: dict[str, tuple[str, ...]] = {
+    "isles22": ("dwi", "adc", "flair"),
+}
+RENDERERS = {"isles22": diffusion.render}
+
+
+@dataclass(frozen=True)
+class SyntheticCase:
+    """A case as a scanner would give it, resampled to the model's grid.
+
+    images: (C, Z, Y, X) float32 in raw units (DWI, FLAIR, T1 arbitrary; ADC 1e-6 mm²/s; CT in HU; Tmax and MTT in s;
+    CBF in ml/100 g/min; CBV in ml/100 g), not normalised; a missing channel is all zeros and not `present`. target:
+    (Z, Y, X) uint8, 1 is lesion. Axes are those of an LPS image of identity direction.
+    """
+
+    images: Tensor
+    target: Tensor
+    channels: tuple[str, ...]
+    spacing_mm: float
+    present: tuple[bool, ...]
+
+
+class Generator:
+    """Draws cases of one task; the same seed gives the same case on the same kind of device.
+
+    Volumes differ in size (at 2 mm about 80 to 110 voxels a side) and can be smaller than a training patch along Z.
+    Raises InputError for a task that has no generator.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        anatomies: Anatomies,
+        config: SynthesisConfig | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if task not in CHANNELS:
+            raise InputError(f"expected a task with a generator ({', '.join(CHANNELS)}), found {task!r}")
+        self.task = task
+        self.config = config or SynthesisConfig()
+        self.device = torch.device(device)
+        self.anatomies = anatomies.to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, seed: int) -> SyntheticCase:
+        """The case of this number."""
+        draw = Draw(seed, self.device)
+        head = self.anatomies.heads[draw.integer(0, len(self.anatomies.heads) - 1)]
+        stripped = draw.chance(self.config.acquisition.stripped)
+        scene = place(draw, head, self.config.anatomy, stripped, self.anatomies.spacing_mm)
+        images, target, present = RENDERERS[self.task](draw, scene, self.anatomies, self.config)
+        return SyntheticCase(images.contiguous(), target, CHANNELS[self.task], self.anatomies.spacing_mm, present)

@@ -1,0 +1,118 @@
+"""Where and how precisely a run computes: device, mixed precision, and the processes that torchrun started."""
+
+import contextlib
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from segsync.errors import ResourceError
+
+Amp = Literal["auto", "bf16", "fp16", "off"]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one run, each with its own part of every batch."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        if self.count > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value = value / self.count
+        return value
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        """Every process's values, one after another, in every process."""
+        if self.count == 1:
+            return values
+        parts: list[Any] = [None] * self.count
+        dist.all_gather_object(parts, values)
+        return [value for part in parts for value in part]
+
+    @contextlib.contextmanager
+    def first(self) -> Iterator[None]:
+        """The block is run by the first process, then by the others: what it made, they find."""
+        if self.count > 1 and not self.main:
+            dist.barrier()
+        try:
+            yield
+        finally:
+            if self.count > 1 and self.main:
+                dist.barrier()
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set in any process."""
+        return bool(self.mean(torch.tensor(float(flag), device=device)) > 0) if self.count > 1 else flag
+
+
+@contextlib.contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """The processes that torchrun started, joined for the length of the block; one alone without torchrun."""
+    if not dist.is_torchelastic_launched():
+        yield Processes()
+        return
+    gpu = device != "cpu" and torch.cuda.is_available()
+    dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), dist.get_node_local_rank())
+    finally:
+        dist.destroy_process_group()
+
+
+def training_device(name: str, group: Processes) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device; with several processes each takes the GPU of its number.
+
+    Raises ResourceError where it does not exist.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ResourceError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}") from error
+    if device.type == "cuda":
+        index = group.local_rank if group.count > 1 else device.index or 0
+        if index >= torch.cuda.device_count():
+            raise ResourceError(
+                f"device: expected GPU {index}, found {torch.cuda.device_count()} GPUs; choose cpu or auto"
+            )
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return device
+
+
+def hardware(device: torch.device) -> str:
+    """What computes, in words, for the record of a run."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
+
+
+def amp_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None for float32 throughout (which is faster on CPUs without bfloat16 units)."""
+    if amp == "off" or (amp == "auto" and device.type != "cuda"):
+        return None
+    if amp == "auto":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if amp == "bf16" else torch.float16
+
+
+def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which the network runs."""
+    return torch.autocast(device.type, dtype) if dtype is not None else contextlib.nullcontext()

@@ -1,0 +1,190 @@
+"""How well a segmentation fits its reference: overlap, surface distances in mm, volumes in ml, lesions found.
+
+Overlap, volumes and lesions are counted here; surfaces and their distances are MONAI's (`monai.metrics.utils`). What
+differs between challenges, and nothing else, is a `Rules`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from monai.metrics.utils import get_mask_edges, get_surface_distance
+from scipy import ndimage
+
+from segsync.geometry import Triple
+from segsync.sliding_window import bounding_box
+
+Mask = npt.NDArray[np.bool_]
+Components = npt.NDArray[np.int32]
+
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a challenge counts as a lesion, and when one is found.
+
+    neighbours: 26 or 6 voxels that make two voxels one lesion. min_iou: a reference lesion is found by a predicted one
+    whose intersection over union reaches this, one by one; 0: by any voxel of the prediction. ignored_voxels: lesions
+    of so many voxels or fewer are removed from both masks before anything is measured.
+    """
+
+    name: str
+    title: str
+    source: str
+    neighbours: Literal[6, 26] = 26
+    min_iou: float = 0.0
+    ignored_voxels: int = 0
+
+
+RULES = {
+    rules.name: rules
+    for rules in (
+        Rules("isles22", "ISLES'22, and this project's own", "github.com/ezequieldlrosa/isles22, utils/eval_utils.py"),
+        Rules(
+            "isles24",
+            "ISLES'24: panoptica, intersection over union of at least 0.2",
+            "github.com/ezequieldlrosa/isles24, utils/eval_utils.py",
+            min_iou=0.2,
+        ),
+        Rules(
+            "atlas",
+            "ATLAS R2.0: lesions are 6-connected",
+            "github.com/npnl/atlas2_grand_challenge, isles/scoring.py",
+            neighbours=6,
+        ),
+        Rules(
+            "aims-tbi",
+            "AIMS-TBI 2026: lesions of 50 voxels or fewer do not count",
+            "aims-tbi.grand-challenge.org",
+            ignored_voxels=50,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One label of one case. Where both masks are empty Dice and lesion F1 are 1; where one is, 0 (all challenges).
+
+    A distance to an empty mask is not defined and is NaN, as is a relative difference to an empty reference that is
+    not matched; whoever averages must say how many there were.
+    """
+
+    #: Dice coefficient, 2|A∩B| / (|A| + |B|).
+    dice: float
+    #: Hausdorff distance: the largest distance of a surface voxel of one mask to the surface of the other, mm.
+    hd_mm: float
+    #: The larger of the two 95th percentiles of these distances (MONAI's definition, linear interpolation), mm.
+    hd95_mm: float
+    #: Average symmetric surface distance: the mean over the surface voxels of both masks, mm.
+    assd_mm: float
+    #: Volumes of the reference and of the prediction, and their absolute difference, ml.
+    volume_ml: float
+    predicted_ml: float
+    volume_difference_ml: float
+    #: The difference as a share of the reference's volume (the paper's tables give a difference without a unit).
+    relative_volume_difference: float
+    #: Connected components of both masks, and the absolute difference of their number.
+    lesions: int
+    predicted_lesions: int
+    lesion_count_difference: int
+    #: 2 TP / (2 TP + FP + FN): found, false and missed lesions.
+    lesion_f1: float
+
+
+def score(reference: Mask, predicted: Mask, spacing_zyx: Triple, rules: Rules) -> Scores:
+    """Compare two masks (Z, Y, X) of one grid.
+
+    Raises ValueError where their shapes differ.
+    """
+    if reference.shape != predicted.shape:
+        raise ValueError(f"masks of one grid expected, found {reference.shape} and {predicted.shape}")
+    either = reference | predicted
+    if either.any():
+        # Nothing outside counts, and most of a CT is outside.
+        box = bounding_box(either)
+        reference, predicted = reference[box], predicted[box]
+    reference, places, lesions = lesions_of(reference, rules)
+    predicted, spots, count = lesions_of(predicted, rules)
+    size, predicted_size = int(reference.sum()), int(predicted.sum())
+    both = reference & predicted
+    hd, hd95, assd = surface_distances(reference, predicted, spacing_zyx)
+    found, false = matches(places, spots, both, (lesions, count), rules.min_iou)
+    voxel_ml = math.prod(spacing_zyx) / 1000.0
+    difference = abs(predicted_size - size)
+    return Scores(
+        dice=_ratio(2 * int(both.sum()), size + predicted_size, empty=1.0),
+        hd_mm=hd,
+        hd95_mm=hd95,
+        assd_mm=assd,
+        volume_ml=size * voxel_ml,
+        predicted_ml=predicted_size * voxel_ml,
+        volume_difference_ml=difference * voxel_ml,
+        relative_volume_difference=_ratio(difference, size, empty=NAN if difference else 0.0),
+        lesions=lesions,
+        predicted_lesions=count,
+        lesion_count_difference=abs(count - lesions),
+        lesion_f1=_ratio(2 * found, found + lesions + false, empty=1.0),
+    )
+
+
+def _ratio(part: float, whole: float, *, empty: float) -> float:
+    return part / whole if whole else empty
+
+
+def lesions_of(mask: Mask, rules: Rules) -> tuple[Mask, Components, int]:
+    """The mask without lesions too small to count, its connected components numbered from 1, and their number."""
+    structure = ndimage.generate_binary_structure(3, 3 if rules.neighbours == 26 else 1)
+    components, count = ndimage.label(mask, structure)
+    if rules.ignored_voxels and count:
+        kept = np.bincount(components.ravel()) > rules.ignored_voxels
+        kept[0] = False
+        components = np.where(kept, np.cumsum(kept), 0)[components]
+        mask, count = components > 0, int(kept.sum())
+    return mask, components.astype(np.int32), count
+
+
+def matches(
+    places: Components, spots: Components, both: Mask, counts: tuple[int, int], min_iou: float
+) -> tuple[int, int]:
+    """How many lesions of the reference are found, and how many predicted ones are false.
+
+    places, spots: components of the reference and of the prediction; both: where they meet; counts: of each.
+
+    With min_iou 0 a reference lesion is found, and a predicted one is not false, where one voxel meets the other mask
+    (ISLES'22): two lesions may be found by one. Else pairs are taken from the best intersection over union down, each
+    lesion once (panoptica's NaiveThresholdMatching, ISLES'24).
+    """
+    pairs, shared = np.unique(np.stack([places[both], spots[both]]), axis=1, return_counts=True)
+    if min_iou == 0:
+        return len(np.unique(pairs[0])), counts[1] - len(np.unique(pairs[1]))
+    sizes, predicted = np.bincount(places.ravel()), np.bincount(spots.ravel())
+    iou = shared / (sizes[pairs[0]] + predicted[pairs[1]] - shared)
+    taken: set[int] = set()
+    used: set[int] = set()
+    for index in np.argsort(-iou, kind="stable"):
+        place, spot = int(pairs[0, index]), int(pairs[1, index])
+        if iou[index] >= min_iou and place not in taken and spot not in used:
+            taken.add(place)
+            used.add(spot)
+    return len(taken), counts[1] - len(used)
+
+
+def surface_distances(reference: Mask, predicted: Mask, spacing_zyx: Triple) -> tuple[float, float, float]:
+    """HD, HD95 and ASSD in mm; NaN where a mask is empty.
+
+    A surface voxel is one with a face neighbour outside the mask (or the image); distances are between voxel centres.
+    """
+    if not reference.any() or not predicted.any():
+        return NAN, NAN, NAN
+    edges = get_mask_edges(predicted, reference)
+    distances = [
+        np.asarray(get_surface_distance(one, other, spacing=spacing_zyx), dtype=np.float64)
+        for one, other in (edges, edges[::-1])
+    ]
+    hd95 = max(float(np.percentile(directed, 95)) for directed in distances)
+    together = np.concatenate(distances)
+    return float(together.max()), hd95, float(together.mean())

@@ -1,0 +1,158 @@
+"""The network of a run: built from its settings, with what pretraining gives it."""
+
+import dataclasses
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from segsync.bundle import load_bundle
+from segsync.errors import InputError, WeightsError
+from segsync_train.checkpoints import Checkpoint, load_checkpoint, load_network
+from segsync_train.config import RunConfig, TransferConfig
+from segsync_train.networks import SegmentationNetwork
+from segsync_train.networks.baselines import baseline, plan
+from segsync_train.networks.xlstm_unet import PresetName, XLSTMUNet, XLSTMUNetConfig, preset
+from segsync_train.onnx_file import read_onnx
+from segsync_train.settings import check_settings
+
+log = logging.getLogger(__name__)
+
+#: Given by the run's channels and labels, never by `network.overrides`.
+DERIVED = ("in_channels", "out_channels")
+#: Where the encoder's and the output heads' weights stand in an xLSTM-UNet.
+ENCODER, HEADS = "encoder.", "decoder.heads."
+
+
+def network_config(
+    name: PresetName, overrides: Mapping[str, Any], in_channels: int, out_channels: int
+) -> XLSTMUNetConfig:
+    """The preset with its overrides; raises InputError for one that does not exist or does not fit."""
+    base = preset(name, in_channels, out_channels)
+    known = [field.name for field in dataclasses.fields(base) if field.name not in DERIVED]
+    for key in overrides:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise InputError(f"network.overrides: unknown key {key!r}; {hint}")
+    try:
+        return dataclasses.replace(base, **{key: _tuples(value) for key, value in overrides.items()})
+    except (ValueError, TypeError) as error:
+        raise InputError(f"network.overrides: {error}") from error
+
+
+def build_network(config: RunConfig) -> SegmentationNetwork:
+    """The run's network with fresh weights; raises InputError where its settings or the patch do not fit."""
+    name, channels = config.network.preset, len(config.channels)
+    network: SegmentationNetwork
+    if name == "nnunet" or name == "resunet" or name == "unet":
+        if config.network.overrides:
+            raise InputError(f"network.overrides: expected none for {name}, whose shape follows from the patch")
+        network = baseline(name, channels, config.outputs, plan(config.patch_zyx, config.spacing_zyx))
+    else:
+        network = XLSTMUNet(network_config(name, config.network.overrides, channels, config.outputs))
+    if any(side % multiple for side, multiple in zip(config.patch_zyx, network.multiple_zyx, strict=True)):
+        raise InputError(
+            f"patch_zyx: expected sides that are multiples of {network.multiple_zyx}, found {config.patch_zyx}; "
+            "choose another patch or other network.overrides.strides_zyx"
+        )
+    if tuple(config.patch_zyx) == network.multiple_zyx:
+        raise InputError(
+            f"patch_zyx: expected more than one voxel in the deepest stage, found {config.patch_zyx}; "
+            "choose a larger patch"
+        )
+    return network
+
+
+def trained_network(checkpoint: Checkpoint) -> tuple[RunConfig, SegmentationNetwork]:
+    """The settings and the network of a fine-tuning's checkpoint, in evaluation mode; the mean of the weights if kept.
+
+    Raises InputError, WeightsError where the checkpoint is of something else.
+    """
+    config = check_settings(RunConfig, checkpoint.state.get("config", {}), str(checkpoint.path))
+    network = build_network(config)
+    load_network(network, _averaged(checkpoint), checkpoint.path)
+    return config, network.eval()
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What a training starts with: each inherited parameter's share of the learning rate, and what made them."""
+
+    factors: Mapping[str, float] = field(default_factory=dict)
+    steps: int = 0
+    hours: float = 0.0
+
+
+def transfer(network: SegmentationNetwork, config: TransferConfig) -> Inherited:
+    """Give the network its earlier weights.
+
+    `full` takes all stages of the encoder, `bottom` the deepest alone, `network` the decoder as well. Raises
+    WeightsError that names the first difference where the checkpoint is of another network.
+    """
+    if config.mode == "none" or config.checkpoint is None:
+        return Inherited()
+    own = network.state_dict()
+    if config.mode == "network":
+        weights, made = _network(config.checkpoint)
+        # An exported file holds the finest head alone; those of deep supervision start anew.
+        wanted = [name for name in own if name in weights or not name.startswith(HEADS)]
+    elif isinstance(network, XLSTMUNet):
+        weights, made = _encoder(config.checkpoint)
+        deepest = f"{ENCODER}stages.{len(network.encoder.stages) - 1}."
+        wanted = [name for name in own if name.startswith(deepest if config.mode == "bottom" else ENCODER)]
+    else:
+        raise InputError("transfer: expected the xLSTM-UNet, found a baseline; set transfer.mode to none")
+    for name in wanted:
+        found = tuple(weights[name].shape) if name in weights else "no such tensor"
+        if found != tuple(own[name].shape):
+            raise WeightsError(
+                f"{config.checkpoint}: the checkpoint is of another network: {name}: expected "
+                f"{tuple(own[name].shape)}, found {found}; use the network and channels it was trained with"
+            )
+    network.load_state_dict({**own, **{name: weights[name] for name in wanted}})
+    log.info("%d of %d tensors taken over from %s", len(wanted), len(own), config.checkpoint)
+    taken = set(wanted)
+    factors = {name: config.lr_factor for name, _ in network.named_parameters() if name in taken}
+    before = made.get("inherited", {})
+    return Inherited(factors, made["step"] + before.get("steps", 0), made["hours"] + before.get("hours", 0.0))
+
+
+Weights = tuple[dict[str, Tensor], Mapping[str, Any]]
+
+
+def _network(path: Path) -> Weights:
+    """All weights of a fine-tuning, of its exported file or its checkpoint, and the state they were left in."""
+    if path.suffix != ".onnx":
+        checkpoint = load_checkpoint(path)
+        return _averaged(checkpoint), checkpoint.state
+    provenance = load_bundle(path.parent).spec.provenance
+    return read_onnx(path), {**provenance, "step": provenance["steps"], "hours": provenance["training_hours"]}
+
+
+def _encoder(path: Path) -> Weights:
+    """The encoder's weights, `encoder.…`, of a pretraining's checkpoint, or of a fine-tuning's, and its state."""
+    checkpoint = load_checkpoint(path)
+    pretrained = {f"{ENCODER}{name}": tensor for name, tensor in checkpoint.part("encoder").items()}
+    found = pretrained or checkpoint.part("network")
+    if not any(name.startswith(ENCODER) for name in found):
+        raise WeightsError(f"{path}: expected an encoder's weights, found none; give a pretraining's checkpoint")
+    return found, checkpoint.state
+
+
+def _averaged(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The running mean of the weights where one was kept, else the weights themselves."""
+    averaged = checkpoint.part("ema")
+    weights = {name.removeprefix("module."): t for name, t in averaged.items() if name.startswith("module.")}
+    return weights or checkpoint.part("network")
+
+
+def _tuples(value: Any) -> Any:
+    """YAML's lists as the tuples that a frozen configuration holds."""
+    return (
+        tuple(_tuples(item) for item in value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    )

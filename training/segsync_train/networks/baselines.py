@@ -1,0 +1,112 @@
+"""The supervised baselines of the paper's tables, from MONAI, with nnU-Net's rules for their depth and widths.
+
+All behave as `XLSTMUNet` does: a list of logits in training mode, finest first, and the finest alone in evaluation.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from monai.networks.nets import DynUNet, UNet
+from torch import Tensor, nn
+
+BaselineName = Literal["nnunet", "resunet", "unet"]
+
+Size = tuple[int, int, int]
+
+#: nnU-Net (Isensee et al. 2021): an axis is halved while at least so many voxels remain.
+SMALLEST_SIDE = 4
+#: It halves the axes whose spacing is within this factor of the finest; across thick slices it waits for the others.
+ANISOTROPY = 2.0
+FIRST_WIDTH, LARGEST_WIDTH = 32, 320
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What nnU-Net's rules make of a patch and a spacing: strides, kernels and widths of each stage, finest first."""
+
+    strides_zyx: tuple[Size, ...]
+    kernels_zyx: tuple[Size, ...]
+    widths: tuple[int, ...]
+
+
+def plan(patch_zyx: Size, spacing_zyx: tuple[float, float, float]) -> Plan:
+    """nnU-Net's topology (Isensee et al. 2021, supplement 2).
+
+    Each axis is halved until it is short; kernels are 1 wide across slices much thicker than the finest axis.
+    """
+    size, spacing = list(patch_zyx), list(spacing_zyx)
+    strides: list[Size] = [(1, 1, 1)]
+    kernels: list[Size] = []
+    while True:
+        kernels.append(_triple(3 if s < ANISOTROPY * min(spacing) else 1 for s in spacing))
+        room = [n >= 2 * SMALLEST_SIDE for n in size]
+        if not any(room):
+            break
+        finest = min(s for s, long in zip(spacing, room, strict=True) if long)
+        halved = [long and s < ANISOTROPY * finest for s, long in zip(spacing, room, strict=True)]
+        strides.append(_triple(2 if h else 1 for h in halved))
+        size = [n // 2 if h else n for n, h in zip(size, halved, strict=True)]
+        spacing = [s * 2 if h else s for s, h in zip(spacing, halved, strict=True)]
+    widths = tuple(min(FIRST_WIDTH * 2**stage, LARGEST_WIDTH) for stage in range(len(strides)))
+    return Plan(tuple(strides), tuple(kernels), widths)
+
+
+class Baseline(nn.Module):
+    """A network of MONAI behind the interface of `XLSTMUNet`."""
+
+    def __init__(self, network: nn.Module, in_channels: int, strides_zyx: Sequence[Size]) -> None:
+        super().__init__()
+        self.network = network
+        self.in_channels = in_channels
+        z, y, x = torch.tensor(strides_zyx).prod(0).tolist()
+        self.multiple_zyx: Size = (z, y, x)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits (N, K, Z, Y, X): a list in training mode (coarser ones already up-sampled), one in evaluation."""
+        found: Tensor = self.network(x)
+        if not self.training:
+            return found
+        return list(found.unbind(1)) if found.ndim == 6 else [found]
+
+    def finest(self, x: Tensor) -> Tensor:
+        """The finest logits in either mode."""
+        found: Tensor = self.network(x)
+        return found[:, 0] if found.ndim == 6 else found
+
+
+def baseline(name: BaselineName, in_channels: int, out_channels: int, planned: Plan) -> Baseline:
+    """3D-nnUNet (plain blocks, deep supervision), 3D-ResUNet (residual encoder, likewise), 3D-UNet (Çiçek et al. 2016).
+
+    The 3D U-Net has four levels of plain convolutions with batch-independent normalisation, and no deep supervision.
+    """
+    if name == "unet":
+        strides: list[Size] = [(1, 1, 1), *planned.strides_zyx[1:4]]
+        network: nn.Module = UNet(
+            spatial_dims=3,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            channels=[64, 128, 256, 512][: len(strides)],
+            strides=strides[1:],
+            num_res_units=0,
+        )
+        return Baseline(network, in_channels, strides)
+    network = DynUNet(
+        spatial_dims=3,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        kernel_size=list(planned.kernels_zyx),
+        strides=list(planned.strides_zyx),
+        upsample_kernel_size=list(planned.strides_zyx[1:]),
+        filters=list(planned.widths),
+        deep_supervision=True,
+        deep_supr_num=max(1, len(planned.widths) - 3),
+        res_block=name == "resunet",
+    )
+    return Baseline(network, in_channels, planned.strides_zyx)
+
+
+def _triple(values: Iterable[int]) -> Size:
+    z, y, x = values
+    return z, y, x

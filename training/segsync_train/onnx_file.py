@@ -1,0 +1,115 @@
+"""The network as one ONNX file: float16 weights that are cast to float32 at load, any window the strides divide.
+
+And back: the weights of such a file, to train on from those that were shipped.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from segsync.errors import OutputError, WeightsError
+from segsync_train.networks import SegmentationNetwork
+
+#: Old enough for every ONNX Runtime of the last three years; nothing the network needs came later.
+OPSET = 18
+#: Smaller tensors (gains, biases, shapes) stay float32: they weigh nothing.
+SMALLEST_HALVED = 1024
+
+
+class Probabilities(nn.Module):
+    """What the runtime calls: (N, C, Z, Y, X) float32 → probabilities of the foreground labels (N, L, Z, Y, X)."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The finest logits, softmax, without background."""
+        return self.network.finest(image).softmax(1)[:, 1:]
+
+
+def write_onnx(network: SegmentationNetwork, path: Path, *, half_weights: bool = True) -> onnx.ModelProto:
+    """Write the network (in evaluation mode, on the CPU) to `path` and return the graph.
+
+    Batch and sides stay free; the graph has as many nodes for one chunk of tokens as for a thousand. Raises OutputError
+    where the file cannot be written.
+    """
+    wrapped = Probabilities(network).eval()
+    sides = [2 * multiple for multiple in network.multiple_zyx]
+    # Sides of different length, so that no two of them are taken for one.
+    example = torch.zeros(1, network.in_channels, sides[0], 2 * sides[1], 3 * sides[2])
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            # The tracer warns of every check of a shape; the graph is compared with the network at other shapes below.
+            # torch.export instead takes half a minute and fixes sizes that must stay free.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                wrapped,
+                (example,),
+                str(part),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=["probabilities"],
+                dynamic_axes={name: {0: "n", 2: "z", 3: "y", 4: "x"} for name in ("image", "probabilities")},
+            )
+        model = onnx.load(part)
+        if half_weights:
+            _halve_weights(model)
+        onnx.checker.check_model(model)
+        onnx.save(model, part)
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: expected to write the network, found {error.strerror}; free disk space") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return model
+
+
+def _halve_weights(model: onnx.ModelProto) -> None:
+    """Store large float32 weights as float16, each with a Cast that ONNX Runtime folds away when it opens the file."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_HALVED:
+            continue
+        name, stored = tensor.name, f"{tensor.name}_float16"
+        values = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(values, stored))
+        casts.append(helper.make_node("Cast", [stored], [name], f"{name}_cast", to=TensorProto.FLOAT))
+    for cast in reversed(casts):
+        model.graph.node.insert(0, cast)
+
+
+def read_onnx(path: Path) -> dict[str, Tensor]:
+    """The weights of a file that `write_onnx` wrote, float32, by the network's own names.
+
+    A linear map's matrix stands in the graph transposed and without its name; the node that multiplies by it tells
+    where it belongs. Raises WeightsError where the file is none.
+    """
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf's and the file system's errors share no base class but Exception
+        raise WeightsError(f"{path}: expected a network as ONNX, found {error}; give an exported model.onnx") from error
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] in stored:
+            stored[node.output[0]] = stored.pop(node.input[0])
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in stored:
+            stored[f"network.{_module(node.name)}.weight"] = stored.pop(node.input[1]).T
+    weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in stored.items()}
+    return {name.removeprefix("network."): tensor for name, tensor in weights.items() if name.startswith("network.")}
+
+
+def _module(node: str) -> str:
+    """`/encoder/stages.3/stages.3.1/up/MatMul` → `encoder.stages.3.1.up`: an item repeats the name of its list."""
+    *scopes, _ = node.strip("/").split("/")
+    kept = [scope for scope, inner in zip(scopes, [*scopes[1:], ""], strict=True) if not inner.startswith(f"{scope}.")]
+    return ".".join(kept)

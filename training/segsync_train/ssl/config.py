@@ -1,0 +1,204 @@
+"""What a pretraining run is: unlabelled volumes, views, heads, the loss and its schedules. Kept in the run folder."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from segsync.bundle import ChannelSpec
+from segsync_train.config import (
+    FolderData,
+    NetworkConfig,
+    OptimiserConfig,
+    Range,
+    RunConfig,
+    Share,
+    SizeZYX,
+    SyntheticData,
+    Triple,
+)
+from segsync_train.settings import Frozen
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class VolumeFolder(Frozen):
+    """One folder of volumes; labels that lie there are not read."""
+
+    folder: Path
+    #: `files`: every image below the folder is a volume of its own. Else a layout that fine-tuning knows.
+    layout: str = "files"
+
+
+class FolderVolumes(Frozen):
+    """Volumes of any number of folders, taken together."""
+
+    kind: Literal["folder"] = "folder"
+    folders: tuple[VolumeFolder, ...] = Field(min_length=1)
+    #: Preprocessed volumes; None keeps them in the run's folder.
+    cache: Path | None = None
+    #: Names of cases to leave out: those whose labels will test the fine-tuned network.
+    exclude: tuple[str, ...] = ()
+
+
+class ViewsConfig(Frozen):
+    """The augmentations of eq. 2. Probabilities are per view and channel; 0 leaves one out."""
+
+    #: Side of the window that both views are cut from, as a share of the largest part cut: above 1 they lie apart.
+    window: Annotated[float, Field(ge=1)] = 1.0
+    #: Magnification: a part of patch / zoom voxels becomes the view.
+    zoom: Range = (0.8, 1.4)
+    flip: Share = 0.5
+    #: Axes (0 = Z, 1 = Y, 2 = X) that may be flipped.
+    flip_axes: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
+    blur: Share = 0.3
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.3, 1.0)
+    #: Brightness: values times 1 + strength; contrast: distance from the mean times 1 + strength.
+    brightness: Share = 0.5
+    contrast: Share = 0.5
+    strength: Range = (-0.3, 0.3)
+    #: Intensity jitter: gamma and, independently, an offset in standard deviations of the tissue.
+    jitter: Share = 0.5
+    jitter_gamma: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
+    jitter_offset: NonNegativeFloat = 0.2
+    solarise: Share = 0.1
+    noise: Share = 0.5
+    noise_std: NonNegativeFloat = 0.15
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ViewsConfig":
+        for name in ("zoom", "blur_sigma", "strength", "jitter_gamma"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: expected the smaller value first, found {low}, {high}")
+        if self.zoom[0] <= 0:
+            raise ValueError(f"zoom: expected values above 0, found {self.zoom[0]}")
+        return self
+
+
+class HeadConfig(Frozen):
+    """The MLP of eqs. 7 and 8, one for each stage; K = prototypes."""
+
+    hidden: PositiveInt = 512
+    bottleneck: PositiveInt = 128
+    prototypes: Annotated[int, Field(ge=2)] = 1024
+    #: Decay of the running statistics that standardise pooled vectors before the MLP.
+    standardise: Decay = 0.99
+
+
+class CentringConfig(Frozen):
+    """How the teacher's outputs are kept apart (eqs. 9 and 10)."""
+
+    kind: Literal["running", "sinkhorn"] = "running"
+    #: Decay of the running centre; DINO's 0.9 is for batches of a thousand.
+    momentum: Decay = 0.99
+    #: Earlier samples among which Sinkhorn-Knopp balances.
+    queue: NonNegativeInt = 256
+
+
+class TeacherConfig(Frozen):
+    """Momentum of eq. 1 and temperatures; the defaults are DINO's."""
+
+    #: m of eq. 1 at the first step; it rises to 1.
+    momentum: Decay = 0.996
+    #: τ of eqs. 9 and 10, at first and after so many steps. DINO's authors call more than 0.07 unstable.
+    temperature: tuple[PositiveFloat, PositiveFloat] = (0.04, 0.04)
+    warmup_steps: NonNegativeInt = 0
+    #: Temperature of the student's softmax in eq. 12, 1 where the paper names none.
+    student_temperature: PositiveFloat = 0.1
+
+
+class ObjectiveConfig(Frozen):
+    """Weights of the terms."""
+
+    #: Eq. 12. Its gradient is that of the KL divergence: both differ by the teacher's entropy alone.
+    cross_entropy: NonNegativeFloat = 1.0
+    #: The MSE of section 2.4, between the student's and the teacher's distribution, summed over K.
+    squared_error: NonNegativeFloat = 1.0
+    koleo: NonNegativeFloat = 0.0
+    masked: NonNegativeFloat = 0.0
+    #: Share of the cells that are masked in the first view, and the stage whose cells they are, from the deepest (-1).
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    mask_stage: Annotated[int, Field(le=-1)] = -2
+
+    @model_validator(mode="after")
+    def _some(self) -> "ObjectiveConfig":
+        if self.cross_entropy + self.squared_error == 0:
+            raise ValueError("cross_entropy and squared_error are both 0; give at least one of them a weight")
+        return self
+
+
+class HeldOutConfig(Frozen):
+    """Volumes that never train: their loss decides on the best weights and on the end."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    #: At most so many volumes.
+    volumes: Annotated[int, Field(ge=2)] = 32
+    #: Steps between evaluations: an epoch, as nnU-Net counts.
+    every: PositiveInt = 250
+    #: Evaluations without a lower loss, after the temperature's warm-up, after which the run ends; None never.
+    patience: PositiveInt | None = None
+
+
+class PretrainConfig(Frozen):
+    """One run of self-supervised pretraining."""
+
+    name: str
+    #: A task of `segsync.tasks` for synthetic data; any name for volumes of one's own.
+    task: str
+    data: Annotated[FolderVolumes | SyntheticData, Field(discriminator="kind")]
+    channels: tuple[ChannelSpec, ...] = Field(min_length=1)
+    #: The channel whose field of view the model's grid covers; None takes the first.
+    reference: str | None = None
+    spacing_zyx: Triple
+    patch_zyx: SizeZYX = (96, 96, 96)
+    network: NetworkConfig = NetworkConfig()
+    #: `all`: features of every stage are trained (3D-SegSync). `bottom`: the loss sees the deepest alone.
+    layers: Literal["all", "bottom"] = "all"
+    views: ViewsConfig = ViewsConfig()
+    head: HeadConfig = HeadConfig()
+    centring: CentringConfig = CentringConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    #: Volumes in a batch, per process; each gives two views.
+    batch: PositiveInt = 2
+    steps: PositiveInt
+    optimiser: OptimiserConfig = OptimiserConfig()
+    held_out: HeldOutConfig = HeldOutConfig()
+    #: Whether a run that has collapsed ends with an error; otherwise it warns and goes on.
+    stop_on_collapse: bool = True
+    seed: int = 0
+    device: str = "auto"
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    compile: bool = False
+    workers: NonNegativeInt = 2
+    checkpoint_every: PositiveInt = 250
+    log_every: PositiveInt = 20
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PretrainConfig":
+        self.as_run()
+        if self.objective.koleo and self.batch < 2:
+            raise ValueError("objective.koleo compares the samples of a batch; give a batch of 2 or more, or koleo 0")
+        if self.layers == "bottom" and self.objective.masked and self.objective.mask_stage != -1:
+            raise ValueError("layers 'bottom' trains the deepest stage alone; set objective.mask_stage to -1")
+        return self
+
+    def as_run(self) -> RunConfig:
+        """What preprocessing and the synthetic generator know of a supervised run on the same channels and grid."""
+        folder = FolderData(folder=self.data.folders[0].folder) if isinstance(self.data, FolderVolumes) else self.data
+        return RunConfig(
+            name=self.name,
+            task=self.task,
+            data=folder,
+            channels=self.channels,
+            reference=self.reference,
+            labels={1: "unlabelled"},
+            spacing_zyx=self.spacing_zyx,
+            patch_zyx=self.patch_zyx,
+            network=self.network,
+            batch=self.batch,
+            steps=self.steps,
+            seed=self.seed,
+            workers=self.workers,
+        )

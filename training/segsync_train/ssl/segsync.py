@@ -1,0 +1,157 @@
+"""3D-SegSync's self-supervised pretraining: self-distillation between two views, at every stage of the encoder.
+
+The paper's Appendix C, by equation:
+
+    (1)      θt ← m θt + (1 − m) θs              `update_teacher`
+    (2)      x1, x2 = Augment(x)                 `segsync_train.ssl.views`
+    (3, 4)   h = f(x; θs),  h' = f(x; θt)        `Branch.encoder`, of the student and of the teacher
+    (5, 6)   v = GAP(h)                          `terms.pool`
+    (7, 8)   z = MLP(v)                          `Branch.heads`
+    (9, 10)  q' = Softmax(Center(z') / τ)        `segsync_train.ssl.centering`
+    (11)     L = ½ [L(z1, q2') + L(z2, q1')]     `terms.cross_view`
+    (12)     L(z, q) = −Σk q[k] log Softmax(z)[k]   `terms.cross_entropy`
+
+With multi-layer features every stage has its own GAP, MLP and centre, and L is the mean over the stages; `bottom` has
+the deepest alone. Around it stands what DINO and DINOv2 found to be needed, above all at a batch of two.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from segsync_train.devices import Processes
+from segsync_train.networks.xlstm_unet import Encoder
+from segsync_train.ssl.centering import RunningCentre, SinkhornKnopp
+from segsync_train.ssl.config import PretrainConfig
+from segsync_train.ssl.head import ProjectionHead, Standardise
+from segsync_train.ssl.koleo import koleo_loss
+from segsync_train.ssl.masked import MaskedPatches, hide
+from segsync_train.ssl.terms import cross_entropy, cross_view, entropy, pool, squared_error
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Eq. 1 for every parameter."""
+    average = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
+    average(tuple(teacher.parameters()), tuple(student.parameters()), 0)
+
+
+class Branch(nn.Module):
+    """Student or teacher: the encoder, an MLP for each trained stage, and one for masked cells."""
+
+    def __init__(self, encoder: Encoder, config: PretrainConfig) -> None:
+        super().__init__()
+        head = config.head
+        widths = encoder.config.widths
+
+        def projection(width: int) -> ProjectionHead:
+            return ProjectionHead(width, hidden=head.hidden, bottleneck=head.bottleneck, prototypes=head.prototypes)
+
+        self.encoder = encoder
+        self.heads = nn.ModuleDict({str(stage): projection(widths[stage]) for stage in trained_stages(config, encoder)})
+        self.masked = projection(widths[config.objective.mask_stage]) if config.objective.masked else None
+
+
+def trained_stages(config: PretrainConfig, encoder: Encoder) -> tuple[int, ...]:
+    """Stages (0 is the finest) whose features are trained: all, or the deepest alone."""
+    count = len(encoder.config.widths)
+    return tuple(range(count)) if config.layers == "all" else (count - 1,)
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What one stage gave, for the monitors; without gradients. n is the number of volumes.
+
+    features: the teacher's pooled vectors (2n, D), first views, then second. target_mean: (K,) mean of the targets.
+    cross_entropy is eq. 11's, target_entropy and student_entropy are means over the samples, in nats.
+    """
+
+    features: Tensor
+    cross_entropy: Tensor
+    squared_error: Tensor
+    target_entropy: Tensor
+    student_entropy: Tensor
+    target_mean: Tensor
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The loss of a batch, and by stage (0 is the finest) what it is made of. koleo and masked are 0 where unused."""
+
+    loss: Tensor
+    koleo: Tensor
+    masked: Tensor
+    stages: dict[int, StageOutput]
+
+
+class SegSync(nn.Module):
+    """Student, teacher and what lies between them. Statistics over samples are taken in training mode alone."""
+
+    def __init__(self, encoder: Encoder, config: PretrainConfig, group: Processes | None = None) -> None:
+        """encoder: with fresh weights or those to go on from; the teacher starts as the student's copy."""
+        super().__init__()
+        group = group or Processes()
+        self.config = config
+        self.student = Branch(encoder, config)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.standardise, self.centres = nn.ModuleDict(), nn.ModuleDict()
+        for stage in trained_stages(config, encoder):
+            self.standardise[str(stage)] = Standardise(encoder.config.widths[stage], config.head.standardise, group)
+            self.centres[str(stage)] = _centring(config, group)
+        student_temperature = config.teacher.student_temperature
+        self.masked = (
+            MaskedPatches(config.head.prototypes, config.centring.momentum, student_temperature, group)
+            if config.objective.masked
+            else None
+        )
+
+    def forward(self, x1: Tensor, x2: Tensor, temperature: float, masks: Tensor | None = None) -> StepOutput:
+        """Views (n, C, Z, Y, X); masks (n, z, y, x) of the first view's cells, without which that term is left out."""
+        shown = x1 if masks is None else hide(x1, masks)
+        student = self.student.encoder(torch.cat([shown, x2]))
+        with torch.no_grad():
+            teacher = self.teacher.encoder(torch.cat([x1, x2]))
+        objective = self.config.objective
+        stages, losses = {}, []
+        for name in self.student.heads:
+            loss, stages[int(name)] = self._stage(name, student[int(name)], teacher[int(name)], temperature)
+            losses.append(loss)
+        loss = torch.stack(losses).mean()
+        koleo, masked = torch.zeros_like(loss), torch.zeros_like(loss)
+        if objective.koleo:
+            deepest = list(self.student.heads)[-1]
+            first, second = self.standardise[deepest](pool(student[-1])).chunk(2)
+            koleo = (koleo_loss(first) + koleo_loss(second)) / 2
+        if self.masked is not None and masks is not None:
+            heads = (self.student.masked, self.teacher.masked)
+            at, n = objective.mask_stage, len(x1)
+            masked = self.masked(student[at][:n], teacher[at][:n], heads, masks, temperature)
+        loss = loss + objective.koleo * koleo + objective.masked * masked
+        return StepOutput(loss, koleo.detach(), masked.detach(), stages)
+
+    def _stage(self, name: str, student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, StageOutput]:
+        """Eqs. 5 to 12 at one stage."""
+        objective, student_temperature = self.config.objective, self.config.teacher.student_temperature
+        features = pool(teacher)
+        standardise = self.standardise[name]
+        assert isinstance(standardise, Standardise)
+        if self.training:
+            standardise.update(features)
+        with torch.no_grad():
+            q = self.centres[name](self.teacher.heads[name](standardise(features)), temperature)
+        z = self.student.heads[name](standardise(pool(student)))
+        ce = cross_view(partial(cross_entropy, temperature=student_temperature), z, q)
+        se = cross_view(partial(squared_error, temperature=student_temperature), z, q)
+        own = entropy((z.detach() / student_temperature).softmax(-1))
+        output = StageOutput(features, ce.detach(), se.detach(), entropy(q), own, q.mean(0))
+        return objective.cross_entropy * ce + objective.squared_error * se, output
+
+
+def _centring(config: PretrainConfig, group: Processes) -> RunningCentre | SinkhornKnopp:
+    if config.centring.kind == "sinkhorn":
+        return SinkhornKnopp(config.head.prototypes, config.centring.queue, group)
+    return RunningCentre(config.head.prototypes, config.centring.momentum, group)

@@ -1,0 +1,33 @@
+"""The terms of the loss, equation by equation of the paper's Appendix C, as functions of tensors alone."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def pool(features: Tensor) -> Tensor:
+    """Eqs. 5 and 6: global average pooling of a feature map, (n, D, Z, Y, X) → (n, D), in float32."""
+    return features.float().mean((2, 3, 4))
+
+
+def cross_entropy(z: Tensor, q: Tensor, temperature: float = 1.0) -> Tensor:
+    """Eq. 12, mean over the batch: student's logits z and targets q, both (n, K)."""
+    return -(q * (z / temperature).log_softmax(-1)).sum(-1).mean()
+
+
+def squared_error(z: Tensor, q: Tensor, temperature: float = 1.0) -> Tensor:
+    """Σk (Softmax(z)[k] − q[k])², mean over the batch: a sum over K as in eq. 12, so that its weight suits any K."""
+    return ((z / temperature).softmax(-1) - q).square().sum(-1).mean()
+
+
+def cross_view(loss: Callable[[Tensor, Tensor], Tensor], z: Tensor, q: Tensor) -> Tensor:
+    """Eq. 11: the student of one view against the teacher of the other. z, q: (2n, K), first views, then second."""
+    z1, z2 = z.chunk(2)
+    q1, q2 = q.chunk(2)
+    return (loss(z1, q2) + loss(z2, q1)) / 2
+
+
+def entropy(q: Tensor) -> Tensor:
+    """Mean entropy of distributions (n, K), in nats."""
+    return -torch.xlogy(q, q).sum(-1).mean()

@@ -1,0 +1,140 @@
+"""The volumes of a pretraining: found in folders or drawn, preprocessed by the runtime's own code, divided, cut.
+
+Labels are never read. What is cut are the windows that both views of eq. 2 come from.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from segsync.errors import InputError
+from segsync.images import stem_of
+from segsync_train.augment import Augmentation
+from segsync_train.config import AugmentationConfig
+from segsync_train.data.cases import LabelledCase
+from segsync_train.data.dataset import cached_cases, find_cases, open_cases
+from segsync_train.data.layout import CaseFiles, image_files
+from segsync_train.data.patches import CaseSource, FolderSource, PatchDataset
+from segsync_train.data.sources import open_data
+from segsync_train.devices import Processes
+from segsync_train.progress import StepProgress
+from segsync_train.ssl.config import FolderVolumes, HeldOutConfig, PretrainConfig, VolumeFolder
+from segsync_train.ssl.views import window_size
+
+log = logging.getLogger(__name__)
+
+#: First word of the seed that chooses the held-out volumes.
+SPLIT = 21
+#: Windows are cut and nothing else: the views are made on the device.
+UNCHANGED = AugmentationConfig(
+    flip=0, rotate_zoom=0, noise=0, smooth=0, brightness=0, contrast=0, gamma=0, shift=0, drop_optional=0
+)
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """What a pretraining trains on, and the volumes that never train."""
+
+    source: CaseSource
+    held_out: Sequence[LabelledCase]
+
+
+def open_volumes(config: PretrainConfig, folder: Path, group: Processes) -> Volumes:
+    """Find, check and preprocess everything before the first step. folder: of the run; raises InputError, OutputError.
+
+    The cases' labels are background throughout, or in synthetic cases unused.
+    """
+    run = config.as_run()
+    if not isinstance(config.data, FolderVolumes):
+        data = open_data(run, folder, group)
+        return Volumes(data.source, data.validation[: config.held_out.volumes])
+    files = find_volumes(config.data, config)
+    held_out, training = divide(files, config.held_out, config.seed)
+    both = (*training, *held_out)
+    with group.first(), StepProgress("preparing volumes", len(both), quiet=not group.main) as progress:
+        folders = cached_cases(
+            both, run, config.data.cache or folder / "cache", threads=config.workers, progress=progress.advance
+        )
+    opened = open_cases(folders)
+    log.info("%d volumes to train on, %d held out", len(training), len(held_out))
+    return Volumes(FolderSource(opened[: len(training)], config.seed), opened[len(training) :])
+
+
+def find_volumes(data: FolderVolumes, config: PretrainConfig) -> list[CaseFiles]:
+    """The images of every folder, without those that are excluded.
+
+    Raises InputError where a folder has none, a channel is missing, or a name to exclude does not exist.
+    """
+    names = [channel.name for channel in config.channels]
+    found = [case for part in data.folders for case in _found(part, names)]
+    unknown = sorted(set(data.exclude) - {case.name for case in found})
+    if unknown:
+        raise InputError(
+            f"data.exclude: expected names of volumes, found {unknown[0]!r}, which no folder has; correct the name"
+        )
+    kept = [case for case in found if case.name not in data.exclude]
+    for case in kept:
+        for channel in config.channels:
+            if not channel.optional and channel.name not in case.images:
+                raise InputError(
+                    f"case {case.name}: expected an image of the channel {channel.name!r}, found "
+                    f"{', '.join(case.images) or 'none'}; add it, or mark the channel optional"
+                )
+    return kept
+
+
+def _found(part: VolumeFolder, channels: Sequence[str]) -> list[CaseFiles]:
+    """One folder's images. In the layout `files` a volume's name is its path below the folder, without the ending."""
+    if part.layout != "files":
+        cases = [replace(case, label=None, masks={}) for case in find_cases(part.layout, part.folder, channels)]
+    elif len(channels) > 1:
+        raise InputError(
+            f"{part.folder}: expected one channel for the layout 'files', where every image is a volume of its own, "
+            f"found {', '.join(channels)}; give another data.folders.layout"
+        )
+    elif not part.folder.is_dir():
+        raise InputError(f"{part.folder}: expected a folder of images, found none; check data.folders")
+    else:
+        paths = {path: path.relative_to(part.folder).with_name(stem_of(path)) for path in image_files(part.folder)}
+        cases = [CaseFiles("-".join(name.parts), {channels[0]: path}) for path, name in paths.items()]
+    if not cases:
+        raise InputError(f"{part.folder}: expected images, found none; check data.folders and their layout")
+    return cases
+
+
+def divide(
+    files: Sequence[CaseFiles], config: HeldOutConfig, seed: int
+) -> tuple[tuple[CaseFiles, ...], tuple[CaseFiles, ...]]:
+    """Held-out and training volumes, by the seed and the files' order alone. Raises InputError for fewer than four."""
+    if len(files) < 4:
+        raise InputError(f"data: expected four volumes or more, two of them held out, found {len(files)}; add volumes")
+    order = [files[i] for i in np.random.default_rng([SPLIT, seed]).permutation(len(files))]
+    count = min(config.volumes, len(files) - 2, max(2, round(len(files) * config.share)))
+    return tuple(order[:count]), tuple(order[count:])
+
+
+def windows_to_train(config: PretrainConfig, source: CaseSource, group: Processes) -> PatchDataset:
+    """Batches of windows, one each step."""
+    return _windows(config, source, group, config.steps)
+
+
+def windows_held_out(config: PretrainConfig, held_out: Sequence[LabelledCase], group: Processes) -> PatchDataset:
+    """The same windows at every evaluation, one of every held-out volume that fills a batch."""
+    steps = max(1, len(held_out) // (config.batch * group.count))
+    return _windows(config, FolderSource(held_out, config.seed), group, steps)
+
+
+def _windows(config: PretrainConfig, source: CaseSource, group: Processes, steps: int) -> PatchDataset:
+    return PatchDataset(
+        source,
+        Augmentation(UNCHANGED, window_size(config.views, config.patch_zyx), ()),
+        batch=config.batch,
+        steps=steps,
+        foreground=0.0,
+        seed=config.seed,
+        rank=group.rank,
+        processes=group.count,
+    )

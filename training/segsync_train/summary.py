@@ -1,0 +1,191 @@
+"""What an evaluation found: a row a case and label, and its mean and standard deviation as CSV, JSON and a table."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.table import Table
+
+from segsync.errors import OutputError
+from segsync_train.checkpoints import why_not
+from segsync_train.metrics import Rules, Scores
+
+METRICS = tuple(field.name for field in fields(Scores))
+#: What the table shows, with its heading and the digits after the point.
+SHOWN = (
+    ("dice", "Dice", 3),
+    ("hd_mm", "HD mm", 2),
+    ("hd95_mm", "HD95 mm", 2),
+    ("assd_mm", "ASSD mm", 2),
+    ("volume_difference_ml", "volume difference ml", 2),
+    ("lesion_f1", "lesion F1", 3),
+    ("lesion_count_difference", "lesion difference", 2),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One label of one case."""
+
+    case: str
+    label: int
+    name: str
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Over cases: mean, standard deviation (of a sample: n − 1) and median; undefined: cases without a value."""
+
+    n: int
+    undefined: int
+    mean: float | None
+    sd: float | None
+    median: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Statistic":
+        """The statistic of what is a number among the values."""
+        every = np.array(list(values), dtype=np.float64)
+        known = every[np.isfinite(every)]
+        n = len(known)
+        return cls(
+            n=n,
+            undefined=len(every) - n,
+            mean=float(known.mean()) if n else None,
+            sd=float(known.std(ddof=1)) if n > 1 else None,
+            median=float(np.median(known)) if n else None,
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Statistics of one label, or of the mean over labels (label 0), over all cases or those with or without it."""
+
+    label: int
+    name: str
+    cases: Literal["all", "with", "without"]
+    metrics: Mapping[str, Statistic]
+
+
+def summarise(rows: Sequence[Row]) -> list[Group]:
+    """Statistics of each label, and with several labels of the mean over them in each case (the paper's `Avg`).
+
+    Where the references of some cases lack a label, its cases with and without it are summarised apart as well.
+    """
+    groups = []
+    labels = {row.label: row.name for row in rows}
+    for label, name in labels.items():
+        own = [row for row in rows if row.label == label]
+        groups.append(_group(label, name, "all", own))
+        present = [row for row in own if row.scores.lesions]
+        absent = [row for row in own if not row.scores.lesions]
+        if present and absent:
+            groups += [_group(label, name, "with", present), _group(label, name, "without", absent)]
+    if len(labels) > 1:
+        cases: dict[str, list[Scores]] = {}
+        for row in rows:
+            cases.setdefault(row.case, []).append(row.scores)
+        means = {
+            metric: Statistic.of(_mean(getattr(one, metric) for one in scores) for scores in cases.values())
+            for metric in METRICS
+        }
+        groups.append(Group(0, "mean of labels", "all", means))
+    return groups
+
+
+def _mean(values: Iterable[float]) -> float:
+    """The mean of what is a number among the values; NaN where nothing is."""
+    mean = Statistic.of(values).mean
+    return math.nan if mean is None else mean
+
+
+def _group(label: int, name: str, cases: Literal["all", "with", "without"], rows: Sequence[Row]) -> Group:
+    return Group(
+        label, name, cases, {metric: Statistic.of(getattr(row.scores, metric) for row in rows) for metric in METRICS}
+    )
+
+
+def write_results(rows: Sequence[Row], rules: Rules, folder: Path) -> list[Group]:
+    """Write `cases.csv`, `summary.csv` and `summary.json`; returns the summary. Raises OutputError."""
+    groups = summarise(rows)
+    every = [[row.case, row.label, row.name, *asdict(row.scores).values()] for row in rows]
+    flat = [
+        [group.label, group.name, group.cases, metric, *asdict(statistic).values()]
+        for group in groups
+        for metric, statistic in group.metrics.items()
+    ]
+    statistic_names = [field.name for field in fields(Statistic)]
+    about = {
+        "rules": asdict(rules),
+        "cases": len({row.case for row in rows}),
+        "groups": [asdict(group) for group in groups],
+    }
+    texts = {
+        "cases.csv": _csv(["case", "label", "name", *METRICS], every),
+        "summary.csv": _csv(["label", "name", "cases", "metric", *statistic_names], flat),
+        "summary.json": json.dumps(about, indent=2) + "\n",
+    }
+    make_folder(folder)
+    try:
+        for name, text in texts.items():
+            part = folder / f".{name}.{os.getpid()}.part"
+            part.write_text(text, encoding="utf-8")
+            part.replace(folder / name)
+    except OSError as error:
+        raise OutputError(f"{folder}: expected to write the scores, found {why_not(folder, error)}") from error
+    return groups
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of the results; raises OutputError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: expected to make the folder, found {why_not(Path(), error)}") from error
+
+
+def _csv(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV; what is not defined is an empty cell."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(heading)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    return file.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return "" if value is None else value
+
+
+def table_of(groups: Sequence[Group], rules: Rules) -> Table:
+    """The summary for a terminal: mean ± standard deviation."""
+    table = Table(title=f"mean ± SD; {rules.title}", title_justify="left")
+    table.add_column("label")
+    table.add_column("cases", justify="right")
+    for _, heading, _ in SHOWN:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for group in groups:
+        name = group.name if group.cases == "all" else f"  {group.cases} it"
+        dice = group.metrics["dice"]
+        shown = [_shown(group.metrics[metric], digits) for metric, _, digits in SHOWN]
+        table.add_row(name, str(dice.n), *shown)
+    return table
+
+
+def _shown(statistic: Statistic, digits: int) -> str:
+    if statistic.mean is None:
+        return "–"
+    spread = "" if statistic.sd is None else f" ± {statistic.sd:.{digits}f}"
+    fewer = f" (n={statistic.n})" if statistic.undefined else ""
+    return f"{statistic.mean:.{digits}f}{spread}{fewer}"

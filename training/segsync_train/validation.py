@@ -1,0 +1,121 @@
+"""Validation while training: the runtime's sliding window on fixed cases, a score per case, pictures to look at."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segsync.geometry import Array, SizeZYX
+from segsync.postprocess import components_of
+from segsync.sliding_window import Windows, predict
+from segsync_train.data.cases import LabelledCase, Labels, Mask
+
+#: A foreground voxel is one where the labels' probabilities together reach this, until export chooses better.
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """How one case was segmented, on the model's grid.
+
+    dice: one value a label, 1 where neither has a voxel of it (ISLES'22). lesions, found, false: components of the
+    foreground in the reference, those of them that are hit, and predicted ones that hit none. Volumes in ml.
+    """
+
+    name: str
+    dice: tuple[float, ...]
+    lesions: int
+    found: int
+    false: int
+    volume_ml: float
+    predicted_ml: float
+
+
+def foreground_predictor(
+    network: Callable[[Tensor], Tensor], device: torch.device, autocast: Callable[[], AbstractContextManager[object]]
+) -> Callable[[Array], Array]:
+    """A predictor for `segsync.sliding_window`: (1, C, z, y, x) -> probabilities of the labels (1, L, z, y, x).
+
+    network: gives logits (N, 1 + L, z, y, x), background first.
+    """
+
+    def predictor(array: Array) -> Array:
+        with torch.inference_mode(), autocast():
+            logits = network(torch.from_numpy(array).to(device))
+        probabilities: Array = logits.float().softmax(1)[:, 1:].cpu().numpy()
+        return probabilities
+
+    return predictor
+
+
+def validate(
+    network: nn.Module,
+    cases: Sequence[LabelledCase],
+    predictor: Callable[[Array], Array],
+    windows: Windows,
+    labels: int,
+) -> Iterator[tuple[LabelledCase, Labels, CaseScore]]:
+    """Each case, what the network makes of it (Z, Y, X), and its score. The network is in eval mode meanwhile."""
+    was_training = network.training
+    network.eval()
+    try:
+        for case in cases:
+            image = np.array(case.image)  # off the disk, in one go
+            probabilities, _ = predict(image, predictor, labels, windows, tissue=np.array(case.tissue))
+            predicted = (probabilities.argmax(0) + 1).astype(np.uint8)
+            predicted[probabilities.sum(0) < THRESHOLD] = 0
+            yield case, predicted, score_case(case, predicted, labels)
+    finally:
+        network.train(was_training)
+
+
+def score_case(case: LabelledCase, predicted: Labels, labels: int) -> CaseScore:
+    """Compare a prediction (Z, Y, X) with the case's label map."""
+    reference = np.asarray(case.label)
+    places, lesions = components_of(reference > 0)
+    spots, count = components_of(predicted > 0)
+    return CaseScore(
+        name=case.name,
+        dice=tuple(_dice(reference == value, predicted == value) for value in range(1, labels + 1)),
+        lesions=lesions,
+        found=int(np.count_nonzero(np.unique(places[predicted > 0]))),
+        false=count - int(np.count_nonzero(np.unique(spots[reference > 0]))),
+        volume_ml=float((reference > 0).sum() * case.voxel_ml),
+        predicted_ml=float((predicted > 0).sum() * case.voxel_ml),
+    )
+
+
+def _dice(a: Mask, b: Mask) -> float:
+    both = int(a.sum()) + int(b.sum())
+    return 1.0 if both == 0 else 2.0 * int((a & b).sum()) / both
+
+
+def summary(scores: Sequence[CaseScore]) -> dict[str, float]:
+    """Means over the cases; `score` (mean Dice over labels and cases) decides which weights are best.
+
+    validation/dice_N: mean Dice of label N. lesion_f1: over all lesions of all cases together. false_ml: mean volume
+    found in cases that have no lesion at all.
+    """
+    if not scores:
+        return {}
+    dice = np.asarray([score.dice for score in scores])
+    hits = sum(score.found for score in scores)
+    missed = sum(score.lesions for score in scores) - hits
+    wrong = sum(score.false for score in scores)
+    empty = [score.predicted_ml for score in scores if score.volume_ml == 0]
+    result = {"validation/score": float(dice.mean())}
+    result |= {f"validation/dice_{i}": float(mean) for i, mean in enumerate(dice.mean(0), start=1)}
+    result["validation/lesion_f1"] = 2 * hits / (2 * hits + missed + wrong) if hits + missed + wrong else 1.0
+    if empty:
+        result["validation/false_ml"] = float(np.mean(empty))
+    return result
+
+
+def windows_of(patch_zyx: SizeZYX, multiple_zyx: SizeZYX, overlap: float) -> Windows:
+    """The windows of validation: the training patch, without mirroring."""
+    z, y, x = (math.ceil(side / multiple) * multiple for side, multiple in zip(patch_zyx, multiple_zyx, strict=True))
+    return Windows((z, y, x), multiple_zyx, overlap)
