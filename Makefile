@@ -47,7 +47,7 @@ fuzz: .venv/.dev  ## the property tests on examples drawn anew
 	.venv/bin/pytest -m hypothesis --hypothesis-profile=fuzz
 
 .PHONY: bench
-bench: .venv/.dev  ## speed and memory against MONAI's sliding window with torch
+bench: .venv/.dev  ## docs/performance.md anew: speed and memory against MONAI's sliding window with torch
 	.venv/bin/python test/bench
 
 .PHONY: expected

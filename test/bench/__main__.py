@@ -1,39 +1,60 @@
 """`make bench`: ratios of time and memory against a peer measured in the same run. Nothing here can pass or fail."""
 
 import argparse
-import json
 import logging
 import platform
 import subprocess
-import sys
+from pathlib import Path
 
 import mlstm
 import pipeline
 from rich.console import Console
 from rich.table import Table
+from sections import Section
 
 from segsync_train.runs import commit
 
 PARTS = {"pipeline": pipeline.measure, "mlstm": mlstm.measure}
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+INTRODUCTION = """# Performance
+
+Written by `make bench` at commit {commit} on {processor}. Times are medians of rounds in turn; only the ratios carry
+over to another machine.
+"""
+NOT_SHOWN = """## Not yet shown
+
+No GPU was at hand: speed in float16 and on the CUDA provider, against torch, is not measured.
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=PARTS, help="measure this alone")
-    parser.add_argument("--worker", choices=pipeline.WORKERS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=PARTS, help="measure this alone, and write no page")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    if arguments.worker:
-        sys.stdout.write(json.dumps(pipeline.WORKERS[arguments.worker]()) + "\n")
-        return
     console = Console(width=110)
     console.print(f"commit {commit()}, {_processor()}")
+    sections = []
     for name in [arguments.only] if arguments.only else PARTS:
-        for title, columns, rows in PARTS[name]():
-            table = Table(*columns, title=title, title_justify="left")
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
+        for section in PARTS[name]():
+            sections.append(section)
+            console.print(_table(section))
+    if not arguments.only:
+        head = INTRODUCTION.format(commit=commit(), processor=_processor())
+        PAGE.write_text("\n".join([head, *map(_markdown, sections), NOT_SHOWN]), encoding="utf-8")
+
+
+def _table(section: Section) -> Table:
+    table = Table(*section.columns, title=section.title, title_justify="left", caption=section.note or None)
+    for row in section.rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown(section: Section) -> str:
+    rows = [section.columns, ("---",) * len(section.columns), *section.rows]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n\n".join(part for part in (f"## {section.title}", section.note, table) if part) + "\n"
 
 
 def _processor() -> str:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from sections import Section
 from torch import Tensor
 
 from segsync_train.networks.mlstm import mlstm_chunkwise
 
-Section = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 ROUNDS = 5
 QUADRATIC = 4096
@@ -24,17 +24,18 @@ def measure() -> Iterator[Section]:
     forms = {"chunkwise (here)": mlstm_chunkwise, "parallel (published form)": parallel} | packages()
     seconds = timed(forms, QUADRATIC, device)
     here = seconds["chunkwise (here)"]
-    rows: list[tuple[str, ...]] = [
+    rows = [
         (name, f"{1e3 * t[0]:.1f} ms", f"{1e3 * t[1]:.1f} ms", f"{t[0] / here[0]:.1f}", f"{t[1] / here[1]:.1f}")
         for name, t in seconds.items()
     ]
-    title = f"mLSTM, {QUADRATIC} tokens, 4 heads of 64, float32, {device}"
-    yield title, ("form", "forward", "forward + backward", "ratio forward", "ratio both"), rows
-    rows = []
+    columns = ("form", "forward", "forward + backward", "ratio forward", "ratio both")
+    yield Section(f"mLSTM, {QUADRATIC} tokens, 4 heads of 64, float32, {device}", columns, tuple(rows))
+    growth = []
     for tokens in (4096, 16_384, 65_536, 262_144):
         forward, both = timed({"here": mlstm_chunkwise}, tokens, device)["here"]
-        rows.append((f"{tokens:,}", f"{1e6 * forward / tokens:.2f} µs", f"{1e6 * both / tokens:.2f} µs"))
-    yield "Time a token as the sequence grows (linear: constant)", ("tokens", "forward", "forward + backward"), rows
+        growth.append((f"{tokens:,}", f"{1e6 * forward / tokens:.2f} µs", f"{1e6 * both / tokens:.2f} µs"))
+    title = "Time a token as the sequence grows (linear: constant)"
+    yield Section(title, ("tokens", "forward", "forward + backward"), tuple(growth))
 
 
 def timed(forms: dict[str, Form], tokens: int, device: torch.device) -> dict[str, tuple[float, float]]:

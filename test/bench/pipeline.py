@@ -1,5 +1,9 @@
-"""The bundled case from files to mask: this program against MONAI's sliding window with the network in torch."""
+"""The bundled case from files to mask: this program against MONAI's sliding window with the network in torch.
 
+Run as a script it is one of the two, in a process that holds nothing else: `pipeline.py ours|peer START`.
+"""
+
+import itertools
 import json
 import re
 import statistics
@@ -9,23 +13,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sections import Section
+
 TEST = Path(__file__).parents[1]
 WEIGHTS = TEST.parent / "weights"
 IMAGES = TEST / "input" / "images"
 ROUNDS = 3
 
 Figures = dict[str, float]
-Section = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
 def measure() -> Iterator[Section]:
     """Rounds of both in turn, each in a process of its own; medians."""
-    command = [sys.executable, str(Path(__file__).parent), "--worker"]
     found: dict[str, list[Figures]] = {name: [] for name in WORKERS}
     for _ in range(ROUNDS):
         for name, figures in found.items():
             began = time.monotonic()
-            output = subprocess.run([*command, name], capture_output=True, text=True, check=True).stdout
+            command = [sys.executable, __file__, name, str(began)]
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             figures.append({"process": time.monotonic() - began, **json.loads(output.splitlines()[-1])})
     middle = {
         name: {key: statistics.median(round_[key] for round_ in figures) for key in figures[0]}
@@ -36,33 +41,41 @@ def measure() -> Iterator[Section]:
         ("process", "whole process, from its start to the mask", "s"),
         ("ready", "start to a network that is ready", "s"),
         ("case", "one case, network ready", "s"),
+        ("window", "one window", "s"),
         ("peak", "peak memory", "MiB"),
     ):
         ours, peer = middle["ours"][key], middle["peer"][key]
         rows.append((title, f"{ours:.2f} {unit}", f"{peer:.2f} {unit}", f"{peer / ours:.2f}"))
-    yield (
-        "The bundled case, CPU, overlap 0.5, no mirroring: segsync against MONAI SlidingWindowInferer + torch",
+    windows = [f"{middle[name]['windows']:.0f}" for name in WORKERS]
+    yield Section(
+        "The bundled case, on a CPU",
         ("", "segsync", "peer", "peer / segsync"),
-        rows,
+        (*rows, ("windows computed", *windows, "")),
+        "The peer is MONAI's SlidingWindowInferer with the same network in torch, float32; both with overlap 0.5, no "
+        "mirroring, windows of the same size. segsync leaves out windows that hold no brain.",
     )
 
 
-def ours() -> Figures:
-    """`import segsync`, load, predict, as README shows."""
-    began = time.monotonic()
+def ours(began: float) -> Figures:
+    """`import segsync`, load, predict, as README shows. began: when the process was started, on the monotonic clock."""
     import segsync
     from segsync.predict import Settings
 
     model = segsync.load("isles22", weights=WEIGHTS, device="cpu")
     model.engine.warm_up(model.bundle.spec.patch_zyx)
     ready = time.monotonic()
-    model.predict(channels(), Settings(tta="none"))
-    return {"ready": ready - began, "case": time.monotonic() - ready, "peak": peak_mib()}
+    result = model.predict(channels(), Settings(tta="none"))
+    return {
+        "ready": ready - began,
+        "case": time.monotonic() - ready,
+        "window": result.seconds["network"] / result.done.windows,
+        "windows": result.done.windows,
+        "peak": peak_mib(),
+    }
 
 
-def peer() -> Figures:
+def peer(began: float) -> Figures:
     """The same reading, preprocessing and way back; windows by MONAI, the network in torch (speed needs no weights)."""
-    began = time.monotonic()
     import torch
     from monai.inferers import SlidingWindowInferer
 
@@ -81,9 +94,17 @@ def peer() -> Figures:
         ready = time.monotonic()
         images = {name: read(path) for name, path in channels().items()}
         prepared = prepare(images.get, spec, "dwi")
-        probabilities = inferer(torch.from_numpy(prepared.array)[None], network).softmax(1)[0, 1:]
-    labels_on(probabilities.numpy(), prepared.grid, images["dwi"].grid, spec)
-    return {"ready": ready - began, "case": time.monotonic() - ready, "peak": peak_mib()}
+        counted, slid = itertools.count(), time.monotonic()
+        probabilities = inferer(torch.from_numpy(prepared.array)[None], lambda x: (next(counted), network(x))[1])
+        seconds, windows = time.monotonic() - slid, next(counted)
+    labels_on(probabilities.softmax(1)[0, 1:].numpy(), prepared.grid, images["dwi"].grid, spec)
+    return {
+        "ready": ready - began,
+        "case": time.monotonic() - ready,
+        "window": seconds / windows,
+        "windows": windows,
+        "peak": peak_mib(),
+    }
 
 
 def channels() -> dict[str, Path]:
@@ -98,3 +119,6 @@ def peak_mib() -> float:
 
 
 WORKERS = {"ours": ours, "peer": peer}
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(WORKERS[sys.argv[1]](float(sys.argv[2]))) + "\n")
