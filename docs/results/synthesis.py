@@ -1,0 +1,109 @@
+"""Writes synthesis.md and its pictures: `make synthesis-pictures`. Twenty samples a task, and a real isles22 case."""
+
+import argparse
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from segsync.geometry import Array, resample, respaced
+from segsync.images import read
+from segsync_train.data.synthesis import CHANNELS, Generator, SynthesisSources, load_sources
+from segsync_train.runs import commit
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CASE = ROOT / "test" / "input" / "images"
+SAMPLES = 20
+SPACING_MM = 2.0
+ACROSS = 3
+#: Grey windows of what has physical units; other channels run from zero to their 99.7th percentile.
+WINDOWS = {
+    "adc": (0, 3000), "ncct": (0, 80), "cta": (0, 400), "tmax": (0, 15), "cbf": (0, 80), "cbv": (0, 8), "mtt": (0, 15),
+}  # fmt: skip
+HEAD = """# What the networks learn from
+
+Written by `make synthesis-pictures` (commit {commit}). Every image below was drawn by `segsync-train synthesize` from
+an anatomical label map and real lesion masks; seeds 0 to {last}, none left out. Axial slices through most of the
+lesion, which is outlined in orange; samples without a lesion show the middle of the brain. A missing channel is black.
+The patient's left is on the right.
+"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A case to draw: channels (C, Z, Y, X) in LPS order; target (Z, Y, X), None where nobody knows it."""
+
+    title: str
+    images: Array
+    target: npt.NDArray[np.uint8] | None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sources", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--cache", type=Path, default=ROOT / "test" / "output" / "synthesis-cache")
+    parser.add_argument("--task", choices=CHANNELS, action="append", help="this task alone; the page stays as it is")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    anatomies = load_sources(SynthesisSources.below(arguments.sources), SPACING_MM, cache=arguments.cache)
+    page = [HEAD.format(commit=commit(), last=SAMPLES - 1)]
+    for task in arguments.task or CHANNELS:
+        generator = Generator(task, anatomies)
+        samples = [real_case()] if task == "isles22" else []
+        for seed in range(SAMPLES):
+            case = generator(seed)
+            samples.append(Sample(f"synthetic, seed {seed}", case.images.numpy(), case.target.numpy()))
+        path = HERE.parent / "images" / f"synthetic-{task}.png"
+        contact_sheet(samples, CHANNELS[task]).savefig(path, dpi=110, pil_kwargs={"optimize": True})
+        channels = ", ".join(name.upper() for name in CHANNELS[task])
+        page += [f"## {task}: {channels}\n", f"![Twenty synthetic cases of {task}](../images/{path.name})\n"]
+    if not arguments.task:
+        (HERE / "synthesis.md").write_text("\n".join(page), encoding="utf-8")
+        sys.stdout.write(f"{HERE / 'synthesis.md'}\n")
+
+
+def real_case() -> Sample:
+    """The bundled patient, on the grid of the synthetic images."""
+    volumes = [read(next((CASE / f"{name}-brain-mri").glob("*.mha"))) for name in CHANNELS["isles22"]]
+    grid = respaced(volumes[0].grid, (SPACING_MM,) * 3)
+    return Sample("REAL: the bundled case", np.stack([resample(volume, grid) for volume in volumes]), None)
+
+
+def contact_sheet(samples: list[Sample], channels: tuple[str, ...]) -> Figure:
+    """A cell a sample, its channels side by side."""
+    across = ACROSS if len(channels) > 1 else 2 * ACROSS
+    across = 1 if len(channels) > 3 else across
+    down = -(-len(samples) // across)
+    width = 1.3 * len(channels)
+    figure = Figure(figsize=(width * across, 1.75 * down), layout="constrained", facecolor="black")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr]
+    cells = figure.subfigures(down, across, squeeze=False).ravel()
+    for cell, sample in zip(cells, samples, strict=False):
+        cell.set_facecolor("black")
+        cell.suptitle(sample.title, color="orange" if sample.target is None else "lightgrey", fontsize=7)
+        place = middle(sample)
+        for axes, name, image in zip(np.ravel(cell.subplots(1, len(channels))), channels, sample.images, strict=True):
+            low, high = WINDOWS.get(name, (0, max(float(np.percentile(image, 99.7)), 1e-6)))
+            axes.imshow(image[place], cmap="gray", vmin=low, vmax=high)
+            if sample.target is not None and sample.target[place].any():
+                axes.contour(sample.target[place], [0.5], colors="#E69F00", linewidths=0.6)
+            axes.set_axis_off()
+    return figure
+
+
+def middle(sample: Sample) -> int:
+    """The slice with most of the lesion; without one, where the head is largest."""
+    target = sample.target
+    if target is not None and target.any():
+        return int(target.sum((1, 2)).argmax())
+    image = sample.images[0]
+    return int((image > 0.1 * np.percentile(image, 99)).sum((1, 2)).argmax())
+
+
+if __name__ == "__main__":
+    main()
