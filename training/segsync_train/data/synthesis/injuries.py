@@ -141,9 +141,7 @@ def widen_ventricle(draw: Draw, scene: Scene, injury: Injury) -> None:
     injury.outline = injury.outline * (1 - share)
 
 
-def _scarred(
-    draw: Draw, scene: Scene, config: SynthesisConfig, injury: Injury, share: Tensor, *, cavity: bool
-) -> None:
+def _scarred(draw: Draw, scene: Scene, config: SynthesisConfig, injury: Injury, share: Tensor, *, cavity: bool) -> None:
     """A lesion with a soft border: scar all over, more or less dense, and a cavity in its middle."""
     border = draw.uniform(config.lesions.border_mm) / scene.spacing_mm / 2
     soft = gaussian(share, border)
@@ -153,18 +151,18 @@ def _scarred(
     if cavity:
         rim = gaussian(share, draw.uniform((0.3, 3.0)) / scene.spacing_mm)
         rough = draw.uniform((0.0, 0.25)) * draw.smooth_noise(scene.size_zyx, draw.uniform((2.0, 6.0)))[0]
-        level = draw.uniform((0.3, 0.75))
+        level = draw.uniform((0.2, 0.65))
         core = smoothstep(rim + rough * smoothstep(rim, 0.1, 0.6), level, level + draw.uniform((0.1, 0.4)))
-        injury.lay(Foreign.FLUID, (core * soft.clamp(0, 1) * draw.uniform((0.6, 1.0))).clamp(0, 1))
+        injury.lay(Foreign.FLUID, (core * soft.clamp(0, 1) * draw.uniform((0.7, 1.0))).clamp(0, 1))
     injury.outline = torch.maximum(injury.outline, share)
 
 
 def _bleed(draw: Draw, scene: Scene, injury: Injury, share: Tensor) -> None:
     """Blood products in patches of a lesion, with a rim of iron."""
-    clots = draw.smooth_noise(scene.size_zyx, draw.log_uniform((1.5, 6.0)))[0] + draw.uniform((-1.0, 0.6))
+    clots = draw.smooth_noise(scene.size_zyx, draw.log_uniform((2.0, 6.0)))[0] + draw.uniform((-1.0, 0.6))
     inner = gaussian(share, 0.7)
     injury.lay(Foreign.IRON, smoothstep(clots, -0.5, 0.0) * inner * draw.uniform((0.0, 0.8)))
-    injury.lay(Foreign.BLOOD, smoothstep(clots, 0.0, 0.6) * inner * draw.uniform((0.3, 1.0)))
+    injury.lay(Foreign.BLOOD, smoothstep(clots, 0.0, 0.9) * inner * draw.uniform((0.3, 1.0)))
 
 
 def _struck(draw: Draw, scene: Scene, elsewhere: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from segsync_train.data.synthesis.fields import Draw, gaussian, sample, smoothstep
 from segsync_train.data.synthesis.lesions import pick
 from segsync_train.data.synthesis.scene import Scene
-from segsync_train.data.synthesis.tissues import Tissue
+from segsync_train.data.synthesis.tissues import INTRACRANIAL, Tissue
 
 #: Radius of the fluid that a pool grows from, mm.
 SEED_MM = 2.0
@@ -15,7 +15,9 @@ SEED_MM = 2.0
 
 def with_pool(draw: Draw, scene: Scene) -> Scene:
     """The head with fluid at one place of the brain's surface blown up; the brain beyond it is pressed together."""
-    weights = smoothstep(gaussian(scene.tissues[Tissue.OUTER_CSF], 0.7), 0.5, 0.9)
+    # Beside the skull: in a fissure it would look as lost tissue does.
+    outside = 1 - gaussian(scene.tissues[INTRACRANIAL].sum(0), 3.0 / scene.spacing_mm)
+    weights = scene.tissues[Tissue.OUTER_CSF] * smoothstep(outside, 0.15, 0.4)
     centre = pick(draw, weights, 1)
     if len(centre) == 0:
         return scene

@@ -58,7 +58,7 @@ def _signals(draw: Draw, config: SynthesisConfig) -> tuple[Tensor, Tensor]:
     scar_t1 = matters[Tissue.CORTEX].t1 * draw.uniform((0.95, 1.7))
     matters += [
         Matter(1.0, draw.uniform((3600.0, 4500.0)), 800.0),
-        Matter(0.98, draw.uniform((2200.0, 4300.0)), draw.uniform((100.0, 800.0))),
+        Matter(0.98, draw.uniform((2600.0, 4300.0)), draw.uniform((100.0, 800.0))),
         Matter(draw.uniform((0.8, 0.9)), scar_t1, draw.uniform((50.0, 90.0))),
         Matter(0.85, draw.uniform((280.0, 650.0)), draw.uniform((15.0, 40.0))),
         Matter(0.72, draw.uniform((900.0, 1300.0)), draw.log_uniform((2.0, 12.0))),
@@ -132,16 +132,11 @@ def _acquired(
     image = slices.regrid(image)
     if draw.chance(0.3):
         # Exported with the brightest, fat and vessels, cut off.
-        image = image.clamp(max=draw.uniform((1.3, 2.5)) * float(image[inside_of(image)].median()))
+        image = image.clamp(max=draw.uniform((1.3, 2.5)) * float(image[image > 0.5].median()))
     target = slices.regrid(marked.float()) >= 0.5
     ventricle = scene.tissues[Tissue.VENTRICLE] + scene.parenchyma * injury.shares[Foreign.WATER]
     target = target & (ventricle < 0.5)
     return (image * draw.log_uniform((60.0, 3000.0)))[None], target.to(torch.uint8), (True,)
-
-
-def inside_of(image: Tensor) -> Tensor:
-    """Where an image (Z, Y, X) is not dark."""
-    return image > 0.5
 
 
 def _without_face(draw: Draw, scene: Scene) -> Tensor:
