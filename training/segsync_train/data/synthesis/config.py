@@ -95,9 +95,81 @@ class AcquisitionConfig(Frozen):
     missing: Share = 0.12
 
 
+class T1Acquisition(AcquisitionConfig):
+    """A T1 series: mostly whole heads, thin slices in any orientation, strong coil profiles; nothing echo-planar."""
+
+    stripped: Share = 0.35
+    slice_axis: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.55, 0.1, 0.35)
+    #: Share of two-dimensional series, whose slices are `slice_mm` thick; the others are `thin_mm`.
+    thick: Share = 0.2
+    slice_mm: Range = (2.0, 6.0)
+    thin_mm: Range = (0.8, 1.6)
+    in_plane_mm: Range = (0.7, 2.4)
+    noise: Range = (0.008, 0.08)
+    bias: Range = (0.0, 0.3)
+    #: Share of series with the traces of a moving head.
+    motion: Share = 0.25
+    #: Share of whole heads without a face, and with everything outside of the head set to zero.
+    defaced: Share = 0.5
+    blanked: Share = 0.3
+
+
+class TraumaConfig(Frozen):
+    """Lesions of a traumatic brain injury, months to years old."""
+
+    none: Share = 0.33
+    #: Weights of: contusions; axonal injury; both; a lesion of an infarct's shape; that and contusions.
+    kinds: tuple[NonNegativeFloat, ...] = (0.42, 0.14, 0.16, 0.16, 0.12)
+    #: Weights of one, two, … contusions, and their radius.
+    contusions: tuple[NonNegativeFloat, ...] = (0.35, 0.27, 0.18, 0.12, 0.08)
+    contusion_mm: Range = (4.0, 30.0)
+    #: Share of contusions anywhere on the cortex, not at the frontal and temporal poles.
+    elsewhere: Share = 0.25
+    #: Share of brains whose contusions still hold bright blood products.
+    fresh: Share = 0.25
+    axonal: tuple[int, int] = (1, 40)
+    axonal_mm: Range = (1.0, 4.5)
+
+
+class OldStrokeConfig(Frozen):
+    """Infarcts weeks to years old."""
+
+    none: Share = 0.1
+    #: Weights of: infarcts of real shapes; lacunar infarcts; both.
+    kinds: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.66, 0.16, 0.18)
+    #: Weights of one, two, three infarcts of real shapes.
+    several: tuple[NonNegativeFloat, ...] = (0.72, 0.2, 0.08)
+    #: Share of shapes from patients in the chronic stage; the others are the (often smaller) ones of the acute stage.
+    chronic_shapes: Share = 0.5
+    #: Share of brains whose infarcts have not yet turned to a cavity.
+    subacute: Share = 0.2
+    lacunes: tuple[int, int] = (1, 4)
+    lacune_mm: Range = (1.5, 8.0)
+
+
+class T1Config(Frozen):
+    """What is drawn for the tasks that read T1 alone."""
+
+    acquisition: T1Acquisition = T1Acquisition()
+    #: Weights of the sequences: magnetisation-prepared (MPRAGE and its kin); spoiled gradient echo; spin echo.
+    sequences: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.7, 0.18, 0.12)
+    #: Share of samples in which every tissue is brighter or darker than physics has it, and in which nothing is left
+    #: of physics.
+    altered: Share = 0.15
+    random: Share = 0.07
+    trauma: TraumaConfig = TraumaConfig()
+    stroke: OldStrokeConfig = OldStrokeConfig()
+    #: Share of large old lesions that the ventricle widens towards.
+    ex_vacuo: Share = 0.5
+    #: Unlabelled: share of heads with wide perivascular spaces, and with a pool of fluid that pushes the brain aside.
+    perivascular: Share = 0.5
+    pools: Share = 0.25
+
+
 class SynthesisConfig(Frozen):
     """All settings of the generator; the defaults are those the shipped weights are trained with."""
 
     anatomy: AnatomyConfig = AnatomyConfig()
     lesions: LesionConfig = LesionConfig()
     acquisition: AcquisitionConfig = AcquisitionConfig()
+    t1: T1Config = T1Config()

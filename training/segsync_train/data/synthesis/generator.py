@@ -1,12 +1,13 @@
 """One case from one number: the door of this package."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from segsync.errors import InputError
-from segsync_train.data.synthesis import diffusion
+from segsync_train.data.synthesis import diffusion, injuries, t1
 from segsync_train.data.synthesis.anatomy import Anatomies
 from segsync_train.data.synthesis.config import SynthesisConfig
 from segsync_train.data.synthesis.fields import Draw
@@ -15,8 +16,14 @@ from segsync_train.data.synthesis.scene import place
 #: Channels of each task, in the order of `segsync.tasks`.
 CHANNELS: dict[str, tuple[str, ...]] = {
     "isles22": ("dwi", "adc", "flair"),
+    "aims-tbi": ("t1",),
+    "isles26": ("t1",),
 }
-RENDERERS = {"isles22": diffusion.render}
+RENDERERS = {
+    "isles22": diffusion.render,
+    "aims-tbi": partial(t1.render, mix=injuries.trauma),
+    "isles26": partial(t1.render, mix=injuries.stroke),
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ class Generator:
         """The case of this number."""
         draw = Draw(seed, self.device)
         head = self.anatomies.heads[draw.integer(0, len(self.anatomies.heads) - 1)]
-        stripped = draw.chance(self.config.acquisition.stripped)
+        acquisition = self.config.t1.acquisition if CHANNELS[self.task] == ("t1",) else self.config.acquisition
+        stripped = draw.chance(acquisition.stripped)
         scene = place(draw, head, self.config.anatomy, stripped, self.anatomies.spacing_mm)
         images, target, present = RENDERERS[self.task](draw, scene, self.anatomies, self.config)
         return SyntheticCase(images.contiguous(), target, CHANNELS[self.task], self.anatomies.spacing_mm, present)

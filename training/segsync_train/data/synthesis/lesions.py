@@ -64,7 +64,7 @@ def emboli(draw: Draw, scene: Scene, config: LesionConfig) -> Tensor:
     if draw.chance(0.4):
         weights = weights * (0.05 + cortex.clamp(0, 1))
     if draw.chance(0.5):
-        index = _pick(draw, weights, 1)[0]
+        index = pick(draw, weights, 1)[0]
         reach = draw.uniform((10.0, 35.0)) / scene.spacing_mm
         weights = weights * _ball(scene.size_zyx, index, reach)
     count = round(draw.log_uniform((float(config.emboli[0]), float(config.emboli[1]) + 0.49)))
@@ -73,13 +73,13 @@ def emboli(draw: Draw, scene: Scene, config: LesionConfig) -> Tensor:
         min(max(middle * math.exp(draw.normal(0.0, 0.35)), config.embolus_mm[0]), 1.5 * config.embolus_mm[1])
         for _ in range(count)
     ]
-    return _blobs(draw, scene, _pick(draw, weights, count), radii)
+    return _blobs(draw, scene, pick(draw, weights, count), radii)
 
 
 def spots(draw: Draw, scene: Scene, weights: Tensor, count: int, radius_mm: Range) -> Tensor:
     """`count` small round things where `weights` (Z, Y, X) are high."""
     radii = [draw.log_uniform(radius_mm) for _ in range(count)]
-    return _blobs(draw, scene, _pick(draw, weights, count), radii)
+    return _blobs(draw, scene, pick(draw, weights, count), radii)
 
 
 def white_matter_hyperintensities(draw: Draw, scene: Scene) -> Tensor:
@@ -149,7 +149,7 @@ def _region(inside: Tensor) -> tuple[slice, slice, slice] | None:
     return ends[0], ends[1], ends[2]
 
 
-def _pick(draw: Draw, weights: Tensor, count: int) -> Tensor:
+def pick(draw: Draw, weights: Tensor, count: int) -> Tensor:
     """(count, 3) voxel indices, drawn in proportion to the weights; (0, 3) where all weights are zero."""
     total = weights.flatten().cumsum(0, dtype=torch.float64)
     if float(total[-1]) <= 0:

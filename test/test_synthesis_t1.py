@@ -1,0 +1,174 @@
+"""T1 images from label maps: signals as the textbook has them, lesions where and as dark as they must be."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from segsync_train.cli import main
+from segsync_train.data.synthesis import Anatomies, Generator, SynthesisConfig, load_sources
+from segsync_train.data.synthesis.fields import Draw
+from segsync_train.data.synthesis.injuries import Injury, LesionMix, stroke, trauma, widen_ventricle
+from segsync_train.data.synthesis.pools import with_pool
+from segsync_train.data.synthesis.scene import Scene, place
+from segsync_train.data.synthesis.sequences import Matter, mprage, spin_echo, spoiled_gradient_echo
+from segsync_train.data.synthesis.t1 import render
+from segsync_train.data.synthesis.tissues import INTRACRANIAL, PARENCHYMA, Tissue
+from synthesis_cases import write_sources
+
+SPACING_MM = 5.0
+CONFIG = SynthesisConfig()
+
+
+@pytest.fixture(scope="module")
+def anatomies(tmp_path_factory: pytest.TempPathFactory) -> Anatomies:
+    """Coarse, to be quick."""
+    return load_sources(write_sources(tmp_path_factory.mktemp("sources")), SPACING_MM)
+
+
+@pytest.fixture(scope="module")
+def scene(anatomies: Anatomies) -> Scene:
+    return placed(Draw(1, torch.device("cpu")), anatomies, stripped=False)
+
+
+def placed(draw: Draw, anatomies: Anatomies, *, stripped: bool) -> Scene:
+    return place(draw, anatomies.heads[0], CONFIG.anatomy, stripped, SPACING_MM)
+
+
+def t1_settings(**changes: object) -> SynthesisConfig:
+    return SynthesisConfig.model_validate({"t1": changes})
+
+
+def test_signal_equations_have_the_textbooks_values() -> None:
+    """T1 of 1000 ms, T2 of 90 ms: a spin echo after one half-life of T1, a gradient echo at Ernst's angle."""
+    matter = [Matter(density=0.8, t1=1000.0, t2_star=60.0)]
+    assert spin_echo(matter, 1000 * math.log(2), 9.0)[0] == pytest.approx(0.8 * 0.5 * math.exp(-0.1))
+    decay = math.exp(-0.02)
+    ernst = 0.8 * math.sqrt((1 - decay) / (1 + decay)) * math.exp(-0.1)
+    assert spoiled_gradient_echo(matter, 20.0, math.acos(decay), 6.0)[0] == pytest.approx(ernst)
+
+
+def test_mprage_is_what_pulse_after_pulse_gives() -> None:
+    """The closed form against a magnetisation that is followed through twenty cycles."""
+    repetition, inversion, pulses, spacing, angle = 2300.0, 900.0, 176, 7.0, math.radians(9)
+    for t1 in (350.0, 830.0, 1350.0, 4200.0):
+        m, signal = 1.0, 0.0
+        for _ in range(20):
+            m = 1 - (1 + 0.95 * m) * math.exp(-(inversion - 88 * spacing) / t1)
+            for pulse in range(pulses):
+                signal = abs(m) * math.sin(angle) if pulse == 88 else signal
+                m = 1 - (1 - m * math.cos(angle)) * math.exp(-spacing / t1)
+            m = 1 - (1 - m) * math.exp(-(repetition - inversion - 88 * spacing) / t1)
+        closed = mprage([Matter(1.0, t1, 1e9)], repetition, inversion, pulses, spacing, angle, 0.0, 0.5, 0.95)
+        assert closed[0] == pytest.approx(signal, rel=1e-6)
+
+
+@pytest.mark.parametrize("task", ["aims-tbi", "isles26"])
+def test_most_lesions_are_darker_than_the_brain_around_them(anatomies: Anatomies, task: str) -> None:
+    """Against the brighter half of what lies within 10 mm, in images whose contrast is physics; blood may be bright."""
+    plain = {"none": 0.0}
+    config = t1_settings(acquisition={"stripped": 1.0}, altered=0.0, random=0.0, trauma=plain, stroke=plain)
+    generator = Generator(task, anatomies, config)
+    darker = []
+    for seed in range(10):
+        case = generator(seed)
+        image, lesion = case.images[0].numpy(), case.target.numpy() > 0
+        around = ndimage.binary_dilation(lesion, iterations=2) & ~lesion & (image > 0)
+        if lesion.sum() > 8:
+            darker.append(np.median(image[lesion]) < np.percentile(image[around], 75))
+    assert len(darker) >= 5
+    assert np.mean(darker) >= 0.8
+
+
+@pytest.mark.parametrize("mix", [trauma, stroke])
+def test_no_ventricle_is_outlined(anatomies: Anatomies, mix: LesionMix) -> None:
+    """Neither the patient's own nor one that has widened towards the lesion."""
+    config = t1_settings(pools=0.0, ex_vacuo=1.0, trauma={"none": 0.0}, stroke={"none": 0.0})
+    marked = 0
+    for seed in range(3):
+        draw = Draw(seed, torch.device("cpu"))
+        scene = placed(draw, anatomies, stripped=bool(seed % 2))
+        _, target, _ = render(draw, scene, anatomies, config, mix)
+        marked += int(target.sum())
+        assert not (target.bool() & (scene.tissues[Tissue.VENTRICLE] > 0.5)).any()
+    assert marked > 100
+
+
+def test_a_widened_ventricle_takes_the_lesion_beside_it(scene: Scene) -> None:
+    draw = Draw(0, torch.device("cpu"))
+    injury = Injury.none(scene)
+    injury.outline = scene.parenchyma * (scene.ventricle_mm < 20)
+    before = injury.outline.clone()
+    widen_ventricle(draw, scene, injury)
+    near = (scene.ventricle_mm < 2) & (before > 0.5)
+    far = (scene.ventricle_mm > 19) & (before > 0.5)
+    assert float(injury.outline[near].mean()) < 0.1
+    assert torch.equal(injury.outline[far], before[far])
+    assert float(injury.shares.sum(0).max()) <= 1 + 1e-5
+
+
+@pytest.mark.parametrize(("mix", "share"), [(trauma, CONFIG.t1.trauma.none), (stroke, CONFIG.t1.stroke.none)])
+def test_as_many_brains_as_asked_for_have_no_lesion(
+    anatomies: Anatomies, scene: Scene, mix: LesionMix, share: float
+) -> None:
+    without = []
+    for seed in range(40):
+        injury = Injury.none(scene)
+        mix(Draw(seed, torch.device("cpu")), scene, anatomies, CONFIG, injury)
+        without.append(not injury.outline.any())
+    # Two standard deviations of a binomial share.
+    assert abs(np.mean(without) - share) < 2 * math.sqrt(share * (1 - share) / len(without))
+
+
+def test_a_brain_without_lesions_has_none_in_its_target(anatomies: Anatomies) -> None:
+    """What imitates lesions is drawn at its most frequent."""
+    always = {"white_matter": 1.0, "microbleeds": 1.0}
+    t1 = {"perivascular": 1.0, "pools": 1.0, "trauma": {"none": 1.0}}
+    generator = Generator("aims-tbi", anatomies, SynthesisConfig.model_validate({"lesions": always, "t1": t1}))
+    assert not any(generator(seed).target.any() for seed in range(2))
+
+
+def test_a_pool_pushes_the_brain_and_leaves_the_rest(scene: Scene) -> None:
+    pushed = with_pool(Draw(3, torch.device("cpu")), scene)
+    brain = [float(one.tissues[PARENCHYMA].sum()) for one in (scene, pushed)]
+    fluid = [float(one.tissues[Tissue.OUTER_CSF].sum()) for one in (scene, pushed)]
+    assert fluid[1] > fluid[0]
+    # Pressed together, not cut away: less than the pool's volume is missing.
+    assert 0.8 < brain[1] / brain[0] < 1
+    assert float(pushed.tissues.sum(0).max()) <= 1.01
+    skull = [float(one.tissues[INTRACRANIAL.stop :].sum()) for one in (scene, pushed)]
+    assert skull[1] == pytest.approx(skull[0], rel=0.05)
+
+
+def test_a_case_is_a_function_of_its_seed(anatomies: Anatomies) -> None:
+    one, same, other = (Generator("isles26", anatomies)(seed) for seed in (5, 5, 6))
+    assert torch.equal(one.images, same.images)
+    assert torch.equal(one.target, same.target)
+    assert one.images.shape != other.images.shape or not torch.equal(one.images, other.images)
+    assert one.images.dtype == torch.float32
+    assert bool(one.images.isfinite().all())
+
+
+@pytest.mark.parametrize(("task", "files"), [("aims-tbi", 2), ("isles22", 4)])
+def test_the_command_writes_the_same_bytes_twice(
+    task: str, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A head of a third of the size, so that it is quick; with the prepared sources and without."""
+    write_sources(tmp_path / "sources", size=0.35)
+    written = []
+    for run in ("one", "two"):
+        arguments = ["synthesize", "--task", task, "--n", "1", "-o", tmp_path / run, "--seed", "1"]
+        arguments += ["--sources", tmp_path / "sources", "--cache", tmp_path / "cache"]
+        monkeypatch.setattr(sys, "argv", ["segsync-train", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (None, 0)
+        found = sorted((tmp_path / run).rglob("*.*"))
+        written.append({path.relative_to(tmp_path / run): path.read_bytes() for path in found})
+    assert len(written[0]) == files + 1
+    assert written[0] == written[1]
+    assert f"1 cases of {task}\tseeds 1 to 1" in capsys.readouterr().out

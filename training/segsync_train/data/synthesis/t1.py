@@ -1,0 +1,148 @@
+"""T1-weighted images (`aims-tbi`, `isles26`): any sequence, any scanner, old lesions and what imitates them.
+
+Every voxel is a mixture of matters whose signals one signal equation gives, so that cavities, scars and blood look as
+they do beside cortex and white matter in the same image, and partial volume follows by itself.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segsync_train.data.synthesis import injuries, lesions, scanner
+from segsync_train.data.synthesis.anatomy import Anatomies
+from segsync_train.data.synthesis.config import SynthesisConfig
+from segsync_train.data.synthesis.fields import Draw, gaussian, smoothstep
+from segsync_train.data.synthesis.injuries import Foreign, Injury, LesionMix
+from segsync_train.data.synthesis.pools import with_pool
+from segsync_train.data.synthesis.scene import Scene
+from segsync_train.data.synthesis.sequences import MATTER, Matter, draw_sequence
+from segsync_train.data.synthesis.tissues import INTRACRANIAL, PARENCHYMA, Tissue
+
+#: What tells a lesion from no lesion, relative to the signal of white matter, and in standard deviations of the noise.
+VISIBLE, VISIBLE_NOISE = 0.07, 1.2
+
+
+def render(
+    draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig, mix: LesionMix
+) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
+    """Image (1, Z, Y, X) without unit; target (Z, Y, X) uint8; what is present. mix: the lesions of the task."""
+    if draw.chance(config.t1.pools):
+        scene = with_pool(draw, scene)
+    injury = injuries.imitations(draw, scene, config)
+    before = injury.shares.clone()
+    mix(draw, scene, anatomies, config, injury)
+    if draw.chance(config.t1.ex_vacuo) and bool(injury.outline.any()):
+        injuries.widen_ventricle(draw, scene, injury)
+    tissue, foreign = _signals(draw, config)
+    healthy, brain = _healthy(draw, scene, tissue)
+    image = healthy + _changed(scene, brain, injury.shares, foreign)
+    change = image - healthy - _changed(scene, brain, before, foreign)
+    return _acquired(draw, scene, config, image, change, injury)
+
+
+def _signals(draw: Draw, config: SynthesisConfig) -> tuple[Tensor, Tensor]:
+    """Signals of the 17 tissues and of the 5 foreign matters, that of white matter being 1."""
+    equation = draw_sequence(draw, config.t1.sequences)
+    # T1 of tissue is shorter at 1.5 T, and shorter still in some protocols' reference values; that of fluid is not.
+    field = draw.uniform((0.72, 1.08))
+    matters = []
+    for tissue in Tissue:
+        is_brain = tissue < Tissue.VENTRICLE
+        spread = 0.05 if is_brain else 0.04 if tissue <= Tissue.OUTER_CSF else 0.25
+        fixed = MATTER[tissue]
+        t1 = fixed.t1 * (field if is_brain else 1.0) * math.exp(draw.normal(0.0, spread))
+        density = fixed.density * math.exp(draw.normal(0.0, 0.03 if is_brain else spread))
+        matters.append(Matter(density, t1, fixed.t2_star * math.exp(draw.normal(0.0, 0.1))))
+    scar_t1 = matters[Tissue.CORTEX].t1 * draw.uniform((0.95, 1.7))
+    matters += [
+        Matter(1.0, draw.uniform((3600.0, 4500.0)), 800.0),
+        Matter(0.98, draw.uniform((2600.0, 4300.0)), draw.uniform((100.0, 800.0))),
+        Matter(draw.uniform((0.8, 0.9)), scar_t1, draw.uniform((50.0, 90.0))),
+        Matter(0.85, draw.uniform((280.0, 650.0)), draw.uniform((15.0, 40.0))),
+        Matter(0.72, draw.uniform((900.0, 1300.0)), draw.log_uniform((2.0, 12.0))),
+    ]
+    signals = equation(matters)
+    # Blood that flows in has not been saturated.
+    for vessel in (Tissue.ARTERY, Tissue.VEIN):
+        signals[vessel] *= draw.log_uniform((0.4, 3.0))
+    signals /= signals[Tissue.WHITE]
+    if draw.chance(config.t1.altered):
+        signals *= np.exp(draw.scalars.normal(0.0, 0.2, len(signals)))
+    elif draw.chance(config.t1.random):
+        signals = draw.scalars.uniform(0.05, 1.3, len(signals))
+    table = torch.tensor(signals / signals[Tissue.WHITE], dtype=torch.float32, device=draw.device)
+    return table[: len(Tissue)], table[len(Tissue) :]
+
+
+def _healthy(draw: Draw, scene: Scene, signals: Tensor) -> tuple[Tensor, Tensor]:
+    """The image (Z, Y, X) without anything foreign, and brain tissue's part in it."""
+    count, size = len(scene.tissues), scene.size_zyx
+    brain = (signals[PARENCHYMA] @ scene.tissues[PARENCHYMA].flatten(1)).view(size)
+    other = (signals[Tissue.VENTRICLE : count] @ scene.tissues[Tissue.VENTRICLE :].flatten(1)).view(size)
+    # Tissue is not uniform: regional differences, and fine grain; outside the brain more than within.
+    region = draw.uniform((0.0, 0.06)) * draw.smooth_noise(size, draw.uniform((5.0, 14.0)))[0]
+    grain = draw.uniform((0.0, 0.05)) * draw.smooth_noise(size, draw.uniform((1.0, 3.0)))[0]
+    brain = brain * torch.exp(region + grain)
+    if not scene.stripped:
+        shell = scene.tissues[Tissue.BONE :].sum(0)
+        coarse = draw.smooth_noise(size, draw.uniform((2.0, 5.0)))[0]
+        other = other * torch.exp(draw.uniform((0.0, 0.35)) * shell * coarse)
+    if draw.chance(0.6):
+        plexus = lesions.choroid_plexus(draw, scene)
+        other = other * (1 - plexus) + plexus * draw.uniform((0.4, 0.9)) * signals[Tissue.CORTEX]
+    return brain + other, brain
+
+
+def _changed(scene: Scene, brain: Tensor, shares: Tensor, foreign: Tensor) -> Tensor:
+    """What foreign matter adds to the image or takes from it (Z, Y, X)."""
+    put = (foreign @ shares.flatten(1)).view(scene.size_zyx)
+    return scene.parenchyma * put - brain * shares.sum(0)
+
+
+def _acquired(
+    draw: Draw, scene: Scene, config: SynthesisConfig, image: Tensor, change: Tensor, injury: Injury
+) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
+    """The image through the scanner and onto the model's grid, with the target that it shows."""
+    chosen = config.t1.acquisition
+    outline = lesions.outlined(injury.outline, scene)
+    inside = scanner.within_skull(draw, scene)
+    seen = gaussian(change.abs() * outline, 1.0) / gaussian(outline, 1.0).clamp(min=0.05)
+
+    image = image * scanner.receive_profile(draw, scene, chosen)
+    thickness = chosen.slice_mm if draw.chance(chosen.thick) else chosen.thin_mm
+    slices = scanner.draw_slices(draw, scene, chosen, thickness)
+    image = scanner.point_spread(draw, scanner.add_motion(draw, image, chosen.motion), scene, slices, chosen)
+    image, outline, seen, inside, air = slices.acquire(
+        torch.stack([image, outline, seen, inside, 1 - scene.tissues.sum(0)])
+    ).unbind()
+    image = image * scanner.slice_gains(draw, slices, draw.uniform((0.0, 0.02)) * draw.chance(chosen.thick))
+    noise = draw.log_uniform(chosen.noise)
+    image = scanner.add_noise(draw, image, noise, draw.uniform((0.0, 0.6)), slices.axis)
+    marked = (outline > draw.uniform((0.35, 0.5))) & (seen > max(VISIBLE, VISIBLE_NOISE * noise))
+    if scene.stripped:
+        kept = scanner.brain_mask(draw, inside, scene.spacing_mm)
+        image, marked = image * kept, marked & (kept > 0)
+    else:
+        if draw.chance(chosen.defaced):
+            image = image * slices.acquire(_without_face(draw, scene)).round()
+        if draw.chance(chosen.blanked):
+            image = image * (gaussian(air, 1.0) < 0.9)
+    image = slices.regrid(image)
+    if draw.chance(0.3):
+        # Exported with the brightest, fat and vessels, cut off.
+        image = image.clamp(max=draw.uniform((1.3, 2.5)) * float(image[image > 0.5].median()))
+    target = slices.regrid(marked.float()) >= 0.5
+    ventricle = scene.tissues[Tissue.VENTRICLE] + scene.parenchyma * injury.shares[Foreign.WATER]
+    target = target & (ventricle < 0.5)
+    return (image * draw.log_uniform((60.0, 3000.0)))[None], target.to(torch.uint8), (True,)
+
+
+def _without_face(draw: Draw, scene: Scene) -> Tensor:
+    """1 where a defacing program leaves the image as it is, 0 in front of and below a plane before the brain."""
+    brain = gaussian(scene.tissues[INTRACRANIAL].sum(0), 4.0 / scene.spacing_mm)
+    z, y = scene.standard_mm[0], scene.standard_mm[1]
+    tilt = draw.uniform((0.5, 1.2))
+    before = -y - 50.0 - tilt * (z + draw.uniform((-10.0, 15.0)))
+    return 1 - smoothstep(before, -0.5, 0.5) * (brain < 0.02)
