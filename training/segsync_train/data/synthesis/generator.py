@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from segsync.errors import InputError
-from segsync_train.data.synthesis import diffusion
+from segsync_train.data.synthesis import diffusion, perfusion
 from segsync_train.data.synthesis.anatomy import Anatomies
 from segsync_train.data.synthesis.config import SynthesisConfig
 from segsync_train.data.synthesis.fields import Draw
@@ -15,8 +15,9 @@ from segsync_train.data.synthesis.scene import place
 #: Channels of each task, in the order of `segsync.tasks`.
 CHANNELS: dict[str, tuple[str, ...]] = {
     "isles22": ("dwi", "adc", "flair"),
+    "isles24": ("ncct", "cta", "tmax", "cbf", "cbv", "mtt"),
 }
-RENDERERS = {"isles22": diffusion.render}
+RENDERERS = {"isles22": diffusion.render, "isles24": perfusion.render}
 
 
 @dataclass(frozen=True)
