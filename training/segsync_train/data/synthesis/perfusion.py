@@ -13,7 +13,7 @@ from torch import Tensor
 from segsync_train.data.synthesis import lesions, scanner, tomography
 from segsync_train.data.synthesis.anatomy import Anatomies
 from segsync_train.data.synthesis.config import AcquisitionConfig, SynthesisConfig
-from segsync_train.data.synthesis.fields import Draw, gaussian, smoothstep
+from segsync_train.data.synthesis.fields import Draw, gaussian
 from segsync_train.data.synthesis.ischaemia import Ischaemia, ischaemia
 from segsync_train.data.synthesis.scene import Scene
 from segsync_train.data.synthesis.tissues import Tissue
@@ -62,8 +62,8 @@ def render(
     old = tomography.disease(draw, scene, anatomies, config.lesions)
     # What becomes an infarct now was not one before.
     old = Disease(old.cavity * (1 - stroke.infarct), old.white_matter)
-    blood = circulation(draw, scene, stroke, old)
     lumen, filled, clot = arteries(draw, scene, stroke.occlusions)
+    blood = circulation(draw, scene, stroke, old, filled)
     hu = tomography.attenuation(draw, scene, stroke, old, clot)
     hu = hu + 12.0 * lumen * (scene.tissues[Tissue.OUTER_CSF] + scene.parenchyma).clamp(0, 1)
     inside = scanner.within_skull(draw, scene)
@@ -94,8 +94,8 @@ def _in_place(draw: Draw, volume: Tensor, scene: Scene, config: AcquisitionConfi
     return scanner.moved(draw, volume, scene, config)
 
 
-def circulation(draw: Draw, scene: Scene, stroke: Ischaemia, old: Disease) -> Circulation:
-    """How blood flows through one patient's head."""
+def circulation(draw: Draw, scene: Scene, stroke: Ischaemia, old: Disease, filled: Tensor) -> Circulation:
+    """How blood flows through one patient's head; filled: (Z, Y, X) the share of large arteries that are open."""
     flow, volume, late = [], [], []
     common, slower = draw.normal(0.0, 0.15), draw.normal(0.0, 0.1)
     for tissue in list(Tissue)[: len(scene.tissues)]:
@@ -116,6 +116,8 @@ def circulation(draw: Draw, scene: Scene, stroke: Ischaemia, old: Disease) -> Ci
     less_flow, less_volume = _loss(draw, stroke)
     flows = mixed[0] * region * worn * weary * less_flow * (1 - 0.9 * old.cavity)
     volumes = mixed[1] * region * worn * torch.sqrt(2 - weary) * less_volume * (1 - 0.85 * old.cavity)
+    vessel = filled * draw.uniform((0.2, 1.0))
+    flows, volumes = flows + 200.0 * vessel, volumes + 12.0 * vessel
     delay = mixed[2] / mixed[0].clamp(min=1e-3) * draw.uniform((0.4, 1.3))
     delay = delay + draw.uniform((0.0, 0.5)) * draw.smooth_noise(size, draw.uniform((6.0, 16.0)))[0] + stroke.slow
     delay = delay + old.cavity * draw.uniform((0.0, 5.0)) + old.white_matter * draw.uniform((0.0, 1.5))

@@ -1,6 +1,5 @@
-"""CT without contrast medium and CT angiography, in HU: attenuation by tissue, old and early ischaemia, beam hardening."""
+"""CT without contrast medium and CT angiography, in HU: tissues, old and early ischaemia, beam hardening, noise."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -103,9 +102,8 @@ def _early_signs(draw: Draw, scene: Scene, stroke: Ischaemia) -> Tensor:
     signs = -drop * soft * (grey + draw.uniform((0.4, 0.9)) * (scene.parenchyma - grey).clamp(min=0))
     # Blood volume falls in the core and with it a little attenuation; what is swollen displaces the fluid.
     swelling = draw.uniform((0.0, 0.7)) * min(1.0, drop / 6.0)
-    return signs + 22.0 * swelling * gaussian(soft, 1.0) * scene.tissues[Tissue.OUTER_CSF] * gaussian(
-        scene.parenchyma, 1.5
-    )
+    narrow = gaussian(soft, 1.0) * scene.tissues[Tissue.OUTER_CSF] * gaussian(scene.parenchyma, 1.5)
+    return signs + 22.0 * swelling * narrow
 
 
 def _calcified(draw: Draw, scene: Scene) -> Tensor:
@@ -161,7 +159,7 @@ def acquire(
 
 
 def _grain(draw: Draw, size: torch.Size, smooth_vox: float) -> Tensor:
-    """Noise of unit variance, independent between slices: correlated within, as the reconstruction's filter leaves it."""
+    """Noise of unit variance, independent between slices, within them correlated by the reconstruction's filter."""
     noise = gaussian(draw.noise(size), (0.0, smooth_vox, smooth_vox))
     # The ramp filter takes the lowest frequencies out.
     noise = noise - draw.uniform((0.3, 0.9)) * gaussian(noise, (0.0, 3.0, 3.0))
