@@ -14,7 +14,7 @@ from segsync_train.data.synthesis.territories import CAROTID, MIDDLE, Territorie
 
 #: Weights of how far an occlusion reaches beyond its infarct: a rim; the parts that the infarct touches; all parts of
 #: that branch; the whole artery.
-REACH = (0.2, 0.35, 0.27, 0.18)
+REACH = (0.13, 0.3, 0.32, 0.25)
 #: Weights of: an infarct much like the core; larger (it grew until the artery was opened); smaller (part was saved).
 OUTCOME = (0.6, 0.25, 0.15)
 #: Share of strokes that had reperfused before the scan: flow is normal or high, the infarct comes nevertheless.

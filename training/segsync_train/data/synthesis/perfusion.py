@@ -40,8 +40,8 @@ PARAMETERS: dict[Tissue, tuple[float, float, float]] = {
     Tissue.MUCOSA: (25.0, 6.0, 3.0),
     Tissue.EYE: (6.0, 6.0, 3.0),
 }
-#: CT slices are axial.
-AXIAL = (1.0, 0.0, 0.0)
+#: CT slices are axial and leave no gap.
+SLICES = {"slice_axis": (1.0, 0.0, 0.0), "gap": (0.0, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def render(
     draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig
 ) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
     """Images (6, Z, Y, X): NCCT, CTA in HU, Tmax in s, CBF, CBV, MTT; target (Z, Y, X) uint8; what is present."""
-    chosen = config.acquisition.model_copy(update={"slice_axis": AXIAL})
+    chosen = config.acquisition.model_copy(update=SLICES)
     stroke = ischaemia(draw, scene, anatomies.acute, config.lesions)
     old = tomography.disease(draw, scene, anatomies, config.lesions)
     # What becomes an infarct now was not one before.
@@ -132,8 +132,10 @@ def _loss(draw: Draw, stroke: Ischaemia) -> tuple[Tensor, Tensor]:
     flow = 1 - draw.uniform((0.2, 0.5)) * stroke.penumbra * (1 + rough)
     volume = 1 + draw.uniform((-0.15, 0.35)) * stroke.penumbra * (1 + rough)
     core = gaussian(stroke.core, 0.4)
-    flow = torch.lerp(flow, draw.uniform((0.04, 0.25)) * (1 + rough), core)
-    volume = torch.lerp(volume, draw.uniform((0.1, 0.5)) * (1 + rough), core)
+    # Flow falls further than volume: what is left passes slowly.
+    left = draw.uniform((0.04, 0.25))
+    flow = torch.lerp(flow, left * (1 + rough), core)
+    volume = torch.lerp(volume, min(0.6, left * draw.uniform((1.3, 4.0))) * (1 + rough), core)
     again = draw.uniform((-0.1, 0.8)) * stroke.flooded
     return (flow + again).clamp(min=0.02), (volume + again).clamp(min=0.02)
 
@@ -160,7 +162,7 @@ def _maps(
     volumes = _in_place(
         draw, torch.stack([blood.flow, blood.volume, blood.delay * weight, weight, inside]), scene, config
     )
-    slices = scanner.draw_slices(draw, scene, config.model_copy(update={"gap": (0.0, 0.0)}), (5.0, 10.0))
+    slices = scanner.draw_slices(draw, scene, config, (5.0, 10.0))
     sigma = draw.uniform((3.0, 8.0)) / scanner.FWHM / scene.spacing_mm
     volumes = gaussian(slices.acquire(volumes), (0.0, sigma, sigma))
     noise = _noise(draw, volumes[0].shape, draw.uniform((0.6, 1.6)))
