@@ -11,12 +11,15 @@ from segsync_train.data.synthesis.fields import Draw, gaussian, smoothstep
 from segsync_train.data.synthesis.masks import MaskLibrary
 from segsync_train.data.synthesis.scene import Scene
 from segsync_train.data.synthesis.territories import CAROTID, MIDDLE, Territories
+from segsync_train.data.synthesis.tissues import INTRACRANIAL
 
 #: Weights of how far an occlusion reaches beyond its infarct: a rim; the parts that the infarct touches; all parts of
 #: that branch; the whole artery.
 REACH = (0.13, 0.3, 0.32, 0.25)
 #: Weights of: an infarct much like the core; larger (it grew until the artery was opened); smaller (part was saved).
 OUTCOME = (0.6, 0.25, 0.15)
+#: Usual volume of a patient's infarcts, and how often they are drawn again to get there.
+VOLUME_ML, TRIES = (0.7, 350.0), 4
 #: Share of strokes that had reperfused before the scan: flow is normal or high, the infarct comes nevertheless.
 REPERFUSED = 0.05
 #: Share of brains without infarct in which an artery was closed and opened in time.
@@ -54,7 +57,7 @@ def ischaemia(draw: Draw, scene: Scene, library: MaskLibrary, config: LesionConf
     zero = torch.zeros(scene.size_zyx, device=draw.device)
     result = Ischaemia(zero, zero, zero, zero, zero, [])
     layout = territories.lay_out(draw, scene)
-    found = lesions.infarcts(draw, scene, library, config)
+    found = _infarcts(draw, scene, library, config)
     for infarct in found:
         if draw.chance(REPERFUSED):
             result.flooded = torch.maximum(result.flooded, infarct)
@@ -68,12 +71,25 @@ def ischaemia(draw: Draw, scene: Scene, library: MaskLibrary, config: LesionConf
     if not found and draw.chance(SAVED):
         result.penumbra, occlusion = _saved(draw, layout)
         result.occlusions.append(occlusion)
+    result.penumbra = result.penumbra * scene.tissues[INTRACRANIAL].sum(0)
     if draw.chance(STENOSIS):
         behind = territories.fed_by(CAROTID, draw.integer(0, 1), draw.device).float()
         result.slow = layout.spread(behind, draw.uniform((8.0, 14.0))) * draw.uniform((1.5, 5.5))
     if draw.chance(SLOW):
         result.slow = result.slow + draw.uniform((0.5, 4.0))
     return result
+
+
+def _infarcts(draw: Draw, scene: Scene, library: MaskLibrary, config: LesionConfig) -> list[Tensor]:
+    """The infarcts of one brain, drawn again where they are too small or too large for a stroke that is treated."""
+    found: list[Tensor] = []
+    for _ in range(TRIES):
+        found = [share for share in lesions.infarcts(draw, scene, library, config) if bool(share.any())]
+        volume = sum(float(share.sum()) for share in found) * scene.spacing_mm**3 / 1000
+        if not found or VOLUME_ML[0] <= volume <= VOLUME_ML[1]:
+            break
+        config = config.model_copy(update={"none": 0.0})
+    return found
 
 
 def _core(draw: Draw, infarct: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ def acquire(
 ) -> Tensor:
     """A CT series of a head, back on the model's grid. inside: (Z, Y, X) what a skull-stripping program keeps."""
     shadow = _shadow(scene)
-    dark = draw.uniform((0.0, 14.0)) if draw.chance(0.7) else 0.0
+    dark = draw.uniform((0.0, 20.0)) if draw.chance(0.7) else 0.0
     rim = gaussian(1 - inside, draw.uniform((3.0, 8.0)) / scene.spacing_mm)
     bent = hu - dark * shadow * (hu > -200) + draw.uniform((-1.0, 5.0)) * rim * inside
     slices = scanner.draw_slices(draw, scene, config, thickness)
@@ -174,9 +174,8 @@ def _shadow(scene: Scene) -> Tensor:
     """
     if scene.stripped:
         z, y, _ = scene.standard_mm
-        return torch.exp(-(((z + 34) / 7) ** 2) - ((y - 22) / 4) ** 2) + 0.5 * torch.exp(
-            -(((z + 36) / 6) ** 2) - ((y - 32) / 3) ** 2
-        )
+        front = torch.exp(-(((z + 31) / 8) ** 2) - ((y - 20) / 5) ** 2)
+        return front + 0.5 * torch.exp(-(((z + 36) / 8) ** 2) - ((y - 34) / 4) ** 2)
     bone = scene.tissues[Tissue.BONE] + 0.3 * scene.tissues[Tissue.MARROW]
     before = bone.cumsum(2) * scene.spacing_mm
     after = before[..., -1:] - before
