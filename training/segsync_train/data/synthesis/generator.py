@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segsync.errors import InputError
-from segsync_train.data.synthesis import diffusion, injuries, t1
+from segsync_train.data.synthesis import diffusion, injuries, perfusion, t1
 from segsync_train.data.synthesis.anatomy import Anatomies
 from segsync_train.data.synthesis.config import SynthesisConfig
 from segsync_train.data.synthesis.fields import Draw
@@ -16,11 +16,13 @@ from segsync_train.data.synthesis.scene import place
 #: Channels of each task, in the order of `segsync.tasks`.
 CHANNELS: dict[str, tuple[str, ...]] = {
     "isles22": ("dwi", "adc", "flair"),
+    "isles24": ("ncct", "cta", "tmax", "cbf", "cbv", "mtt"),
     "aims-tbi": ("t1",),
     "isles26": ("t1",),
 }
 RENDERERS = {
     "isles22": diffusion.render,
+    "isles24": perfusion.render,
     "aims-tbi": partial(t1.render, mix=injuries.trauma),
     "isles26": partial(t1.render, mix=injuries.stroke),
 }
