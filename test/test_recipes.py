@@ -34,7 +34,7 @@ def test_every_set_of_the_paper_has_a_recipe() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_the_papers_and_fits_its_set(path: Path) -> None:
-    """Section 2.4: patch 128³, batch 2, Adam at 1e-5, 1000 epochs (of 250 steps), Dice + cross-entropy, 80 % and 20 %."""
+    """Section 2.4: patch 128³, batch 2, Adam at 1e-5, 1000 epochs (of 250 steps), Dice + cross-entropy; 80 % train."""
     config = load_settings(RunConfig, path)
     assert isinstance(config.data, FolderData)
     dataset = DATASETS[config.data.layout]

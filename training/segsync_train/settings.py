@@ -39,7 +39,7 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def load_settings(model: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
-    """Read a YAML file and those it stands on, apply overrides of the form `a.b=value` (value in YAML), check the whole.
+    """Read a YAML file and its bases, apply overrides of the form `a.b=value` (value in YAML), and check the whole.
 
     Raises InputError with one line that says the file, the key, what was expected and what was found.
     """
@@ -53,7 +53,7 @@ def load_settings(model: type[Settings], path: Path, overrides: Sequence[str] = 
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """The values of a file and of its bases. above: the files that stand on it; raises OSError where it is not there."""
+    """The values of a file and its bases. above: the files that stand on it; raises OSError where it is not there."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
