@@ -64,6 +64,10 @@ stroke-results: .venv/.dev  ## docs/results/stroke.md anew: what the shipped isl
 synthesis-pictures: .venv/.dev  ## docs/results/synthesis.md anew: twenty synthetic cases of each task
 	.venv/bin/python docs/results/synthesis.py
 
+.PHONY: cross-modality
+cross-modality: .venv/.dev  ## docs/results/cross-modality.md anew: trained on one contrast, tested on all three
+	.venv/bin/python docs/results/cross_modality.py
+
 # Exact versions within pyproject.toml's bounds. The runtime's are hashed, since they go into images. torch's wheel may
 # come from another file, so the development ones are not, and NVIDIA's packages stay out: they follow torch's wheel.
 UV_COMPILE := .venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28

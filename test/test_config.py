@@ -136,3 +136,45 @@ def test_settings_are_frozen() -> None:
     config = check_settings(RunConfig, plain(), "test")
     with pytest.raises(ValueError, match="frozen"):
         config.steps = 3
+
+
+# --- a file that stands on another -----------------------------------------------------------------------------------
+
+
+def test_a_base_gives_what_the_file_does_not(tmp_path: Path) -> None:
+    """Tables are joined at every depth; lists and tables of labels, whose keys are numbers, are replaced whole."""
+    written(
+        tmp_path,
+        plain(labels={1: "core", 2: "penumbra"}, data={"kind": "folder", "folder": "cases", "validation": 0.4}),
+    )
+    upper = tmp_path / "below" / "upper.yaml"
+    upper.parent.mkdir()
+    upper.write_text(
+        "base: ../run.yaml\nsteps: 7\ndata: {folder: other}\nlabels: {1: lesion}\n"
+        "channels: [{name: ct, normalisation: {kind: zscore}}]\n"
+    )
+    config = load_settings(RunConfig, upper, ["batch=3"])
+    assert (config.name, config.steps, config.batch, config.labels) == ("run", 7, 3, {1: "lesion"})
+    assert isinstance(config.data, FolderData)
+    assert (config.data.folder, config.data.validation) == (Path("other"), 0.4)
+    assert [channel.name for channel in config.channels] == ["ct"]
+
+
+@pytest.mark.parametrize(
+    ("upper", "said"),
+    [
+        ("base: none.yaml", r"upper.yaml: base: expected a settings file at .*none.yaml, found No such file"),
+        ("base: upper.yaml", "upper.yaml: base: expected a file that does not stand on this one, found upper.yaml"),
+        ("base: round.yaml", "round.yaml: base: expected a file that does not stand on this one, found upper.yaml"),
+        ("base: [run.yaml]", "base: expected a settings file"),
+        ("base: broken.yaml", "broken.yaml: expected YAML"),
+        ("base: run.yaml\nstpes: 5", "upper.yaml: settings: unknown key 'stpes'; did you mean 'steps'"),
+    ],
+)
+def test_a_base_that_is_none_is_told(upper: str, said: str, tmp_path: Path) -> None:
+    written(tmp_path, plain())
+    (tmp_path / "upper.yaml").write_text(upper)
+    (tmp_path / "round.yaml").write_text("base: upper.yaml")
+    (tmp_path / "broken.yaml").write_text("steps: [1")
+    with pytest.raises(InputError, match=said):
+        load_settings(RunConfig, tmp_path / "upper.yaml")

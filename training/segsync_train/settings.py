@@ -1,4 +1,8 @@
-"""Settings files: YAML and `--set a.b=value` into a frozen pydantic model, every mistake in one clear line."""
+"""Settings files: YAML and `--set a.b=value` into a frozen pydantic model, every mistake in one clear line.
+
+A file may stand on another: `base: other.yaml`, a path from the file's own folder, gives every key that the file does
+not. Tables of settings are joined key by key; what is a value, a list or a table of labels is replaced whole.
+"""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -35,22 +39,52 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def load_settings(model: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
-    """Read a YAML file, apply overrides of the form `a.b=value` (value in YAML), and check the whole.
+    """Read a YAML file and its bases, apply overrides of the form `a.b=value` (value in YAML), and check the whole.
 
     Raises InputError with one line that says the file, the key, what was expected and what was found.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _read(path, ())
     except OSError as error:
         raise InputError(f"{path}: expected a settings file, found {error.strerror}; give --config FILE") from error
+    for override in overrides:
+        _apply(data, override)
+    return check_settings(model, data, str(path))
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The values of a file and its bases. above: the files that stand on it; raises OSError where it is not there."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: expected YAML, found {reason}; correct the file") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected keys with values, found {type(data).__name__}; correct the file")
-    for override in overrides:
-        _apply(data, override)
-    return check_settings(model, data, str(path))
+    if "base" not in data:
+        return data
+    name = data.pop("base")
+    base = path.parent / str(name)
+    if base.resolve() in (path.resolve(), *above):
+        raise InputError(f"{path}: base: expected a file that does not stand on this one, found {name}; take it out")
+    try:
+        under = _read(base, (*above, path.resolve()))
+    except OSError as error:
+        raise InputError(
+            f"{path}: base: expected a settings file at {base}, found {error.strerror}; correct it"
+        ) from error
+    return _joined(under, data)
+
+
+def _joined(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Both tables' keys; where both have one, the upper's value, or of two tables of settings their keys joined."""
+    joined = {**under, **over}
+    for key in under.keys() & over.keys():
+        both = (under[key], over[key])
+        # The keys of a table of labels are numbers.
+        if all(isinstance(table, dict) and all(isinstance(k, str) for k in table) for table in both):
+            joined[key] = _joined(*both)
+    return joined
 
 
 def check_settings(model: type[Settings], data: Mapping[str, Any], where: str) -> Settings:

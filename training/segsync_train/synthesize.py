@@ -1,7 +1,11 @@
-"""`segsync-train synthesize`: synthetic cases as NIfTI files in nnU-Net's layout, the same bytes from the same seed."""
+"""Synthetic cases as NIfTI files in nnU-Net's layout, the same bytes from the same seed.
+
+Patients of a task are `segsync-train synthesize`, healthy brains in several contrasts docs/results/cross_modality.py.
+"""
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,7 @@ import SimpleITK as sitk
 import torch
 
 from segsync.errors import OutputError
+from segsync.images import stem_of
 from segsync_train.data.synthesis import (
     CHANNELS,
     Generator,
@@ -17,8 +22,12 @@ from segsync_train.data.synthesis import (
     SyntheticCase,
     load_sources,
 )
+from segsync_train.data.synthesis.contrast import CONTRASTS, STRUCTURES, read_brain, render
+from segsync_train.data.synthesis.masks import mask_files
 
 log = logging.getLogger(__name__)
+
+DESCRIPTION_FILE = "dataset.json"
 
 
 def synthesize(
@@ -42,7 +51,26 @@ def synthesize(
         name = f"{task}_{seed + number:06d}"
         write_case(generator(seed + number), output, name)
         log.info("%s written (%d of %d)", name, number + 1, n)
-    _write_description(output, task, n)
+    _write_description(output, CHANNELS[task], ("lesion",), n)
+
+
+def render_brains(label_maps: Path, output: Path, spacing_mm: float = 2.0, seed: int = 0) -> None:
+    """Write every label map of a folder as a case of each of `CONTRASTS`, below `output` a folder a contrast.
+
+    A case has its label map's name in all of them. Folders that are whole are left as they are. Raises InputError where
+    a file is no label map of a head, OutputError where one cannot be written.
+    """
+    files = mask_files(label_maps)
+    names = [contrast for contrast in CONTRASTS if not (output / contrast / DESCRIPTION_FILE).is_file()]
+    for number, file in enumerate(files if names else ()):
+        brain = read_brain(file, spacing_mm)
+        for place, contrast in enumerate(CONTRASTS.values()):
+            if contrast.name in names:
+                own = int(np.random.SeedSequence([seed, number, place]).generate_state(1, np.uint64)[0] >> 1)
+                write_case(render(brain, contrast, spacing_mm, own), output / contrast.name, stem_of(file))
+        log.info("%s rendered (%d of %d)", file.name, number + 1, len(files))
+    for contrast in names:
+        _write_description(output / contrast, (contrast,), tuple(STRUCTURES), len(files))
 
 
 def write_case(case: SyntheticCase, folder: Path, name: str) -> None:
@@ -67,14 +95,15 @@ def _write(array: torch.Tensor, spacing_mm: float, path: Path) -> None:
         raise OutputError(f"{path}: cannot be written ({reason}); choose another output folder") from error
 
 
-def _write_description(output: Path, task: str, n: int) -> None:
+def _write_description(output: Path, channels: Sequence[str], labels: Sequence[str], n: int) -> None:
     description = {
-        "channel_names": {str(number): name for number, name in enumerate(CHANNELS[task])},
-        "labels": {"background": 0, "lesion": 1},
+        "channel_names": {str(number): name for number, name in enumerate(channels)},
+        "labels": {"background": 0, **{name: number for number, name in enumerate(labels, start=1)}},
         "numTraining": n,
         "file_ending": ".nii.gz",
     }
+    path = output / DESCRIPTION_FILE
     try:
-        (output / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{output / 'dataset.json'}: cannot be written ({error.strerror}); choose another") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another") from error

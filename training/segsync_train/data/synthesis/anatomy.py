@@ -122,27 +122,19 @@ def load_sources(
 
 def read_head(file: Path, spacing_mm: float) -> dict[str, npt.NDArray[np.generic]]:
     """The arrays of an `Anatomy`, computed from one label map."""
-    image = sitk.DICOMOrient(sitk.ReadImage(str(file)), "LPS")
-    labels = np.rint(sitk.GetArrayFromImage(image)).astype(np.int16)
-    source_mm = np.array(image.GetSpacing()[::-1])
-    if not np.isin(CEREBRUM_AND_CEREBELLUM, labels).all():
-        raise InputError(f"{file}: expected FreeSurfer labels of a whole brain, found {np.unique(labels)[:8]}...")
+    labels, source_mm = read_labels(file)
     brain = np.argwhere(np.isin(labels, CEREBRUM_AND_CEREBELLUM))
     head = np.argwhere(labels > 0)
     low = head.min(0)
     low[0] = max(low[0], brain[:, 0].min() - round(NECK_MM / source_mm[0]))
     high = head.max(0) + 1
     crop = labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    matrices = []
-    for axis in range(3):
-        step = spacing_mm / source_mm[axis]
-        count = int(np.ceil(crop.shape[axis] / step))
-        matrices.append(box_matrix(crop.shape[axis], torch.arange(count) * step + (step - 1) / 2, step))
-    tissues = np.stack([_shares(np.isin(crop, LABELS[tissue]), matrices) for tissue in Tissue])
+    matrices = reduction(crop.shape, source_mm, spacing_mm)
+    tissues = np.stack([shares(np.isin(crop, LABELS[tissue]), matrices) for tissue in Tissue])
     # Position 0 mm is the centre of the reduced array's first voxel.
     first = low * source_mm + (spacing_mm - source_mm) / 2
     air = labels == 0
-    ventricle = _shares(np.isin(crop, LATERAL_VENTRICLES), matrices) >= 128
+    ventricle = shares(np.isin(crop, LATERAL_VENTRICLES), matrices) >= 128
     distance = ndimage.distance_transform_edt(~ventricle, sampling=spacing_mm)
     parenchyma = tissues[PARENCHYMA].sum(0, dtype=np.int32) > 128
     field = shimmed_field_ppm(air, source_mm, first, parenchyma, spacing_mm)
@@ -154,7 +146,27 @@ def read_head(file: Path, spacing_mm: float) -> dict[str, npt.NDArray[np.generic
     }
 
 
-def _shares(binary: npt.NDArray[np.bool_], matrices: list[Tensor]) -> npt.NDArray[np.uint8]:
+def read_labels(file: Path) -> tuple[npt.NDArray[np.int16], FloatArray]:
+    """A whole-head label map (Z, Y, X) in LPS order, and its spacing (3,) in mm; raises InputError where it is none."""
+    image = sitk.DICOMOrient(sitk.ReadImage(str(file)), "LPS")
+    labels = np.rint(sitk.GetArrayFromImage(image)).astype(np.int16)
+    if not np.isin(CEREBRUM_AND_CEREBELLUM, labels).all():
+        raise InputError(f"{file}: expected FreeSurfer labels of a whole brain, found {np.unique(labels)[:8]}...")
+    return labels, np.array(image.GetSpacing()[::-1])
+
+
+def reduction(size_zyx: tuple[int, ...], source_mm: FloatArray, spacing_mm: float) -> list[Tensor]:
+    """Matrices that average an array of this size and spacing over the voxels of another spacing, one an axis."""
+    matrices = []
+    for size, source in zip(size_zyx, source_mm, strict=True):
+        step = spacing_mm / source
+        at = torch.arange(int(np.ceil(size / step))) * step + (step - 1) / 2
+        matrices.append(box_matrix(size, at, step))
+    return matrices
+
+
+def shares(binary: npt.NDArray[np.bool_], matrices: list[Tensor]) -> npt.NDArray[np.uint8]:
+    """The share (0 to 255) of each coarse voxel that the mask fills."""
     share = torch.from_numpy(binary.astype(np.float32))
     for axis, matrix in enumerate(matrices):
         share = along(share, matrix, axis - 3)
