@@ -1,5 +1,6 @@
 """One case from one number: the door of this package."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +12,7 @@ from segsync_train.data.synthesis import diffusion, injuries, perfusion, t1
 from segsync_train.data.synthesis.anatomy import Anatomies
 from segsync_train.data.synthesis.config import SynthesisConfig
 from segsync_train.data.synthesis.fields import Draw
-from segsync_train.data.synthesis.scene import place
+from segsync_train.data.synthesis.scene import Scene, place
 
 #: Channels of each task, in the order of `segsync.tasks`.
 CHANNELS: dict[str, tuple[str, ...]] = {
@@ -20,7 +21,9 @@ CHANNELS: dict[str, tuple[str, ...]] = {
     "aims-tbi": ("t1",),
     "isles26": ("t1",),
 }
-RENDERERS = {
+#: Draws a placed head: images (C, Z, Y, X), target (Z, Y, X), and which channels are present.
+Renderer = Callable[[Draw, Scene, Anatomies, SynthesisConfig], tuple[Tensor, Tensor, tuple[bool, ...]]]
+RENDERERS: dict[str, Renderer] = {
     "isles22": diffusion.render,
     "isles24": perfusion.render,
     "aims-tbi": partial(t1.render, mix=injuries.trauma),

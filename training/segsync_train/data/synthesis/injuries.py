@@ -35,7 +35,7 @@ class Foreign(IntEnum):
 
 
 #: Where the brain strikes the skull: middle and reach in mm, MNI (LPS, ZYX), of one side. Frontal poles and orbital
-#: surface, temporal poles, lower and outer temporal lobe (Bigler 2007, doi:10.1017/S1355617707070956).
+#: surface, temporal poles, lower and outer temporal lobe (Bigler 2007, doi:10.1037/0894-4105.21.5.515).
 POLES: tuple[tuple[tuple[float, float, float], float], ...] = (
     ((-16.0, -40.0, 20.0), 14.0),
     ((2.0, -62.0, 22.0), 14.0),
