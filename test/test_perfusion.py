@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from scipy import ndimage
@@ -33,7 +34,7 @@ def head() -> Anatomy:
     size = np.ceil((high - low + 48.0) / SPACING_MM).astype(int)
     at = np.indices(size) * SPACING_MM + first[:, None, None, None]
 
-    def ellipsoid(centre: tuple[float, ...], half: tuple[float, ...]) -> np.ndarray:  # type: ignore[type-arg]
+    def ellipsoid(centre: tuple[float, ...], half: tuple[float, ...]) -> npt.NDArray[np.bool_]:
         parts = [((at[axis] - centre[axis]) / half[axis]) ** 2 for axis in range(3)]
         return np.asarray(sum(parts) <= 1)
 
