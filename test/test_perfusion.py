@@ -1,9 +1,11 @@
 """Synthetic CT and perfusion maps: physiology, ischaemia, what must not be labelled; in a head made of ellipsoids."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from scipy import ndimage
@@ -12,7 +14,7 @@ from torch import Tensor
 from segsync.tasks import TASKS
 from segsync_train.config import RunConfig, SyntheticData
 from segsync_train.data.sources import prepare_synthetic
-from segsync_train.data.synthesis import CHANNELS, Anatomies, Anatomy, Generator, SynthesisConfig
+from segsync_train.data.synthesis import CHANNELS, Anatomies, Anatomy, Generator, SynthesisConfig, ischaemia
 from segsync_train.data.synthesis.fields import Draw
 from segsync_train.data.synthesis.masks import MaskLibrary
 from segsync_train.data.synthesis.perfusion import mean_transit_time, render
@@ -33,7 +35,7 @@ def head() -> Anatomy:
     size = np.ceil((high - low + 48.0) / SPACING_MM).astype(int)
     at = np.indices(size) * SPACING_MM + first[:, None, None, None]
 
-    def ellipsoid(centre: tuple[float, ...], half: tuple[float, ...]) -> np.ndarray:  # type: ignore[type-arg]
+    def ellipsoid(centre: tuple[float, ...], half: tuple[float, ...]) -> npt.NDArray[np.bool_]:
         parts = [((at[axis] - centre[axis]) / half[axis]) ** 2 for axis in range(3)]
         return np.asarray(sum(parts) <= 1)
 
@@ -128,9 +130,13 @@ def drawn(anatomies: Anatomies, seed: int, config: SynthesisConfig) -> Drawn:
 
 
 @pytest.fixture(scope="module")
-def strokes(anatomies: Anatomies) -> list[Drawn]:
-    """Eight patients with an infarct."""
-    return [drawn(anatomies, seed, settings()) for seed in range(8)]
+def strokes(anatomies: Anatomies) -> Iterator[list[Drawn]]:
+    """Six patients whose infarct is the core that is seen, and whose other side is healthy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ischaemia, "OUTCOME", (1.0, 0.0, 0.0))
+        for rare in ("REPERFUSED", "STENOSIS", "SLOW"):
+            patch.setattr(ischaemia, rare, 0.0)
+        yield [drawn(anatomies, seed, settings()) for seed in range(6)]
 
 
 def test_transit_time_follows_from_flow_and_volume() -> None:
@@ -152,18 +158,14 @@ def test_maps_keep_the_central_volume_principle(strokes: list[Drawn]) -> None:
 def test_flow_falls_and_delay_rises_where_the_infarct_will_be(strokes: list[Drawn]) -> None:
     ratios, late, early = [], [], []
     for case in strokes:
-        seen = case.target & (case.images["cbf"] > 0)
-        if int(seen.sum()) < 20:
-            continue
-        mirrored = seen.flip(2) & ~case.target & (case.images["cbf"] > 0)
+        measured = case.images["cbf"] > 0
+        seen, mirrored = case.target & measured, case.target.flip(2) & ~case.target & measured
         ratios.append(float(case.images["cbf"][seen].mean() / case.images["cbf"][mirrored].mean()))
         late.append(float((case.images["tmax"][seen] > 6).float().mean()))
         early.append(float((case.images["tmax"][mirrored] > 6).float().mean()))
-    assert len(ratios) >= 6
-    assert np.median(ratios) < 0.5
-    assert np.mean(np.array(ratios) < 0.8) >= 0.8
+    assert np.mean(np.array(ratios) < 0.7) >= 0.8
     assert np.median(late) > 0.7
-    assert np.median(early) < 0.2
+    assert max(early) < 0.2
 
 
 def test_early_infarcts_are_dark_on_ct_or_unseen(strokes: list[Drawn]) -> None:
@@ -174,7 +176,7 @@ def test_early_infarcts_are_dark_on_ct_or_unseen(strokes: list[Drawn]) -> None:
         plain = case.images["ncct"]
         differences.append(float(plain[here].mean() - plain[there].mean()))
     assert -14 < min(differences) < -3
-    assert max(differences) < 3
+    assert np.median(differences) < 0
 
 
 def test_attenuation_is_in_hounsfield_units(strokes: list[Drawn]) -> None:
@@ -201,13 +203,18 @@ def test_no_ventricle_is_labelled_and_no_map_leaves_the_head(strokes: list[Drawn
             assert not case.images[name][torch.from_numpy(far)].any()
 
 
-def test_without_infarct_nothing_is_labelled_whatever_the_delay(anatomies: Anatomies) -> None:
-    cases = [drawn(anatomies, seed, settings(none=1.0)) for seed in range(6)]
+@pytest.mark.parametrize("saved", [True, False])
+def test_without_infarct_nothing_is_labelled_whatever_the_delay(
+    anatomies: Anatomies, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    monkeypatch.setattr(ischaemia, "SAVED", float(saved))
+    for rare in ("STENOSIS", "SLOW"):
+        monkeypatch.setattr(ischaemia, rare, 0.0)
+    cases = [drawn(anatomies, seed, settings(none=1.0)) for seed in range(2)]
     assert not any(case.target.any() for case in cases)
-    late = [float((case.images["tmax"] > 6).sum()) * SPACING_MM**3 / 1000 for case in cases]
-    # An artery that was opened in time leaves a large delay and no infarct; healthy brains have none.
-    assert max(late) > 30
-    assert min(late) < 10
+    late_ml = [float((case.images["tmax"] > 6).sum()) * SPACING_MM**3 / 1000 for case in cases]
+    # An artery that was opened in time leaves a large delay and no infarct.
+    assert all(volume > 20 if saved else volume < 5 for volume in late_ml)
 
 
 def test_same_number_same_case_and_missing_channels_are_empty(anatomies: Anatomies) -> None:

@@ -35,6 +35,7 @@ ATTENUATION: dict[Tissue, tuple[float, float]] = {
     Tissue.EYE: (12.0, 5.0),
 }
 AIR = -1000.0
+GREY = [Tissue.CORTEX, Tissue.CEREBELLAR_CORTEX, Tissue.DEEP_GREY, Tissue.IRON_GREY]
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,15 @@ def attenuation(draw: Draw, scene: Scene, stroke: Ischaemia, old: Disease, clot:
 def _early_signs(draw: Draw, scene: Scene, stroke: Ischaemia) -> Tensor:
     """Oedema of the infarct, more in grey matter, so that its border with white matter fades; narrow sulci."""
     drop = draw.uniform((0.0, 1.0)) if draw.chance(0.25) else draw.uniform((2.0, 10.0))
-    soft = gaussian(torch.maximum(stroke.core, stroke.flooded), draw.uniform((0.4, 1.0)))
-    soft = soft * (1 + draw.uniform((0.0, 0.25)) * draw.smooth_noise(scene.size_zyx, 4.0)[0]).clamp(0.4, 1.5)
-    grey = scene.tissues[Tissue.CORTEX] + scene.tissues[Tissue.DEEP_GREY] + scene.tissues[Tissue.IRON_GREY]
-    grey = grey + scene.tissues[Tissue.CEREBELLAR_CORTEX]
-    signs = -drop * soft * (grey + draw.uniform((0.4, 0.9)) * (scene.parenchyma - grey).clamp(min=0))
-    # Blood volume falls in the core and with it a little attenuation; what is swollen displaces the fluid.
-    swelling = draw.uniform((0.0, 0.7)) * min(1.0, drop / 6.0)
-    narrow = gaussian(soft, 1.0) * scene.tissues[Tissue.OUTER_CSF] * gaussian(scene.parenchyma, 1.5)
-    return signs + 22.0 * swelling * narrow
+    # What is reperfused shows on CT alone.
+    dark = torch.maximum(stroke.core * drop, stroke.flooded * max(drop, draw.uniform((3.0, 9.0))))
+    dark = gaussian(dark, draw.uniform((0.4, 1.0)))
+    dark = dark * (1 + draw.uniform((0.0, 0.25)) * draw.smooth_noise(scene.size_zyx, 4.0)[0]).clamp(0.4, 1.5)
+    grey = scene.tissues[GREY].sum(0)
+    signs = -dark * (grey + draw.uniform((0.4, 0.9)) * (scene.parenchyma - grey).clamp(min=0))
+    # What is swollen displaces the fluid in its sulci.
+    narrow = gaussian((dark / 6.0).clamp(max=1), 1.0) * gaussian(scene.parenchyma, 1.5)
+    return signs + 22.0 * draw.uniform((0.0, 0.7)) * narrow * scene.tissues[Tissue.OUTER_CSF]
 
 
 def _calcified(draw: Draw, scene: Scene) -> Tensor:
