@@ -188,6 +188,9 @@ def evaluate(
     label: Annotated[list[str] | None, typer.Option("--label", help="VALUE=NAME; else all of --references.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder of labelled cases instead of the run's.")] = None,
     layout: Annotated[str, typer.Option("--layout", help="Layout of --data, as in `datasets`.")] = "nnunet",
+    channel: Annotated[
+        list[str] | None, typer.Option("--channel", help="MODEL=DATA where --data has another name for it: ct=mr.")
+    ] = None,
     part: Annotated[PartOfSplit, typer.Option("--part", help="Which cases of the run's own split.")] = "validation",
     rules: Annotated[str | None, typer.Option("--rules", help="A challenge's; else those of the task.")] = None,
     checkpoint: CheckpointOption = None,
@@ -199,12 +202,13 @@ def evaluate(
     """Score a network or a folder of predictions: Dice, HD, HD95, ASSD, volumes and lesions of every case and label."""
     set_up_logging(verbose=verbose)
     from segsync_train.evaluate import evaluate as run
-    from segsync_train.evaluate import parse_labels
+    from segsync_train.evaluate import parse_channels, parse_labels
     from segsync_train.summary import table_of
 
     groups, chosen = run(
         source, output, references=references, labels=parse_labels(label or []), data=data, layout=layout,
-        part=part, rules=rules, checkpoint=checkpoint, device=device, mirror=mirror, masks=masks,
+        channels=parse_channels(channel or []), part=part, rules=rules, checkpoint=checkpoint, device=device,
+        mirror=mirror, masks=masks,
     )  # fmt: skip
     on_stdout().print(table_of(groups, chosen))
 
