@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="segsync-train",
-    help="Pretrain, fine-tune, evaluate and export 3D-SegSync.\n\nExit codes: 0 done; 1 unexpected error; 2 wrong "
-    "usage; 3 settings or images; 4 weights or checkpoint; 5 output; 6 memory or device.",
+    help="Pretrain, fine-tune, evaluate, compare and export 3D-SegSync.\n\nExit codes: 0 done; 1 unexpected error; "
+    "2 wrong usage; 3 settings or images; 4 weights or checkpoint; 5 output; 6 memory or device.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -211,6 +211,25 @@ def evaluate(
         mirror=mirror, masks=masks,
     )  # fmt: skip
     on_stdout().print(table_of(groups, chosen))
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Folders of `evaluate`; NAME=FOLDER names its system anew.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables, figures and index.html.")],
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="System that others are tested against; else 3D-SegSync.")
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's published numbers beside them.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Set evaluated systems side by side as the paper does: tables, tests, rankings, figures and one page."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.compare import compare as run
+
+    sys.stdout.write(f"{run(runs, output, reference=reference, paper=paper)}\n")
 
 
 @app.command()
