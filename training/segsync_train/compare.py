@@ -65,12 +65,8 @@ def _together(settings: Sequence[Setting], paper: Sequence[Published], output: P
     look = looks(list(dict.fromkeys(name for setting in settings for name in setting.systems)))
     overview, budget = overview_table(settings, paper), budget_table(settings)
     for table in (overview, budget):
-        texts = {
-            f"{table.name}.csv": table.csv(),
-            f"{table.name}.md": table.markdown(),
-            f"{table.name}.tex": table.latex(),
-        }
-        write_texts(texts, output / "tables")
+        written = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
+        write_texts({f"{table.name}.{ending}": text for ending, text in written.items()}, output / "tables")
     boxes = "Dice and HD95 by data set. Box: quartiles; line: median; dots: cases."
     if paper:
         boxes += " Diamonds: means that the paper gives, of other cases."
@@ -115,8 +111,8 @@ def _apart(settings: Sequence[Setting], reference: str, paper: Sequence[Publishe
         montage = montage_figure(setting)
         if montage is not None:
             caption = (
-                "Cases at the lower quartile, the median and the upper quartile of the systems' mean Dice, in the axial "
-                "slice with most of the truth; the patient's right is on the left."
+                "Cases at the lower quartile, the median and the upper quartile of the systems' mean Dice, in the "
+                "axial slice with most of the truth; the patient's right is on the left."
             )
             pictures.append(_saved(f"cases-{setting.slug}", montage, caption, output))
         yield Chapter(setting.title, tuple(pictures), tuple(tables))

@@ -1,6 +1,8 @@
 """The paper's Figures 2 to 4 and 8 to 10 from scores. Okabe and Ito's colours; hatches tell systems apart in grey."""
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,10 +20,11 @@ HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++", "ooo")
 INK, LINE, YES, NO = "#1b1f24", "#c4cbd2", "#F0E442", "#0072B2"
 #: p below which a system is better than another.
 LEVEL = 0.05
-#: Side of a panel in inches.
-PANEL = 2.9
+#: Side of a panel in inches, points of its title, and boxes that stand in one row.
+PANEL, TITLE, BOXES = 2.9, 9, 32
 
 Look = dict[str, str]
+Group = TypeVar("Group")
 
 
 def looks(systems: Sequence[str]) -> dict[str, Look]:
@@ -37,10 +40,11 @@ def labels_figure(setting: Setting, look: Mapping[str, Look]) -> Figure:
     groups = {
         name: dict(zip(setting.systems, setting.of(DICE, label), strict=True)) for label, name in setting.labels.items()
     }
-    figure = _sheet(1, max(6.0, 1.1 + 0.36 * len(groups) * (len(setting.systems) + 1)), 3.6)
-    axes = figure.axes[0]
-    _boxes(axes, groups, look)
-    axes.set(ylabel="Dice", title=setting.title)
+    rows = _rows(list(groups), len(setting.systems))
+    figure = _sheet(len(rows), _width(rows, len(setting.systems)), 0.5 + 2.8 * len(rows))
+    for axes, names in zip(figure.axes, rows, strict=True):
+        _boxes(axes, {name: groups[name] for name in names}, look)
+        axes.set_ylabel(DICE.title)
     _legend(figure, setting.systems, look)
     return figure
 
@@ -48,16 +52,18 @@ def labels_figure(setting: Setting, look: Mapping[str, Look]) -> Figure:
 def data_figure(settings: Sequence[Setting], look: Mapping[str, Look], paper: Sequence[Published]) -> Figure:
     """Figs. 2 and 4: Dice and HD95 of every data set, a box a system; diamonds are the paper's means."""
     systems = _systems(settings)
-    figure = _sheet(2, max(6.0, 1.1 + 0.36 * len(settings) * (len(systems) + 1)), 6.0)
-    for axes, metric in zip(figure.axes, (DICE, HD95), strict=True):
-        groups = {setting.title: dict(zip(setting.systems, setting.of(metric), strict=True)) for setting in settings}
+    rows = _rows(settings, len(systems))
+    figure = _sheet(2 * len(rows), _width(rows, len(systems)), 0.5 + 5.4 * len(rows))
+    panels = [(row, metric) for row in rows for metric in (DICE, HD95)]
+    for axes, (row, metric) in zip(figure.axes, panels, strict=True):
+        groups = {_lines(setting): dict(zip(setting.systems, setting.of(metric), strict=True)) for setting in row}
         places = _boxes(axes, groups, look)
         axes.set_ylabel(metric.title)
-        for setting in settings:
-            for row in [] if setting.crossed else of_data(tuple(paper), setting.data):
-                place = places.get((setting.title, row.system))
+        for setting in row:
+            for given in [] if setting.crossed else of_data(tuple(paper), setting.data):
+                place = places.get((_lines(setting), given.system))
                 if place is not None:
-                    axes.plot(place, row.values[metric.key][0], "D", color="white", mec=INK, ms=5, zorder=5)
+                    axes.plot(place, given.values[metric.key][0], "D", color="white", mec=INK, ms=5, zorder=5)
     _legend(figure, systems, look)
     return figure
 
@@ -77,7 +83,8 @@ def cross_figure(settings: Sequence[Setting], look: Mapping[str, Look]) -> Figur
                 axes.bar(place, np.nanmean(values), width * 0.9, edgecolor=INK, linewidth=0.8, **look[system])
                 axes.errorbar(place, np.nanmean(values), spread, color=INK, capsize=2, linewidth=1)
         axes.set_xticks(range(len(own)), [f"trained on\n{setting.trained_on}" for setting in own])
-        axes.set(ylabel="Dice", title=f"tested on {data}", ylim=(0, 1.02))
+        axes.set(ylabel=DICE.title, ylim=(0, 1.02))
+        axes.set_title(f"tested on {data}", fontsize=TITLE)
     _legend(figure, systems, look)
     return figure
 
@@ -103,7 +110,8 @@ def significance_figure(settings: Sequence[Setting]) -> Figure:
         axes.set_xticks(middles, setting.systems, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(middles, setting.systems)
         axes.invert_yaxis()
-        axes.set(aspect="equal", title=_title(setting, metric), xlabel="… than this?", ylabel="Is this better …")
+        axes.set_title(_title(setting, metric), fontsize=TITLE)
+        axes.set(aspect="equal", xlabel="… than this?", ylabel="Is this better …")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     patches = [Patch(facecolor=YES, label=f"better, p < {LEVEL:g}"), Patch(facecolor=NO, label="not shown to be")]
@@ -134,9 +142,9 @@ def ranking_figure(settings: Sequence[Setting], look: Mapping[str, Look]) -> Fig
         names = [setting.systems[system] for system in order]
         axes.set_xticks(range(count), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(1, count + 1))
-        axes.set(xlim=(-0.6, count - 0.4), ylim=(count + 0.6, 0.4), ylabel="rank", title=_title(setting, metric))
-        tau = f"Kendall's τ {np.nanmean(found.tau):.2f}" if np.isfinite(found.tau).any() else "all tied"
-        axes.text(0.98, 0.97, tau, transform=axes.transAxes, ha="right", va="top", fontsize=8)
+        axes.set(xlim=(-0.6, count - 0.4), ylim=(count + 0.6, 0.4), ylabel="rank")
+        tau = f"τ {np.nanmean(found.tau):.2f}" if np.isfinite(found.tau).any() else "all tied"
+        axes.set_title(f"{_title(setting, metric)}, {tau}", fontsize=TITLE)
         axes.grid(color=LINE, linewidth=0.6)
         axes.set_axisbelow(True)
     return figure
@@ -170,12 +178,23 @@ def _boxes(
     return places
 
 
+def _rows(groups: Sequence[Group], systems: int) -> list[list[Group]]:
+    """Groups in rows that are not too long to read, and about equally long."""
+    per_row = max(1, BOXES // systems)
+    count = math.ceil(len(groups) / per_row)
+    size = math.ceil(len(groups) / count)
+    return [list(groups[first : first + size]) for first in range(0, len(groups), size)]
+
+
+def _width(rows: Sequence[Sequence[object]], systems: int) -> float:
+    return max(5.0, 1.0 + 0.32 * len(rows[0]) * (systems + 1))
+
+
 def _sheet(rows: int, width: float, height: float, columns: int = 1) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-        axes.title.set_size(10)
     return figure
 
 
@@ -189,4 +208,9 @@ def _systems(settings: Sequence[Setting]) -> list[str]:
 
 
 def _title(setting: Setting, metric: Metric) -> str:
-    return f"{setting.title}: {metric.title}"
+    return f"{_lines(setting)}: {metric.title.removesuffix(' mm')}"
+
+
+def _lines(setting: Setting) -> str:
+    """The setting's title, in two lines where it is long."""
+    return setting.title.replace(", trained", ",\ntrained")

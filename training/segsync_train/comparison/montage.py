@@ -51,6 +51,9 @@ def chosen_cases(setting: Setting) -> tuple[str, ...]:
 
 def montage_figure(setting: Setting) -> Figure | None:
     """A row a case, a column a system; None where no run kept its masks or the images are gone, which is logged."""
+    if not any(run.system.masks for runs in setting.runs.values() for run in runs):
+        log.info("no pictures of %s: expected masks of its cases, found none; evaluate with --masks", setting.title)
+        return None
     labels = [value for value in setting.labels if value != MEAN]
     try:
         rows = {case: _slice(setting, case, labels) for case in chosen_cases(setting)}
@@ -58,9 +61,6 @@ def montage_figure(setting: Setting) -> Figure | None:
         log.warning("no pictures of %s: %s", setting.title, error)
         return None
     systems = [system for system in setting.systems if any(system in row.masks for row in rows.values())]
-    if not systems:
-        log.info("no pictures of %s: expected masks of its cases, found none; evaluate with --masks", setting.title)
-        return None
     columns = ["image", "truth", *systems]
     figure = Figure(figsize=(1.7 * len(columns), 1.85 * len(rows) + 0.5), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr]
