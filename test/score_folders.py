@@ -25,6 +25,7 @@ def write_scores(
     labels: Mapping[int, str] = LABELS,
     seed: int = 0,
     missed: Sequence[str] = (),
+    files: Mapping[str, CaseFiles] | None = None,
     **changes: Any,
 ) -> Path:
     """Scores of a system whose Dice is about `skill`; cases are as hard for each. missed: where it finds nothing."""
@@ -77,7 +78,7 @@ def write_scores(
             seconds_per_step=1.5 + seed,
             peak_memory_mib=2048.0,
         ),
-        cases={case: CaseFiles(case, {}) for case in cases},
+        cases=files or {case: CaseFiles(case, {}) for case in cases},
         masks={},
     )
     text = system.model_copy(update=changes).model_dump_json()

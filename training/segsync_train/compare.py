@@ -26,18 +26,18 @@ from segsync_train.comparison.published import Published, published
 from segsync_train.comparison.scores import Setting, pool, read_run
 from segsync_train.comparison.tables import (
     budget_table,
+    compared_with,
     data_csv,
     data_table,
     differences_table,
     overview_table,
-    tests_of,
 )
 from segsync_train.summary import make_folder, write_texts
 
 log = logging.getLogger(__name__)
 
 REFERENCE = "3D-SegSync"
-DPI = 160
+DPI = 150
 
 
 def compare(runs: Sequence[str], output: Path, *, reference: str | None = None, paper: bool = False) -> Path:
@@ -48,9 +48,7 @@ def compare(runs: Sequence[str], output: Path, *, reference: str | None = None, 
     """
     read = [read_run(run) for run in runs]
     names = list(dict.fromkeys(run.name for run in read))
-    if reference is not None and reference not in names:
-        raise InputError(f"--reference: expected one of {', '.join(names)}, found {reference!r}")
-    chosen = reference or (REFERENCE if REFERENCE in names else next(iter(names), ""))
+    chosen = reference_of(names, reference)
     settings = pool(read, chosen)
     given = published() if paper else ()
     make_folder(output / "figures")
@@ -58,6 +56,13 @@ def compare(runs: Sequence[str], output: Path, *, reference: str | None = None, 
     seeds = f"{len(read)} runs of {len(names)} systems; each other system is tested against {chosen}."
     write_texts({"index.html": page(len(names), seeds, chapters)}, output)
     return output / "index.html"
+
+
+def reference_of(names: Sequence[str], wanted: str | None) -> str:
+    """The system that the others are tested against; raises InputError where the wanted one is not there."""
+    if wanted is not None and wanted not in names:
+        raise InputError(f"--reference: expected one of {', '.join(names)}, found {wanted!r}")
+    return wanted or (REFERENCE if REFERENCE in names else names[0])
 
 
 def _together(settings: Sequence[Setting], paper: Sequence[Published], output: Path) -> Iterator[Chapter]:
@@ -96,14 +101,14 @@ def _apart(settings: Sequence[Setting], reference: str, paper: Sequence[Publishe
     look = looks(list(dict.fromkeys(name for setting in settings for name in setting.systems)))
     for setting in settings:
         log.info("%s: %d systems on %d cases", setting.title, len(setting.systems), len(setting.cases))
-        tests = tests_of(setting, reference)
+        tests = compared_with(setting, reference)
         tables = [data_table(setting, tests, reference, paper)]
         if tests:
             tables.append(differences_table(setting, tests, reference))
         texts = {
-            f"{setting.slug}.csv": data_csv(setting, tests),
-            f"{setting.slug}.md": "\n".join(table.markdown() for table in tables),
-            f"{setting.slug}.tex": "\n".join(table.latex() for table in tables),
+            f"data-{setting.slug}.csv": data_csv(setting, tests),
+            f"data-{setting.slug}.md": "\n".join(table.markdown() for table in tables),
+            f"data-{setting.slug}.tex": "\n".join(table.latex() for table in tables),
         }
         write_texts(texts, output / "tables")
         caption = "Dice of every label and case."

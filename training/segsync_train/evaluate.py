@@ -301,7 +301,9 @@ def evaluate(
         other = FolderData(folder=data, layout=layout) if data else None
         cases = labelled_cases(model, other, part, channels)
         rows = evaluate_model(model, cases, chosen, mirror=mirror, masks=output / "masks" if masks else None)
-        system = system_of(model.spec, model.config, model.budget, other, chosen.name, cases, masks)
+        system = system_of(
+            model.spec, model.config, model.budget, other, chosen.name, cases, mirror=mirror, masks=masks
+        )
     else:
         raise InputError(
             f"{source}: expected a run ({CONFIG_FILE}) or weights ({SPEC_FILE}), found neither; for a folder of "

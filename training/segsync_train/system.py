@@ -56,6 +56,8 @@ class System(Frozen):
     data: str
     trained_on: str | None = None
     rules: str
+    #: Whether mirrored copies were averaged.
+    mirror: bool = False
     #: The training's whole settings.
     settings: dict[str, Any] | None = None
     budget: Budget | None = None
@@ -91,6 +93,8 @@ def system_of(
     data: FolderData | None,
     rules: str,
     cases: Sequence[CaseFiles],
+    *,
+    mirror: bool,
     masks: bool,
 ) -> System:
     """The record of a network. data: other cases than those of its run; masks: whether what was found is kept."""
@@ -100,6 +104,7 @@ def system_of(
         data=data_name(data, spec.task) if data else trained_on or spec.task,
         trained_on=trained_on,
         rules=rules,
+        mirror=mirror,
         settings=config.model_dump(mode="json") if config else None,
         budget=budget,
         reference=spec.reference_channel,

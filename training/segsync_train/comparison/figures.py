@@ -134,7 +134,7 @@ def ranking_figure(settings: Sequence[Setting], look: Mapping[str, Look]) -> Fig
             seen = share > 0
             axes.scatter(
                 np.full(seen.sum(), place), np.arange(1, len(share) + 1)[seen], 420 * share[seen], edgecolor=INK,
-                linewidth=0.8, zorder=3, **look[setting.systems[system]],
+                linewidth=0.8, zorder=3, facecolor=look[setting.systems[system]]["facecolor"],
             )  # fmt: skip
             axes.plot([place, place], [low, high], color="black", linewidth=1.2, zorder=4)
             axes.plot(place, found.medians[system], "x", color="black", ms=7, mew=1.6, zorder=5)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from segsync.errors import InputError
 from segsync.geometry import Volume, canonical_axes, canonical_grid
@@ -62,7 +63,7 @@ def montage_figure(setting: Setting) -> Figure | None:
         return None
     systems = [system for system in setting.systems if any(system in row.masks for row in rows.values())]
     columns = ["image", "truth", *systems]
-    figure = Figure(figsize=(1.7 * len(columns), 1.85 * len(rows) + 0.5), layout="constrained")
+    figure = Figure(figsize=(1.7 * len(columns), 1.85 * len(rows) + 0.6), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr]
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (case, row) in zip(panels, rows.items(), strict=True):
@@ -75,6 +76,11 @@ def montage_figure(setting: Setting) -> Figure | None:
         line[0].set_ylabel(case, fontsize=7)
     for axes, column in zip(panels[0], columns, strict=True):
         axes.set_title(column, fontsize=8)
+    names = [
+        Patch(facecolor=COLOURS[place % len(COLOURS)], edgecolor="black", label=setting.labels[value])
+        for place, value in enumerate(labels)
+    ]
+    figure.legend(handles=names, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
     return figure
 
 

@@ -99,7 +99,7 @@ class Setting:
     def slug(self) -> str:
         """The setting as a part of a file's name."""
         name = f"{self.data}-from-{self.trained_on}" if self.crossed else self.data
-        return "".join(letter if letter.isalnum() or letter in "+-_" else "-" for letter in name.lower())
+        return "".join(letter if letter.isalnum() or letter in "+-_" else "-" for letter in name)
 
     @property
     def overall(self) -> int:
@@ -162,6 +162,10 @@ def pool(runs: Sequence[Run], reference: str) -> list[Setting]:
     Raises InputError where there are fewer than two systems, or those of a setting were not scored alike: other rules,
     labels or cases, or settings that differ in more than a seed.
     """
+    folders = [run.folder.resolve() for run in runs]
+    for place, folder in enumerate(folders):
+        if folder in folders[:place]:
+            raise InputError(f"{runs[place].folder}: expected every run once, found it twice; take one away")
     names = list(dict.fromkeys(run.name for run in runs))
     if len(names) < 2:
         raise InputError(
@@ -212,15 +216,17 @@ def _check_alike(runs: Sequence[Run]) -> None:
     """Runs are pooled only where their settings differ in nothing that makes another system."""
     first = runs[0]
     for run in runs[1:]:
-        for key, one, other in _differences(_kept(first.system.settings), _kept(run.system.settings)):
+        for key, one, other in _differences(_kept(first.system), _kept(run.system)):
             raise InputError(
                 f"{run.folder}: expected a seed or fold of {first.folder} ({run.name}), found {key} {other!r} instead "
                 f"of {one!r}; name one of them apart: NAME={run.folder}"
             )
 
 
-def _kept(settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    kept = {key: value for key, value in (settings or {}).items() if key not in OWN}
+def _kept(system: System) -> dict[str, Any]:
+    """What makes a system: its settings without those that seeds may differ in, and how it was run."""
+    kept = {key: value for key, value in (system.settings or {}).items() if key not in OWN}
+    kept["--mirror"] = system.mirror
     for part, own in (("data", OWN_DATA), ("transfer", ("checkpoint",))):
         kept[part] = {key: value for key, value in kept.get(part, {}).items() if key not in own}
     return kept

@@ -21,6 +21,7 @@ LATEX = str.maketrans(
         "<": "$<$",
         ">": "$>$",
         "–": "--",
+        "…": r"\ldots{}",
         # After a line's end LaTeX would take a bracket for its argument.
         "[": "{[}",
         "]": "{]}",

@@ -16,6 +16,10 @@ COLUMNS = (
 )  # fmt: skip
 PUBLISHED = "(published)"
 MEANING = "Mean ± SD over cases, best in bold; (n=…) cases with a value where not all have one."
+CONTRADICTION = (
+    "Published: Table 1 as it stands; the paper's Tables 3 to 9 differ from it in places (HD of 3D-SegSync on WHS++ "
+    "MRI: 5.12 here, 12.19 there)."
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Compared:
 Tests = Mapping[tuple[int, str, str], Compared]
 
 
-def tests_of(setting: Setting, reference: str) -> Tests:
+def compared_with(setting: Setting, reference: str) -> Tests:
     """Every other system against the reference; nothing where the setting lacks it."""
     if reference not in setting.systems:
         return {}
@@ -56,13 +60,15 @@ def data_table(setting: Setting, tests: Tests, reference: str, paper: Sequence[P
         cells = ((f"{row.system} {PUBLISHED}", *_published(row), row.p or NOTHING, NOTHING, NOTHING) for row in rows)
         sections.insert(1, Section(f"{TITLES[setting.data]}, as published: other cases, nothing tested", tuple(cells)))
     note = f"{MEANING} {len(setting.cases)} cases."
+    if any(len(runs) > 1 for runs in setting.runs.values()):
+        note += " Of a system's several runs, each case's mean is taken."
     if tests:
         note += (
             f" p: Dice against {reference}, Wilcoxon signed-rank, corrected by Holm; r: matched-pairs rank-biserial "
             "correlation; difference: bootstrap interval (BCa) of the mean."
         )
     head = ("System", *(metric.title for metric in METRICS), "p (Dice)", "r (Dice)", "Dice difference [95 % CI]")
-    return Table(setting.slug, setting.title, head, tuple(sections), note)
+    return Table(f"data-{setting.slug}", setting.title, head, tuple(sections), note)
 
 
 def _label_rows(setting: Setting, label: int, tests: Tests) -> Iterator[Row]:
@@ -98,7 +104,7 @@ def differences_table(setting: Setting, tests: Tests, reference: str) -> Table:
         for metric in METRICS
     ]
     return Table(
-        f"{setting.slug}-differences",
+        f"data-{setting.slug}-differences",
         f"{setting.title}: difference from {reference}, {setting.labels[setting.overall]}",
         ("System", "cases", "difference [95 % CI]", "p", "p, Holm", "r"),
         tuple(sections),
@@ -139,7 +145,8 @@ def overview_table(settings: Sequence[Setting], paper: Sequence[Published]) -> T
             cells = {name: number(mean, sd, metric) for name, (mean, sd) in given.items()}
             lines.append((f"{TITLES[data]} {PUBLISHED}", *(cells.get(system, NOTHING) for system in systems)))
         sections.append(Section(metric.title, tuple(lines)))
-    return Table("overview", "All data sets, mean of labels", ("Data", *systems), tuple(sections), MEANING)
+    note = f"{MEANING} {CONTRADICTION}" if rows else MEANING
+    return Table("overview", "All data sets, mean of labels", ("Data", *systems), tuple(sections), note)
 
 
 def budget_table(settings: Sequence[Setting]) -> Table:
