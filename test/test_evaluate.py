@@ -90,7 +90,8 @@ def test_json_and_csv_say_the_same_and_name_the_rules(folders: tuple[Path, Path]
         mean = found["metrics"][row["metric"]]["mean"]
         assert (row["mean"] == "") == (mean is None)
         assert mean is None or float(row["mean"]) == pytest.approx(mean, rel=1e-5)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cases.csv", "summary.csv", "summary.json"}
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"cases.csv", "summary.csv", "summary.json", "system.json"}
 
 
 def test_several_labels_are_averaged_within_each_case_first(tmp_path: Path) -> None:

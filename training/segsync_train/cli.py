@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="segsync-train",
-    help="Pretrain, fine-tune, evaluate and export 3D-SegSync.\n\nExit codes: 0 done; 1 unexpected error; 2 wrong "
-    "usage; 3 settings or images; 4 weights or checkpoint; 5 output; 6 memory or device.",
+    help="Pretrain, fine-tune, evaluate, compare and export 3D-SegSync.\n\nExit codes: 0 done; 1 unexpected error; "
+    "2 wrong usage; 3 settings or images; 4 weights or checkpoint; 5 output; 6 memory or device.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -188,6 +188,9 @@ def evaluate(
     label: Annotated[list[str] | None, typer.Option("--label", help="VALUE=NAME; else all of --references.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder of labelled cases instead of the run's.")] = None,
     layout: Annotated[str, typer.Option("--layout", help="Layout of --data, as in `datasets`.")] = "nnunet",
+    channel: Annotated[
+        list[str] | None, typer.Option("--channel", help="MODEL=DATA where --data has another name for it: ct=mr.")
+    ] = None,
     part: Annotated[PartOfSplit, typer.Option("--part", help="Which cases of the run's own split.")] = "validation",
     rules: Annotated[str | None, typer.Option("--rules", help="A challenge's; else those of the task.")] = None,
     checkpoint: CheckpointOption = None,
@@ -199,14 +202,34 @@ def evaluate(
     """Score a network or a folder of predictions: Dice, HD, HD95, ASSD, volumes and lesions of every case and label."""
     set_up_logging(verbose=verbose)
     from segsync_train.evaluate import evaluate as run
-    from segsync_train.evaluate import parse_labels
+    from segsync_train.evaluate import parse_channels, parse_labels
     from segsync_train.summary import table_of
 
     groups, chosen = run(
         source, output, references=references, labels=parse_labels(label or []), data=data, layout=layout,
-        part=part, rules=rules, checkpoint=checkpoint, device=device, mirror=mirror, masks=masks,
+        channels=parse_channels(channel or []), part=part, rules=rules, checkpoint=checkpoint, device=device,
+        mirror=mirror, masks=masks,
     )  # fmt: skip
     on_stdout().print(table_of(groups, chosen))
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Folders of `evaluate`; NAME=FOLDER names its system anew.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables, figures and index.html.")],
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="System that others are tested against; else 3D-SegSync.")
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's published numbers beside them.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Set evaluated systems side by side as the paper does: tables, tests, rankings, figures and one page."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.compare import compare as run
+
+    sys.stdout.write(f"{run(runs, output, reference=reference, paper=paper)}\n")
 
 
 @app.command()

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from segsync.errors import ResourceError
+from segsync.memory import peak_bytes
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
 
@@ -102,6 +103,13 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """The most memory that this process has held so far: on a GPU its tensors', on the CPU all of it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_bytes() / 2**20
 
 
 def amp_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:

@@ -6,7 +6,7 @@ grid. `segsync_train.metrics` says what is measured, `segsync_train.summary` wha
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -35,12 +35,13 @@ from segsync_train.data.dataset import (
 from segsync_train.data.layout import CaseFiles
 from segsync_train.devices import Processes, amp_dtype, autocast, training_device
 from segsync_train.metrics import RULES, Rules, score
-from segsync_train.model import trained_network
+from segsync_train.model import build_network, trained_network
 from segsync_train.operating_point import read_operating_point
 from segsync_train.progress import StepProgress
 from segsync_train.runs import CONFIG_FILE, RunFolder
 from segsync_train.settings import check_settings
-from segsync_train.summary import Group, Row, make_folder, write_results
+from segsync_train.summary import Group, Row, make_folder, write_results, write_texts
+from segsync_train.system import SYSTEM_FILE, Budget, System, budget_of, folder_name, resolved, system_of
 from segsync_train.validation import foreground_predictor
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,17 @@ Part = Literal["validation", "training", "all"]
 
 @dataclass(frozen=True)
 class Model:
-    """A network as the app runs it. data: its run's, where known."""
+    """A network as the app runs it. config, budget: those of its training, where known."""
 
     spec: ModelSpec
     predictor: Callable[[Array], Array]
-    data: FolderData | None
+    config: RunConfig | None = None
+    budget: Budget | None = None
+
+    @property
+    def data(self) -> FolderData | None:
+        """The folder of cases that it was trained on."""
+        return self.config.data if self.config and isinstance(self.config.data, FolderData) else None
 
 
 # --- folders of predictions ------------------------------------------------------------------------------------------
@@ -139,7 +146,9 @@ def load_model(source: Path, device: str = "auto", checkpoint: Path | None = Non
 
 
 def _of_run(run: Path, device: str, checkpoint: Path) -> Model:
-    config, network = trained_network(load_checkpoint(checkpoint))
+    found = load_checkpoint(checkpoint)
+    config, network = trained_network(found)
+    budget = budget_of(config, network, found.state, run)
     place = training_device(device, Processes())
     network.to(place)
     point = read_operating_point(run)
@@ -152,30 +161,39 @@ def _of_run(run: Path, device: str, checkpoint: Path) -> Model:
         min_component_ml=point.min_component_ml,
     )
     predictor = foreground_predictor(network, place, partial(autocast, amp_dtype(config.amp, place), place))
-    return Model(spec, predictor, _folder_data(config))
+    return Model(spec, predictor, config, budget)
 
 
 def _exported(weights: Path, device: str) -> Model:
     bundle = load_bundle(weights)
     engine = Engine(bundle, choose_device(device))
-    settings = bundle.spec.provenance.get("config")
-    config = check_settings(RunConfig, settings, str(weights / SPEC_FILE)) if settings else None
-    return Model(bundle.spec, engine, _folder_data(config) if config else None)
+    provenance = bundle.spec.provenance
+    if "config" not in provenance:
+        return Model(bundle.spec, engine)
+    config = check_settings(RunConfig, provenance["config"], str(weights / SPEC_FILE))
+    made = {**provenance, "step": provenance["steps"], "hours": provenance["training_hours"]}
+    return Model(bundle.spec, engine, config, budget_of(config, build_network(config), made, None))
 
 
-def _folder_data(config: RunConfig) -> FolderData | None:
-    return config.data if isinstance(config.data, FolderData) else None
-
-
-def labelled_cases(model: Model, data: FolderData | None, part: Part) -> list[CaseFiles]:
+def labelled_cases(
+    model: Model, data: FolderData | None, part: Part, channels: Mapping[str, str] | None = None
+) -> list[CaseFiles]:
     """The cases to score: a part of the split of the model's run, or with `data` all of another folder.
 
-    Raises InputError where there are none, or one lacks its label or a channel.
+    channels: what the data call a channel of the model, where that is something else. Raises InputError where there
+    are no cases, or one lacks its label or a channel.
     """
     chosen = data or model.data
     if chosen is None:
         raise InputError("expected labelled cases, found none: the run's own are drawn; give --data FOLDER")
-    cases = find_cases(chosen.layout, chosen.folder, [channel.name for channel in model.spec.channels])
+    theirs = {channel.name: channel.name for channel in model.spec.channels} | dict(channels or {})
+    if len(theirs) > len(model.spec.channels):
+        names = ", ".join(channel.name for channel in model.spec.channels)
+        raise InputError(f"--channel: expected a channel of the model ({names}), found {', '.join(channels or {})}")
+    cases = [
+        replace(case, images={own: case.images[their] for own, their in theirs.items() if their in case.images})
+        for case in find_cases(chosen.layout, chosen.folder, list(theirs.values()))
+    ]
     check_files(cases, model.spec, chosen.folder)
     if data is not None or part == "all":
         return public(cases)
@@ -247,6 +265,7 @@ def evaluate(
     labels: Mapping[int, str] | None = None,
     data: Path | None = None,
     layout: str = "nnunet",
+    channels: Mapping[str, str] | None = None,
     part: Part = "validation",
     rules: str | None = None,
     device: str = "auto",
@@ -257,8 +276,9 @@ def evaluate(
     """Score a run, a folder of weights or (with `references`) a folder of predictions; write the results to `output`.
 
     labels: of the references, values and names; None takes the values they hold. data, layout: a folder of cases
-    instead of the run's own; part: which of its own. rules: a name of `metrics.RULES`; None takes those of the model's
-    task. checkpoint: another one than the run's best. masks: keep what was found. Returns the summary and the rules.
+    instead of the run's own; channels: what it calls the model's channels; part: which of its own. rules: a name of
+    `metrics.RULES`; None takes those of the model's task. checkpoint: another one than the run's best. masks: keep
+    what was found. Returns the summary and the rules.
     """
     if rules is not None and rules not in RULES:
         raise InputError(f"--rules: expected one of {', '.join(RULES)}, found {rules!r}")
@@ -268,17 +288,30 @@ def evaluate(
     if references is not None:
         chosen = RULES[rules or "isles22"]
         rows = evaluate_folders(source, references, chosen, labels)
+        system = System(
+            name=folder_name(source),
+            data=folder_name(references),
+            rules=chosen.name,
+            cases=resolved([CaseFiles(name, {}, path) for name, path in _label_maps(references).items()]),
+            masks={name: path.resolve() for name, path in _label_maps(source).items()},
+        )
     elif (source / SPEC_FILE).is_file() or (source / CONFIG_FILE).is_file():
         model = load_model(source, device, checkpoint)
         chosen = RULES[rules or (model.spec.task if model.spec.task in RULES else "isles22")]
-        cases = labelled_cases(model, FolderData(folder=data, layout=layout) if data else None, part)
+        other = FolderData(folder=data, layout=layout) if data else None
+        cases = labelled_cases(model, other, part, channels)
         rows = evaluate_model(model, cases, chosen, mirror=mirror, masks=output / "masks" if masks else None)
+        system = system_of(
+            model.spec, model.config, model.budget, other, chosen.name, cases, mirror=mirror, masks=masks
+        )
     else:
         raise InputError(
             f"{source}: expected a run ({CONFIG_FILE}) or weights ({SPEC_FILE}), found neither; for a folder of "
             "predictions give --references as well"
         )
-    return write_results(rows, chosen, output), chosen
+    groups = write_results(rows, chosen, output)
+    write_texts({SYSTEM_FILE: system.model_dump_json(indent=2) + "\n"}, output)
+    return groups, chosen
 
 
 def parse_labels(pairs: Sequence[str]) -> dict[int, str] | None:
@@ -290,3 +323,11 @@ def parse_labels(pairs: Sequence[str]) -> dict[int, str] | None:
             raise InputError(f"--label: expected VALUE=NAME, as in 1=lesion, found {pair!r}")
         labels[int(value)] = name
     return labels or None
+
+
+def parse_channels(pairs: Sequence[str]) -> dict[str, str]:
+    """`ct=mr` as the model's name of a channel and the data's. Raises InputError where a pair is none."""
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            raise InputError(f"--channel: expected MODEL=DATA, as in ct=mr, found {pair!r}")
+    return dict(pair.split("=", 1) for pair in pairs)

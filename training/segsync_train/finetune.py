@@ -36,7 +36,7 @@ from segsync_train.config import RunConfig
 from segsync_train.data.loader import batches
 from segsync_train.data.patches import Batch, PatchDataset
 from segsync_train.data.sources import Data, open_data
-from segsync_train.devices import Processes, amp_dtype, autocast, hardware, processes, training_device
+from segsync_train.devices import Processes, amp_dtype, autocast, hardware, peak_memory_mib, processes, training_device
 from segsync_train.figures import save_overlay
 from segsync_train.losses import SegmentationLoss
 from segsync_train.model import Inherited, build_network, transfer
@@ -189,6 +189,7 @@ class _FineTuning:
             "train/loss": loss,
             "train/lr": learning_rate(self.config.optimiser, self.step - 1, self.config.steps),
             "train/steps_per_second": len(self._losses) / max(now - self._clock, 1e-9),
+            "train/peak_memory_mib": peak_memory_mib(self.device),
         }
         self.run.record(self.step, values)
         self.hours += (now - self._clock) / 3600

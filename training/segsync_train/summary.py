@@ -17,6 +17,7 @@ from segsync.errors import OutputError
 from segsync_train.checkpoints import why_not
 from segsync_train.metrics import Rules, Scores
 
+CASES_FILE = "cases.csv"
 METRICS = tuple(field.name for field in fields(Scores))
 #: What the table shows, with its heading and the digits after the point.
 SHOWN = (
@@ -129,10 +130,16 @@ def write_results(rows: Sequence[Row], rules: Rules, folder: Path) -> list[Group
         "groups": [asdict(group) for group in groups],
     }
     texts = {
-        "cases.csv": _csv(["case", "label", "name", *METRICS], every),
-        "summary.csv": _csv(["label", "name", "cases", "metric", *statistic_names], flat),
+        CASES_FILE: csv_of(["case", "label", "name", *METRICS], every),
+        "summary.csv": csv_of(["label", "name", "cases", "metric", *statistic_names], flat),
         "summary.json": json.dumps(about, indent=2) + "\n",
     }
+    write_texts(texts, folder)
+    return groups
+
+
+def write_texts(texts: Mapping[str, str], folder: Path) -> None:
+    """Write files by their names, each whole or not at all; raises OutputError."""
     make_folder(folder)
     try:
         for name, text in texts.items():
@@ -140,8 +147,7 @@ def write_results(rows: Sequence[Row], rules: Rules, folder: Path) -> list[Group
             part.write_text(text, encoding="utf-8")
             part.replace(folder / name)
     except OSError as error:
-        raise OutputError(f"{folder}: expected to write the scores, found {why_not(folder, error)}") from error
-    return groups
+        raise OutputError(f"{folder}: expected to write {', '.join(texts)}, found {why_not(folder, error)}") from error
 
 
 def make_folder(folder: Path) -> None:
@@ -152,7 +158,7 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: expected to make the folder, found {why_not(Path(), error)}") from error
 
 
-def _csv(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def csv_of(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Rows as CSV; what is not defined is an empty cell."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -1,0 +1,130 @@
+"""A table and the ways it is written: Markdown, LaTeX, HTML and CSV."""
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from segsync_train.summary import csv_of
+
+Row = tuple[str, ...]
+
+#: What LaTeX reads as something else, and signs that its fonts lack.
+LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "×": r"$\times$",
+        "<": "$<$",
+        ">": "$>$",
+        "–": "--",
+        "…": r"\ldots{}",
+        # After a line's end LaTeX would take a bracket for its argument.
+        "[": "{[}",
+        "]": "{]}",
+    }
+)
+
+
+class Bold(str):
+    """A cell that stands out: the best of its column."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows below a heading of their own; an empty title has none."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as people read them. name: of its file and its LaTeX label; note: what must be known to read it."""
+
+    name: str
+    title: str
+    head: Row
+    sections: tuple[Section, ...]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """GitHub's dialect; a section's title is a row of its own."""
+        lines = [f"### {self.title}", "", _pipes(self.head), _pipes(("---", *("---:",) * (len(self.head) - 1)))]
+        for section in self.sections:
+            if section.title:
+                lines.append(_pipes((f"*{_marked(section.title)}*", *("",) * (len(self.head) - 1))))
+            lines += [_pipes(tuple(map(_emphasised, row))) for row in section.rows]
+        if self.note:
+            lines += ["", self.note]
+        return "\n".join(lines) + "\n"
+
+    def latex(self) -> str:
+        """For `booktabs`."""
+        width = len(self.head)
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(self.title)}. {_tex(self.note)}}}",
+            rf"\label{{tab:{self.name}}}",
+            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+            r"\toprule",
+            _ampersands(self.head),
+        ]
+        for section in self.sections:
+            lines.append(r"\midrule")
+            if section.title:
+                lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_tex(section.title)}}}}} \\")
+            lines += [_ampersands(row) for row in section.rows]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+    def html(self) -> str:
+        """For `page`: escaped, scrolled where the screen is narrower."""
+        return (
+            f'<h3>{html.escape(self.title)}</h3><div class="wide"><table><thead><tr>{_cells(self.head, "th")}</tr>'
+            f"</thead><tbody>{''.join(self._html_rows())}</tbody></table></div>"
+            f'<p class="faint"><small>{html.escape(self.note)}</small></p>'
+        )
+
+    def csv(self) -> str:
+        """A line for each row, its section first."""
+        return csv_of(("section", *self.head), [(part.title, *row) for part in self.sections for row in part.rows])
+
+    def _html_rows(self) -> Iterator[str]:
+        for section in self.sections:
+            if section.title:
+                yield f'<tr><th class="section" colspan="{len(self.head)}">{html.escape(section.title)}</th></tr>'
+            yield from (f"<tr>{_cells(row, 'td')}</tr>" for row in section.rows)
+
+
+def _pipes(row: Row) -> str:
+    return f"| {' | '.join(row)} |"
+
+
+def _emphasised(cell: str) -> str:
+    return f"**{_marked(cell)}**" if isinstance(cell, Bold) else _marked(cell)
+
+
+def _marked(text: str) -> str:
+    for sign in "|*_<":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def _tex(text: str) -> str:
+    return text.translate(LATEX)
+
+
+def _ampersands(row: Row) -> str:
+    cells = (rf"\textbf{{{_tex(cell)}}}" if isinstance(cell, Bold) else _tex(cell) for cell in row)
+    return rf"{' & '.join(cells)} \\"
+
+
+def _cells(row: Row, tag: str) -> str:
+    first, *rest = (f"<b>{html.escape(cell)}</b>" if isinstance(cell, Bold) else html.escape(cell) for cell in row)
+    return f"<{tag}>{first}</{tag}>" + "".join(f'<{tag} class="n">{cell}</{tag}>' for cell in rest)
