@@ -60,6 +60,18 @@ expected: .venv/.dev  ## test/expected anew, after a change of weights that is m
 stroke-results: .venv/.dev  ## docs/results/stroke.md anew: what the shipped isles22 weights do
 	.venv/bin/python docs/results/stroke.py
 
+.PHONY: hippocampus
+hippocampus: .venv/.dev  ## docs/results/hippocampus.md anew: what pretraining gives with few labels and many
+	.venv/bin/python docs/results/hippocampus.py
+
+.PHONY: comparison
+comparison: .venv/.dev  ## docs/results/comparison.md anew: every system of the paper, by one loop
+	.venv/bin/python docs/results/comparison.py
+
+.PHONY: comparison-smoke
+comparison-smoke: .venv/.dev  ## the whole comparison on eight cases, in minutes: every table and figure
+	.venv/bin/pytest test/test_comparison_script.py
+
 .PHONY: synthesis-pictures
 synthesis-pictures: .venv/.dev  ## docs/results/synthesis.md anew: twenty synthetic cases of each task
 	.venv/bin/python docs/results/synthesis.py

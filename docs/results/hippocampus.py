@@ -15,7 +15,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from scipy import stats
 
-from segsync_train.config import FolderData, RunConfig
+from segsync_train.config import FolderData, RunConfig, TransferConfig
 from segsync_train.data.dataset import find_cases, split_cases
 from segsync_train.devices import Processes, hardware, training_device
 from segsync_train.finetune import finetune
@@ -56,7 +56,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     data = [f"data.folder={arguments.data}", f"data.cache={arguments.runs / 'cache'}"]
     settings = load_settings(RunConfig, CONFIGS / "finetune-fast.yaml", [*data, *arguments.set])
-    pretrained = pretrained_encoder(arguments.data, arguments.runs, settings, arguments.pretrain_set)
+    pretrained = pretrained_encoder(arguments.data, arguments.runs, settings, arguments.pretrain_set).best
     measured = {
         (share, start): measure(settings, share, start, pretrained, arguments.runs, arguments.seeds)
         for share in SHARES
@@ -67,37 +67,42 @@ def main() -> None:
     sys.stdout.write(f"{HERE / 'hippocampus.md'}\n")
 
 
-def pretrained_encoder(data: Path, runs: Path, settings: RunConfig, overrides: list[str]) -> Path:
+def pretrained_encoder(
+    data: Path, runs: Path, settings: RunConfig, overrides: list[str], name: str = "pretrain"
+) -> RunFolder:
     """Pretrain on the training images, without their labels; the cases that will test are left out."""
     if not isinstance(settings.data, FolderData):
         raise TypeError("fine-tuning here is on a folder")
     names = [channel.name for channel in settings.channels]
-    split = split_cases(find_cases(settings.data.layout, data, names), settings.data)
-    excluded = ",".join(case.name for case in split.validation)
+    cases = find_cases(settings.data.layout, data, names)
+    training = {case.name for case in split_cases(cases, settings.data).training}
+    excluded = ",".join(case.name for case in cases if case.name not in training)
     where = [f"data.folders=[{{folder: {data}, layout: nnunet}}]", f"data.exclude=[{excluded}]"]
     config = load_settings(PretrainConfig, CONFIGS / "pretrain-hippocampus.yaml", [*where, *overrides])
-    folder = RunFolder(runs / "pretrain")
+    folder = RunFolder(runs / name)
     pretrain(config, folder.folder, resume=folder.last.is_file())
-    return folder.best
+    return folder
+
+
+def fine_tuned(
+    settings: RunConfig, name: str, share: float, seed: int, transfer: TransferConfig, runs: Path
+) -> RunFolder:
+    """Fine-tune with this share of the labels; the test cases are scored once, after the last step."""
+    data = settings.data.model_copy(update={"labelled": share})
+    validation = settings.validation.model_copy(update={"every": settings.steps})
+    title = f"{name}, {100 * share:g} % of the labels, seed {seed}"
+    changed = {"name": title, "seed": seed, "data": data, "transfer": transfer, "validation": validation}
+    folder = RunFolder(runs / f"{name}-{100 * share:g}-{seed}")
+    finetune(settings.model_copy(update=changed), folder.folder, resume=folder.last.is_file())
+    return folder
 
 
 def measure(settings: RunConfig, share: float, start: str, pretrained: Path, runs: Path, seeds: int) -> Measured:
-    """Fine-tune with this share of the labels, once a seed; the test cases are scored once, after the last step."""
+    """Fine-tune once a seed."""
     dice, hours = [], 0.0
     for seed in range(seeds):
-        transfer = {"mode": start, "checkpoint": None if start == "none" else pretrained}
-        config = settings.model_copy(
-            update={
-                "name": f"{start}, {100 * share:g} % of the labels, seed {seed}",
-                "seed": seed,
-                "data": settings.data.model_copy(update={"labelled": share}),
-                "transfer": settings.transfer.model_validate(transfer),
-                "validation": settings.validation.model_copy(update={"every": settings.steps}),
-            }
-        )
-        folder = RunFolder(runs / f"{start}-{100 * share:g}-{seed}")
-        finetune(config, folder.folder, resume=folder.last.is_file())
-        lines = read_log(folder.folder)
+        transfer = TransferConfig.model_validate({"mode": start, "checkpoint": None if start == "none" else pretrained})
+        lines = read_log(fine_tuned(settings, start, share, seed, transfer, runs).folder)
         cases = next(line["validation/cases"] for line in reversed(lines) if "validation/cases" in line)
         dice.append([np.mean(case["dice"]) for case in cases])
         hours += (

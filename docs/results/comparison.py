@@ -1,0 +1,165 @@
+"""Writes comparison.md and its figures: `make comparison`. The paper's systems on the hippocampus set, by one loop.
+
+Runs that are finished are not run again, those that were cut off go on; with `make hippocampus` it shares the runs that
+both need.
+"""
+
+import argparse
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hippocampus import CONFIGS, ROOT, fine_tuned, pretrained_encoder
+
+from segsync_train.compare import compare
+from segsync_train.config import RunConfig, TransferConfig
+from segsync_train.data.dataset import find_cases
+from segsync_train.devices import Processes, hardware, training_device
+from segsync_train.evaluate import evaluate
+from segsync_train.runs import RunFolder, commit
+from segsync_train.settings import load_settings
+from segsync_train.system import SYSTEM_FILE
+
+DOCS = Path(__file__).parents[1]
+#: Sizes that train on two cores; a transformer's patch is a whole number of its deepest cells.
+SWIN = (
+    "network={preset: swinunetr, overrides: {feature_size: 12, window_size: 4}}",
+    "patch_zyx=[32, 64, 32]",
+)  # fmt: skip
+VIT = (
+    "network={preset: unetr, overrides: {feature_size: 8, hidden_size: 192, mlp_dim: 768, num_heads: 6}}",
+    "patch_zyx=[32, 48, 32]",
+)
+#: The pretexts with what fits them to crops of 35 × 50 × 35 voxels.
+DECODER = "decoder: {width: 128, depth: 2, heads: 4}"
+PRETEXTS = {
+    "mae": f"pretext={{kind: mae, {DECODER}}}",
+    "hiendmae": f"pretext={{kind: hiendmae, {DECODER}}}",
+    "voco": "pretext={kind: voco, bases_zyx: [2, 2, 2], zoom: 2, width: 256}",
+    "swinssl": "pretext={kind: swinssl, width: 128}",
+    "swinmm": "pretext={kind: swinmm, width: 128}",
+}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A system. network: settings over those of the xLSTM-UNet; pretext: a key of PRETEXTS, `segsync`, or none."""
+
+    name: str
+    key: str
+    network: tuple[str, ...] = ()
+    pretext: str | None = None
+    start: Literal["full", "bottom", "none"] = "none"
+
+
+CONTESTANTS = (
+    Contestant("3D-SegSync", "full", pretext="segsync", start="full"),
+    Contestant("3D-SegSync-Bottom", "bottom", pretext="segsync", start="bottom"),
+    Contestant("xLSTM-UNet", "none"),
+    Contestant("3D-nnUNet", "nnunet", ("network.preset=nnunet",)),
+    Contestant("3D-ResUNet", "resunet", ("network.preset=resunet",)),
+    Contestant("3D-UNet", "unet", ("network.preset=unet",)),
+    Contestant("MAE, xLSTM-UNet", "mae-xlstm", (), "mae", "full"),
+    Contestant("Hi-End-MAE, xLSTM-UNet", "hiendmae-xlstm", (), "hiendmae", "full"),
+    Contestant("VoCo, xLSTM-UNet", "voco-xlstm", (), "voco", "full"),
+    Contestant("SwinSSL, xLSTM-UNet", "swinssl-xlstm", (), "swinssl", "full"),
+    Contestant("SwinMM, xLSTM-UNet", "swinmm-xlstm", (), "swinmm", "full"),
+    Contestant("MAE, UNETR", "mae-unetr", VIT, "mae", "full"),
+    Contestant("Hi-End-MAE, UNETR", "hiendmae-unetr", VIT, "hiendmae", "full"),
+    Contestant("VoCo, SwinUNETR", "voco-swinunetr", SWIN, "voco", "full"),
+    Contestant("SwinSSL, SwinUNETR", "swinssl-swinunetr", SWIN, "swinssl", "full"),
+    Contestant("SwinMM, SwinUNETR", "swinmm-swinunetr", SWIN, "swinmm", "full"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "hippocampus")
+    parser.add_argument("--runs", type=Path, default=ROOT / "test" / "output" / "hippocampus")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where results/ and images/ are written")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 1.0], help="of the training labels")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--cases", type=int, help="these first cases alone, a quarter of them to test")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE over the settings of fine-tuning")
+    parser.add_argument("--pretrain-set", action="append", default=[], help="KEY=VALUE over those of pretraining")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    options.set += few_cases(options.data, options.cases) if options.cases else []
+    pages = [compared(share, options) for share in options.shares]
+    text = options.docs / "results" / "comparison.md"
+    text.parent.mkdir(parents=True, exist_ok=True)
+    text.write_text(introduction(options) + "".join(pages), encoding="utf-8")
+    sys.stdout.write(f"{text}\n")
+
+
+def few_cases(data: Path, count: int) -> list[str]:
+    """Settings that take a few cases in place of the seeded split."""
+    names = [case.name for case in find_cases("nnunet", data, ["mri"])][:count]
+    test = max(1, count // 4)
+    training, held_back = ", ".join(names[test:]), ", ".join(names[:test])
+    return [f"data.training_cases=[{training}]", f"data.validation_cases=[{held_back}]"]
+
+
+def compared(share: float, options: argparse.Namespace) -> str:
+    """Train, score and compare every system with one share of the labels; returns its part of the page."""
+    runs = [scored(one, share, seed, options) for one in CONTESTANTS for seed in range(options.seeds)]
+    folder = options.runs / f"comparison-{100 * share:g}"
+    compare(runs, folder, paper=True)
+    images = options.docs / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    parts = [f"## {100 * share:g} % of the labels\n"]
+    for table in ("hippocampus", "budget"):
+        found = folder / "tables" / f"{table}.md"
+        if found.is_file():
+            parts.append(found.read_text(encoding="utf-8"))
+    for picture in sorted((folder / "figures").glob("*.png")):
+        name = f"comparison-{100 * share:g}-{picture.name}"
+        shutil.copyfile(picture, images / name)
+        parts.append(f"![{picture.stem.replace('-', ' ')}](../images/{name})\n")
+    return "\n".join(parts) + "\n"
+
+
+def scored(one: Contestant, share: float, seed: int, options: argparse.Namespace) -> str:
+    """Train one system and score it on the test cases; returns `NAME=FOLDER` of its scores."""
+    data = [f"data.folder={options.data}", f"data.cache={options.runs / 'cache'}"]
+    settings = load_settings(RunConfig, CONFIGS / "finetune-fast.yaml", [*data, *one.network, *options.set])
+    checkpoint = pretrained(one, settings, options).best if one.pretext else None
+    transfer = TransferConfig(mode=one.start, checkpoint=checkpoint)
+    run = fine_tuned(settings, one.key, share, seed, transfer, options.runs)
+    scores = options.runs / "scores" / run.folder.name
+    if not (scores / SYSTEM_FILE).is_file():
+        evaluate(run.folder, scores, checkpoint=run.last, masks=seed == 0)
+    return f"{one.name}={scores}"
+
+
+def pretrained(one: Contestant, settings: RunConfig, options: argparse.Namespace) -> RunFolder:
+    """The encoder's run of pretraining, without labels: once for each pretext and network."""
+    if one.pretext == "segsync":
+        return pretrained_encoder(options.data, options.runs, settings, options.pretrain_set)
+    pretext = PRETEXTS[str(one.pretext)]
+    overrides = [pretext, *one.network, *options.pretrain_set]
+    return pretrained_encoder(options.data, options.runs, settings, overrides, f"pretrain-{one.key}")
+
+
+def introduction(options: argparse.Namespace) -> str:
+    """What was compared, on what, and with which budget."""
+    settings = load_settings(RunConfig, CONFIGS / "finetune-fast.yaml", options.set)
+    device = hardware(training_device(settings.device, Processes()))
+    return (
+        "# Comparison: the paper's systems by one loop\n\n"
+        f"Written by `make comparison` at commit {commit()} on {device}: the hippocampus set of the Medical "
+        "Segmentation Decathlon, 208 cases to train on and 52 to test, the same for all. Fine-tuning: "
+        f"{settings.steps} steps of {settings.batch} patches, {options.seeds} seed(s), last weights; pretraining on "
+        "the training images without labels, one length for all pretexts. Networks are of sizes that train on two "
+        "cores (the budget table has them), so the paper's own numbers, where they stand below, are of other networks on "
+        "other data. `3D-SegSync` and its peers named `…, xLSTM-UNet` share one backbone: between them the pretext "
+        "alone differs.\n\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

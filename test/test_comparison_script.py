@@ -1,0 +1,37 @@
+"""`make comparison-smoke`: every system trained, scored and compared on eight real cases; every table and figure."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+def test_every_system_gives_every_table_and_figure(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import comparison
+
+    arguments = ["--data", str(shared_data / "hippocampus"), "--runs", str(tmp_path / "runs")]
+    arguments += ["--docs", str(tmp_path / "docs"), "--cases", "8", "--shares", "1.0"]
+    for value in ("steps=1", "batch=1", "workers=0", "device=cpu", "validation.overlays=0"):
+        arguments += ["--set", value]
+    for value in ("steps=1", "batch=2", "workers=0", "device=cpu", "held_out.volumes=2", "held_out.share=0.4"):
+        arguments += ["--pretrain-set", value]
+    comparison.main(arguments)
+
+    page = (tmp_path / "docs" / "results" / "comparison.md").read_text()
+    for one in comparison.CONTESTANTS:
+        assert f"| {one.name} |" in page
+    pictures = {path.name for path in (tmp_path / "docs" / "images").iterdir()}
+    for figure in ("by-data", "labels-hippocampus", "cases-hippocampus", "significance", "ranking"):
+        assert f"comparison-100-{figure}.png" in pictures
+        assert f"(../images/comparison-100-{figure}.png)" in page
+    folder = tmp_path / "runs" / "comparison-100"
+    for table in ("overview", "budget", "hippocampus"):
+        for ending in ("csv", "md", "tex"):
+            assert (folder / "tables" / f"{table}.{ending}").stat().st_size > 0
+    assert (folder / "index.html").is_file()
+    sys.modules.pop("comparison")
