@@ -21,8 +21,9 @@ from segsync_train.cli import main
 from segsync_train.compare import reference_of
 from segsync_train.comparison.cells import best, interval, p_value, signed
 from segsync_train.comparison.montage import chosen_cases, montage_figure
+from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.published import of_data, published
-from segsync_train.comparison.scores import DICE, HD95, MEAN, METRICS, Setting, pool, read_run
+from segsync_train.comparison.scores import DICE, HD95, MEAN, METRICS, Setting, read_run
 from segsync_train.comparison.statistics import Difference
 from segsync_train.comparison.table import Bold, Section, Table
 from segsync_train.comparison.tables import budget_table, compared_with
@@ -132,6 +133,8 @@ def test_runs_that_cannot_be_compared_are_told_in_one_line(tmp_path: Path) -> No
     text = (other / "cases.csv").read_text().replace("hd95_mm", "hd90_mm")
     (other / "cases.csv").write_text(text)
     refused(r"cases\.csv: line 2: .* found 'hd95_mm'", one, other)
+    (other / "cases.csv").write_text("\n".join((one / "cases.csv").read_text().splitlines()[:-1]))
+    refused(r"cases\.csv: expected a line for each case and label, found 15 lines of 2 labels", one, other)
     (other / "system.json").write_text("{}")
     refused(r"system\.json: name: Field required", one, other)
 

@@ -225,7 +225,11 @@ def compare(
     paper: Annotated[bool, typer.Option("--paper", help="Set the paper's published numbers beside them.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Set evaluated systems side by side as the paper does: tables, tests, rankings, figures and one page."""
+    """Set evaluated systems side by side as the paper does: tables, tests, rankings, figures and one page.
+
+    A system is called by its network and what it inherits (3D-SegSync, xLSTM-UNet, 3D-nnUNet), a folder of predictions
+    by its name, or as NAME= says. Runs of one name on one data set are its seeds or folds: their means are compared.
+    """
     set_up_logging(verbose=verbose)
     from segsync_train.compare import compare as run
 

@@ -5,7 +5,7 @@ tables/NAME.{csv,md,tex}   overview, budget, and one a setting      figures/NAME
 
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from segsync.errors import InputError, OutputError
 from segsync_train.checkpoints import why_not
 from segsync_train.comparison.figures import (
+    Look,
     cross_figure,
     data_figure,
     labels_figure,
@@ -22,8 +23,9 @@ from segsync_train.comparison.figures import (
 )
 from segsync_train.comparison.montage import montage_figure
 from segsync_train.comparison.page import Chapter, Picture, page
+from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.published import Published, published
-from segsync_train.comparison.scores import Setting, pool, read_run
+from segsync_train.comparison.scores import Setting, read_run
 from segsync_train.comparison.tables import (
     budget_table,
     compared_with,
@@ -52,7 +54,8 @@ def compare(runs: Sequence[str], output: Path, *, reference: str | None = None, 
     settings = pool(read, chosen)
     given = published() if paper else ()
     make_folder(output / "figures")
-    chapters = [*_together(settings, given, output), *_apart(settings, chosen, given, output)]
+    look = looks(sorted(names, key=lambda name: name != chosen))
+    chapters = [*_together(settings, look, given, output), *_apart(settings, chosen, look, given, output)]
     seeds = f"{len(read)} runs of {len(names)} systems; each other system is tested against {chosen}."
     write_texts({"index.html": page(len(names), seeds, chapters)}, output)
     return output / "index.html"
@@ -65,9 +68,10 @@ def reference_of(names: Sequence[str], wanted: str | None) -> str:
     return wanted or (REFERENCE if REFERENCE in names else names[0])
 
 
-def _together(settings: Sequence[Setting], paper: Sequence[Published], output: Path) -> Iterator[Chapter]:
+def _together(
+    settings: Sequence[Setting], look: Mapping[str, Look], paper: Sequence[Published], output: Path
+) -> Iterator[Chapter]:
     """What is said of all settings at once."""
-    look = looks(list(dict.fromkeys(name for setting in settings for name in setting.systems)))
     overview, budget = overview_table(settings, paper), budget_table(settings)
     for table in (overview, budget):
         written = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
@@ -96,9 +100,10 @@ def _together(settings: Sequence[Setting], paper: Sequence[Published], output: P
         yield Chapter("Which system is better, and how surely", (tests, ranks))
 
 
-def _apart(settings: Sequence[Setting], reference: str, paper: Sequence[Published], output: Path) -> Iterator[Chapter]:
+def _apart(
+    settings: Sequence[Setting], reference: str, look: Mapping[str, Look], paper: Sequence[Published], output: Path
+) -> Iterator[Chapter]:
     """A chapter a setting."""
-    look = looks(list(dict.fromkeys(name for setting in settings for name in setting.systems)))
     for setting in settings:
         log.info("%s: %d systems on %d cases", setting.title, len(setting.systems), len(setting.cases))
         tests = compared_with(setting, reference)

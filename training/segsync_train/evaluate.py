@@ -1,7 +1,7 @@
 """Score segmentations: a folder of predictions, a run's network, or exported weights, on labelled cases.
 
 Networks go the app's own way: its preprocessing, sliding window and postprocessing, scored on the reference image's
-grid. `segsync_train.metrics` says what is measured, `segsync_train.summary` what is written.
+grid. `segsync_train.metrics` says what is measured, `segsync_train.summary` and `segsync_train.system` what is written.
 """
 
 import logging

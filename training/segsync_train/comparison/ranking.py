@@ -35,7 +35,8 @@ class Ranking:
     @property
     def medians(self) -> Values:
         """Each system's median rank."""
-        return np.median(self.drawn, axis=0)
+        medians: Values = np.median(self.drawn, axis=0)
+        return medians
 
     @property
     def intervals(self) -> Values:
