@@ -155,8 +155,8 @@ def introduction(options: argparse.Namespace) -> str:
         "Segmentation Decathlon, 208 cases to train on and 52 to test, the same for all. Fine-tuning: "
         f"{settings.steps} steps of {settings.batch} patches, {options.seeds} seed(s), last weights; pretraining on "
         "the training images without labels, one length for all pretexts. Networks are of sizes that train on two "
-        "cores (the budget table has them), so the paper's own numbers, where they stand below, are of other networks on "
-        "other data. `3D-SegSync` and its peers named `…, xLSTM-UNet` share one backbone: between them the pretext "
+        "cores (the budget table has them), so the paper's own numbers, where they stand below, are of other networks "
+        "on other data. `3D-SegSync` and its peers named `…, xLSTM-UNet` share one backbone: between them the pretext "
         "alone differs.\n\n"
     )
 

@@ -19,7 +19,7 @@ REACH = (0.13, 0.3, 0.32, 0.25)
 #: Weights of: an infarct much like the core; larger (it grew until the artery was opened); smaller (part was saved).
 OUTCOME = (0.6, 0.25, 0.15)
 #: Usual volume of a patient's infarcts, and how often they are drawn again to get there.
-VOLUME_ML, TRIES = (0.7, 350.0), 4
+VOLUME_ML, TRIES = (1.0, 350.0), 4
 #: Share of strokes that had reperfused before the scan: flow is normal or high, the infarct comes nevertheless.
 REPERFUSED = 0.05
 #: Share of brains without infarct in which an artery was closed and opened in time.
@@ -84,9 +84,10 @@ def _infarcts(draw: Draw, scene: Scene, library: MaskLibrary, config: LesionConf
     """The infarcts of one brain, drawn again where they are too small or too large for a stroke that is treated."""
     found: list[Tensor] = []
     for _ in range(TRIES):
-        found = [share for share in lesions.infarcts(draw, scene, library, config) if bool(share.any())]
-        volume = sum(float(share.sum()) for share in found) * scene.spacing_mm**3 / 1000
-        if not found or VOLUME_ML[0] <= volume <= VOLUME_ML[1]:
+        drawn = lesions.infarcts(draw, scene, library, config)
+        found = [share for share in drawn if bool(share.any())]
+        volume = sum(float(lesions.outlined(share, scene).sum()) for share in found) * scene.spacing_mm**3 / 1000
+        if not drawn or VOLUME_ML[0] <= volume <= VOLUME_ML[1]:
             break
         config = config.model_copy(update={"none": 0.0})
     return found

@@ -52,7 +52,8 @@ class Territories:
 
     def shares(self, volume: Tensor) -> Tensor:
         """How much of `volume` (Z, Y, X) lies in each part, relative to the part."""
-        coarse = F.adaptive_avg_pool3d(volume[None, None], list(self.parts.shape))[0, 0]
+        z, y, x = self.parts.shape
+        coarse = F.adaptive_avg_pool3d(volume[None, None], (z, y, x))[0, 0]
         flat, count = self.parts.flatten(), 2 * len(_PARTS)
         total = torch.zeros(count, device=volume.device).scatter_add(0, flat, coarse.flatten())
         return total / torch.bincount(flat, minlength=count).clamp(min=1)
