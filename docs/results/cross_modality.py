@@ -116,7 +116,7 @@ def pretrained_encoder(cases: Path, heads: Heads, options: argparse.Namespace) -
     config = load_settings(PretrainConfig, CONFIGS / "pretrain-cross-modality.yaml", [*where, *options.pretrain_set])
     folder = RunFolder(options.runs / "pretrain")
     pretrain(config, folder.folder, resume=folder.last.is_file())
-    return folder.last
+    return folder.best
 
 
 def measure(start: str, cases: Path, heads: Heads, pretrained: Path, options: argparse.Namespace) -> Measured:

@@ -61,7 +61,7 @@ def render_brains(label_maps: Path, output: Path, spacing_mm: float = 2.0, seed:
     a file is no label map of a head, OutputError where one cannot be written.
     """
     files = mask_files(label_maps)
-    names = [contrast for contrast in CONTRASTS if not (output / contrast / DESCRIPTION_FILE).is_file()]
+    names = [name for name in CONTRASTS if not (output / name / DESCRIPTION_FILE).is_file()]
     for number, file in enumerate(files if names else ()):
         brain = read_brain(file, spacing_mm)
         for place, contrast in enumerate(CONTRASTS.values()):
@@ -69,8 +69,8 @@ def render_brains(label_maps: Path, output: Path, spacing_mm: float = 2.0, seed:
                 own = int(np.random.SeedSequence([seed, number, place]).generate_state(1, np.uint64)[0] >> 1)
                 write_case(render(brain, contrast, spacing_mm, own), output / contrast.name, stem_of(file))
         log.info("%s rendered (%d of %d)", file.name, number + 1, len(files))
-    for contrast in names:
-        _write_description(output / contrast, (contrast,), tuple(STRUCTURES), len(files))
+    for name in names:
+        _write_description(output / name, (name,), tuple(STRUCTURES), len(files))
 
 
 def write_case(case: SyntheticCase, folder: Path, name: str) -> None:

@@ -69,7 +69,8 @@ class Contrast:
 
     means: by tissue. spread: standard deviation, between patients, of a tissue's mean. texture: standard deviation of
     the variation within tissue. noise: of the noise, in MRI of each part of the complex signal. bias: of the logarithm
-    of brightness, which varies smoothly from place to place. fwhm_mm: resolution along (Z, Y, X).
+    of brightness, which varies smoothly from place to place. fwhm_mm: resolution along (Z, Y, X). magnitude: noise is
+    Rician, as in MRI, or else normal.
     """
 
     name: str
@@ -93,7 +94,7 @@ def spin_echo(repetition_ms: float, echo_ms: float) -> dict[Tissue, float]:
     return {tissue: value / signal[Tissue.WHITE] for tissue, value in signal.items()}
 
 
-#: In CT, noise is as strong beside the difference of grey and white matter as it is on a real scanner.
+#: Spread, texture, noise, bias and resolution are set to look like clinical images, and measured on none.
 CONTRASTS = {
     contrast.name: contrast
     for contrast in (
