@@ -44,6 +44,7 @@ from segsync_train.ssl.mae import MAE
 from segsync_train.ssl.monitors import knn_probe, rank_me
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
 from segsync_train.ssl.segsync import SegSync
+from segsync_train.ssl.voco import VoCo
 from segsync_train.ssl.volumes import Volumes, open_volumes, windows_held_out, windows_to_train
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,8 @@ def build_pretext(config: PretrainConfig, group: Processes | None = None) -> Pre
     encoder, settings = build_encoder(config), config.pretext
     if settings.kind == "mae":
         return MAE(encoder, settings, config.patch_zyx, len(config.channels))
+    if settings.kind == "voco":
+        return VoCo(encoder, settings, config.patch_zyx)
     return SegSync(encoder, config, group)
 
 
@@ -117,9 +120,9 @@ def build_encoder(config: PretrainConfig) -> FeatureEncoder:
 
 def _mask_stages(config: PretrainConfig) -> Iterator[tuple[str, int]]:
     """The settings that name a stage of the encoder."""
-    if config.pretext.kind != "segsync":
+    if config.pretext.kind == "mae":
         yield "pretext.mask_stage", config.pretext.mask_stage
-    elif config.objective.masked:
+    elif config.pretext.kind == "segsync" and config.objective.masked:
         yield "objective.mask_stage", config.objective.mask_stage
 
 

@@ -26,9 +26,9 @@ from segsync_train.config import (
     Triple,
 )
 from segsync_train.settings import Frozen
-from segsync_train.ssl.peers_config import MAEConfig, SegSyncConfig
+from segsync_train.ssl.peers_config import MAEConfig, SegSyncConfig, VoCoConfig
 
-PretextConfig = Annotated[SegSyncConfig | MAEConfig, Field(discriminator="kind")]
+PretextConfig = Annotated[SegSyncConfig | MAEConfig | VoCoConfig, Field(discriminator="kind")]
 #: What belongs to 3D-SegSync alone.
 SEGSYNC = ("layers", "views", "head", "centring", "teacher", "objective", "stop_on_collapse")
 

@@ -1,9 +1,11 @@
 """Settings of the pretext tasks; defaults are their papers' where those name them."""
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from segsync_train.config import SizeZYX
 from segsync_train.settings import Frozen
 
 MaskRatio = Annotated[float, Field(gt=0, lt=1)]
@@ -32,3 +34,35 @@ class MAEConfig(Frozen):
     mask_ratio: MaskRatio = 0.75
     mask_stage: MaskStage = -2
     decoder: DecoderConfig = DecoderConfig()
+
+
+class VoCoConfig(Frozen):
+    """VoCo (Wu et al. 2024). A window holds all base crops side by side."""
+
+    kind: Literal["voco"] = "voco"
+    #: Base crops along Z, Y and X; the paper's are 4 × 4 in the axial plane.
+    bases_zyx: SizeZYX = (1, 4, 4)
+    #: Random crops of each volume.
+    crops: PositiveInt = 1
+    #: Magnification: a crop of patch / zoom voxels becomes a patch. Above 1 the window fits into smaller volumes.
+    zoom: PositiveFloat = 1.0
+    #: λ, the weight of the regularisation.
+    regularisation: NonNegativeFloat = 1.0
+    #: Of the projector.
+    width: PositiveInt = 1024
+
+    @model_validator(mode="after")
+    def _several(self) -> "VoCoConfig":
+        if math.prod(self.bases_zyx) < 2:
+            raise ValueError("bases_zyx: expected two base crops or more, found one")
+        return self
+
+    def side_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a crop before it is magnified."""
+        z, y, x = (math.ceil(side / self.zoom) for side in patch_zyx)
+        return z, y, x
+
+    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a window."""
+        z, y, x = (n * side for n, side in zip(self.bases_zyx, self.side_zyx(patch_zyx), strict=True))
+        return z, y, x
