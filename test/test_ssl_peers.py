@@ -20,6 +20,8 @@ from training_cases import run_config, write_cases
 PEERS: dict[str, dict[str, Any]] = {
     "mae": {"kind": "mae", "mask_stage": -1, "decoder": DECODER},
     "voco": {"kind": "voco", "bases_zyx": [1, 2, 2], "crops": 2, "width": 8},
+    "swinssl": {"kind": "swinssl", "mask_stage": -1, "width": 8},
+    "swinmm": {"kind": "swinmm", "mask_stage": -1, "width": 8},
 }
 every_peer = pytest.mark.parametrize("name", PEERS)
 
@@ -109,6 +111,7 @@ def test_a_peer_that_was_stopped_ends_with_the_same_weights_and_gives_fine_tunin
     ("settings", "message"),
     [
         ({"pretext": {"kind": "mae", "mask_ration": 0.5}}, "unknown key 'mask_ration'; did you mean 'mask_ratio'"),
+        ({"pretext": "swinssl", "batch": 1}, "'swinssl' compares the samples of a batch; give a batch of 2 or more"),
         ({"pretext": "mea"}, "'mae'"),
         ({"pretext": "mae", "teacher": {"momentum": 0.9}}, "teacher belongs to the pretext 'segsync', found 'mae'"),
     ],

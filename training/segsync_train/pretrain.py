@@ -44,6 +44,8 @@ from segsync_train.ssl.mae import MAE
 from segsync_train.ssl.monitors import knn_probe, rank_me
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
 from segsync_train.ssl.segsync import SegSync
+from segsync_train.ssl.swinmm import SwinMM
+from segsync_train.ssl.swinssl import SwinSSL
 from segsync_train.ssl.voco import VoCo
 from segsync_train.ssl.volumes import Volumes, open_volumes, windows_held_out, windows_to_train
 
@@ -99,6 +101,10 @@ def build_pretext(config: PretrainConfig, group: Processes | None = None) -> Pre
     encoder, settings = build_encoder(config), config.pretext
     if settings.kind == "mae":
         return MAE(encoder, settings, config.patch_zyx, len(config.channels))
+    if settings.kind == "swinssl":
+        return SwinSSL(encoder, settings, config.patch_zyx, len(config.channels))
+    if settings.kind == "swinmm":
+        return SwinMM(encoder, settings, config.patch_zyx, len(config.channels))
     if settings.kind == "voco":
         return VoCo(encoder, settings, config.patch_zyx)
     return SegSync(encoder, config, group)
@@ -120,10 +126,11 @@ def build_encoder(config: PretrainConfig) -> FeatureEncoder:
 
 def _mask_stages(config: PretrainConfig) -> Iterator[tuple[str, int]]:
     """The settings that name a stage of the encoder."""
-    if config.pretext.kind == "mae":
+    if config.pretext.kind == "segsync":
+        if config.objective.masked:
+            yield "objective.mask_stage", config.objective.mask_stage
+    elif config.pretext.kind != "voco":
         yield "pretext.mask_stage", config.pretext.mask_stage
-    elif config.pretext.kind == "segsync" and config.objective.masked:
-        yield "objective.mask_stage", config.objective.mask_stage
 
 
 class _Pretraining:

@@ -26,9 +26,11 @@ from segsync_train.config import (
     Triple,
 )
 from segsync_train.settings import Frozen
-from segsync_train.ssl.peers_config import MAEConfig, SegSyncConfig, VoCoConfig
+from segsync_train.ssl.peers_config import MAEConfig, SegSyncConfig, SwinMMConfig, SwinSSLConfig, VoCoConfig
 
-PretextConfig = Annotated[SegSyncConfig | MAEConfig | VoCoConfig, Field(discriminator="kind")]
+PretextConfig = Annotated[
+    SegSyncConfig | MAEConfig | VoCoConfig | SwinSSLConfig | SwinMMConfig, Field(discriminator="kind")
+]
 #: What belongs to 3D-SegSync alone.
 SEGSYNC = ("layers", "views", "head", "centring", "teacher", "objective", "stop_on_collapse")
 
@@ -204,6 +206,10 @@ class PretrainConfig(Frozen):
                     raise ValueError(
                         f"{name} belongs to the pretext 'segsync', found {self.pretext.kind!r}; leave it out"
                     )
+        if self.pretext.kind in ("swinssl", "swinmm") and self.batch < 2:
+            raise ValueError(
+                f"the pretext {self.pretext.kind!r} compares the samples of a batch; give a batch of 2 or more"
+            )
         if self.objective.koleo and self.batch < 2:
             raise ValueError("objective.koleo compares the samples of a batch; give a batch of 2 or more, or koleo 0")
         if self.layers == "bottom" and self.objective.masked and self.objective.mask_stage != -1:

@@ -35,6 +35,10 @@ class MAEConfig(Frozen):
     mask_stage: MaskStage = -2
     decoder: DecoderConfig = DecoderConfig()
 
+    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a window: the patch."""
+        return patch_zyx
+
 
 class VoCoConfig(Frozen):
     """VoCo (Wu et al. 2024). A window holds all base crops side by side."""
@@ -66,3 +70,45 @@ class VoCoConfig(Frozen):
         """Voxels (Z, Y, X) of a window."""
         z, y, x = (n * side for n, side in zip(self.bases_zyx, self.side_zyx(patch_zyx), strict=True))
         return z, y, x
+
+
+class SwinSSLConfig(Frozen):
+    """The pretraining of Swin UNETR (Tang et al. 2022)."""
+
+    kind: Literal["swinssl"] = "swinssl"
+    mask_ratio: MaskRatio = 0.3
+    mask_stage: MaskStage = -2
+    #: t of the contrastive term, and the width of the vectors that it compares.
+    temperature: PositiveFloat = 0.5
+    width: PositiveInt = 512
+    #: Weights λ1 to λ3 of the terms.
+    inpainting: NonNegativeFloat = 1.0
+    contrast: NonNegativeFloat = 1.0
+    rotation: NonNegativeFloat = 1.0
+
+    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a window: square in plane, so that it can be turned."""
+        side = max(patch_zyx[1:])
+        return patch_zyx[0], side, side
+
+
+class SwinMMConfig(Frozen):
+    """SwinMM (Wang et al. 2023)."""
+
+    kind: Literal["swinmm"] = "swinmm"
+    #: Views of each volume: as many of its three orientations.
+    views: Literal[2, 3] = 2
+    mask_ratio: MaskRatio = 0.5
+    mask_stage: MaskStage = -2
+    temperature: PositiveFloat = 0.5
+    width: PositiveInt = 512
+    #: Weights of the terms.
+    reconstruction: NonNegativeFloat = 1.0
+    rotation: NonNegativeFloat = 1.0
+    contrast: NonNegativeFloat = 1.0
+    mutual: NonNegativeFloat = 1.0
+
+    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a window: a cube, so that it can be seen from every side."""
+        side = max(patch_zyx)
+        return side, side, side

@@ -132,7 +132,7 @@ def window_zyx(config: PretrainConfig) -> SizeZYX:
     """Voxels (Z, Y, X) of a volume that a step sees."""
     if config.pretext.kind == "segsync":
         return window_size(config.views, config.patch_zyx)
-    return config.pretext.window_zyx(config.patch_zyx) if config.pretext.kind == "voco" else config.patch_zyx
+    return config.pretext.window_zyx(config.patch_zyx)
 
 
 def _windows(config: PretrainConfig, source: CaseSource, group: Processes, steps: int) -> PatchDataset:
