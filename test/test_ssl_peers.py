@@ -19,6 +19,7 @@ from training_cases import run_config, write_cases
 
 PEERS: dict[str, dict[str, Any]] = {
     "mae": {"kind": "mae", "mask_stage": -1, "decoder": DECODER},
+    "hiendmae": {"kind": "hiendmae", "mask_stage": -1, "decoder": DECODER},
     "voco": {"kind": "voco", "bases_zyx": [1, 2, 2], "crops": 2, "width": 8},
     "swinssl": {"kind": "swinssl", "mask_stage": -1, "width": 8},
     "swinmm": {"kind": "swinmm", "mask_stage": -1, "width": 8},

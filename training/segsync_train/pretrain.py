@@ -40,6 +40,7 @@ from segsync_train.progress import StepProgress
 from segsync_train.runs import RunFolder, commit
 from segsync_train.schedule import learning_rate, make_optimiser, set_learning_rate
 from segsync_train.ssl.config import PretrainConfig
+from segsync_train.ssl.hiendmae import HiEndMAE
 from segsync_train.ssl.mae import MAE
 from segsync_train.ssl.monitors import knn_probe, rank_me
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
@@ -101,6 +102,8 @@ def build_pretext(config: PretrainConfig, group: Processes | None = None) -> Pre
     encoder, settings = build_encoder(config), config.pretext
     if settings.kind == "mae":
         return MAE(encoder, settings, config.patch_zyx, len(config.channels))
+    if settings.kind == "hiendmae":
+        return HiEndMAE(encoder, settings, config.patch_zyx, len(config.channels))
     if settings.kind == "swinssl":
         return SwinSSL(encoder, settings, config.patch_zyx, len(config.channels))
     if settings.kind == "swinmm":

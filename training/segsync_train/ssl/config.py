@@ -26,10 +26,17 @@ from segsync_train.config import (
     Triple,
 )
 from segsync_train.settings import Frozen
-from segsync_train.ssl.peers_config import MAEConfig, SegSyncConfig, SwinMMConfig, SwinSSLConfig, VoCoConfig
+from segsync_train.ssl.peers_config import (
+    HiEndMAEConfig,
+    MAEConfig,
+    SegSyncConfig,
+    SwinMMConfig,
+    SwinSSLConfig,
+    VoCoConfig,
+)
 
 PretextConfig = Annotated[
-    SegSyncConfig | MAEConfig | VoCoConfig | SwinSSLConfig | SwinMMConfig, Field(discriminator="kind")
+    SegSyncConfig | MAEConfig | HiEndMAEConfig | VoCoConfig | SwinSSLConfig | SwinMMConfig, Field(discriminator="kind")
 ]
 #: What belongs to 3D-SegSync alone.
 SEGSYNC = ("layers", "views", "head", "centring", "teacher", "objective", "stop_on_collapse")

@@ -11,6 +11,7 @@ A ViT sees the visible tokens alone. Convolutions and windows have no tokens to 
 augmentation but the random place of the window, which the paper found to be enough. Positions are learned.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -34,14 +35,14 @@ class MAE(Pretext):
         super().__init__()
         self.config = config
         self.grid_zyx = encoder.grid_zyx(patch_zyx, config.mask_stage)
-        cells, width = _product(self.grid_zyx), config.decoder.width
+        cells, width = math.prod(self.grid_zyx), config.decoder.width
         self.encoder = encoder
         self.tokens = Tokens(encoder, self.grid_zyx, width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
         self.position = nn.Parameter(0.02 * torch.randn(cells, width))
         self.blocks = nn.Sequential(*(block(config.decoder) for _ in range(config.decoder.depth)))
         self.norm = nn.LayerNorm(width)
-        self.voxels = nn.Linear(width, channels * _product(patch_zyx) // cells)
+        self.voxels = nn.Linear(width, channels * math.prod(patch_zyx) // cells)
 
     def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
         """The windows as they are, and masks (n, z, y, x)."""
@@ -66,8 +67,3 @@ def block(config: DecoderConfig) -> nn.TransformerEncoderLayer:
     return nn.TransformerEncoderLayer(
         config.width, config.heads, 4 * config.width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
-
-
-def _product(size: SizeZYX) -> int:
-    z, y, x = size
-    return z * y * x

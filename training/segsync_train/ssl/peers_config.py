@@ -112,3 +112,19 @@ class SwinMMConfig(Frozen):
         """Voxels (Z, Y, X) of a window: a cube, so that it can be seen from every side."""
         side = max(patch_zyx)
         return side, side, side
+
+
+class HiEndMAEConfig(Frozen):
+    """Hi-End-MAE (Tang et al. 2025)."""
+
+    kind: Literal["hiendmae"] = "hiendmae"
+    mask_ratio: MaskRatio = 0.75
+    mask_stage: MaskStage = -2
+    #: Stages of the encoder that the decoder attends to, from the deepest; None: all.
+    levels: PositiveInt | None = None
+    #: `depth` is of each level.
+    decoder: DecoderConfig = DecoderConfig(depth=2)
+
+    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a window: the patch."""
+        return patch_zyx
