@@ -377,7 +377,7 @@ def changed(cases: Path, tmp_path: Path, what: str) -> dict[str, Any]:
         ("too few", r"expected four volumes or more, two of them held out, found 3; add volumes"),
         ("a wrong name", r"data\.exclude: expected names of volumes, found 'cas2'"),
         ("two channels", r"expected one channel for the layout 'files'.* found t1, t2; give another"),
-        ("a baseline", r"network\.preset: expected an xLSTM-UNet, whose encoder is pretrained, found 'nnunet'"),
+        ("a baseline", r"network\.preset: expected a network whose encoder can be pretrained .*, found 'nnunet'"),
         ("no such stage", r"objective\.mask_stage: expected -1 to -2, the network's stages, found -3"),
         ("an odd patch", r"patch_zyx: expected sides that are multiples of \(2, 2, 2\)"),
     ],

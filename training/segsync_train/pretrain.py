@@ -35,6 +35,7 @@ from segsync_train.data.patches import Batch
 from segsync_train.devices import Processes, amp_dtype, autocast, hardware, processes, training_device
 from segsync_train.model import build_network
 from segsync_train.networks.features import FeatureEncoder
+from segsync_train.networks.transformers import encoder_of
 from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.progress import StepProgress
 from segsync_train.runs import RunFolder, commit
@@ -116,15 +117,17 @@ def build_pretext(config: PretrainConfig, group: Processes | None = None) -> Pre
 def build_encoder(config: PretrainConfig) -> FeatureEncoder:
     """The encoder with fresh weights; raises InputError where the settings ask for one that cannot be pretrained."""
     network = build_network(config.as_run())
-    if not isinstance(network, XLSTMUNet):
+    encoder: FeatureEncoder | None = network.encoder if isinstance(network, XLSTMUNet) else encoder_of(network)
+    if encoder is None:
         raise InputError(
-            f"network.preset: expected an xLSTM-UNet, whose encoder is pretrained, found {config.network.preset!r}"
+            "network.preset: expected a network whose encoder can be pretrained (an xLSTM-UNet, swinunetr or unetr), "
+            f"found {config.network.preset!r}"
         )
-    stages = len(network.encoder.widths)
+    stages = len(encoder.widths)
     for key, stage in _mask_stages(config):
         if stage < -stages:
             raise InputError(f"{key}: expected -1 to -{stages}, the network's stages, found {stage}")
-    return network.encoder
+    return encoder
 
 
 def _mask_stages(config: PretrainConfig) -> Iterator[tuple[str, int]]:

@@ -187,6 +187,8 @@ class XLSTMUNet(nn.Module):
     Input (N, C, Z, Y, X) with sides that `multiple_zyx` divides; logits (N, K, Z, Y, X), background first.
     """
 
+    encoder_at = "encoder."
+
     def __init__(self, config: XLSTMUNetConfig) -> None:
         super().__init__()
         self.config = config

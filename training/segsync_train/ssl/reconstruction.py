@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from segsync.geometry import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
+from segsync_train.networks.transformers import ViTEncoder
 from segsync_train.ssl.masked import hide
 
 
@@ -35,10 +36,13 @@ def hidden_error(predicted: Tensor, target: Tensor, masks: Tensor) -> Tensor:
 def see(encoder: FeatureEncoder, image: Tensor, masks: Tensor) -> list[Tensor]:
     """The encoder's maps of an image whose masked cells it is not shown.
 
-    For an encoder of convolutions or windows they are set to zero, as `segsync_train.ssl.masked` does. Dense
-    convolutions then see the mask's shape, which SparK's sparse ones (Tian et al. 2023) do not; in return the encoder
-    is the same in pretraining and afterwards. What the maps hold in masked cells is replaced by a mask token.
+    A ViT computes the visible tokens alone, as MAE's does. For an encoder of convolutions or windows the masked cells
+    are set to zero, as `segsync_train.ssl.masked` does. Dense convolutions then see the mask's shape, which SparK's
+    sparse ones (Tian et al. 2023) do not; in return the encoder is the same in pretraining and afterwards. What the
+    maps hold in masked cells is replaced by a mask token.
     """
+    if isinstance(encoder, ViTEncoder):
+        return encoder.visible(image, masks)
     maps: list[Tensor] = encoder(hide(image, masks))
     return maps
 
