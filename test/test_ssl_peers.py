@@ -1,5 +1,6 @@
 """What every pretext task must do, whichever it is: train the encoder, draw by the step alone, go on after a kill."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from segsync_train.model import build_network, transfer
 from segsync_train.pretrain import pretrain
 from segsync_train.runs import read_log
 from segsync_train.schedule import make_optimiser
+from segsync_train.settings import load_settings
 from segsync_train.ssl.config import PretrainConfig
+from segsync_train.ssl.volumes import window_zyx
 from training_cases import run_config, write_cases
 
+PEERS_FILE = Path(__file__).parents[1] / "training" / "configs" / "pretrain-peers.yaml"
 PEERS: dict[str, dict[str, Any]] = {
     "mae": {"kind": "mae", "mask_stage": -1, "decoder": DECODER},
     "hiendmae": {"kind": "hiendmae", "mask_stage": -1, "decoder": DECODER},
@@ -106,6 +110,24 @@ def test_a_peer_that_was_stopped_ends_with_the_same_weights_and_gives_fine_tunin
     moved = {name for name, tensor in network.state_dict().items() if not torch.equal(before[name], tensor)}
     assert moved
     assert all(name.startswith("encoder.") for name in moved)
+
+
+def published() -> list[tuple[str, list[str]]]:
+    """The peers' own settings, as pretrain-peers.yaml has them in its comments."""
+    lines = [
+        line.removeprefix("#").split(":", 1) for line in PEERS_FILE.read_text().splitlines() if " --set pre" in line
+    ]
+    return [(name.strip(), shlex.split(text)[1::2]) for name, text in lines if name.strip() in PEERS]
+
+
+def test_the_peers_own_settings_are_settings() -> None:
+    """Each of them is valid, names its own pretext, and has its window in whole patches."""
+    assert {name for name, _ in published()} == set(PEERS)
+    for name, overrides in published():
+        config = load_settings(PretrainConfig, PEERS_FILE, overrides)
+        assert config.pretext.kind == name
+        assert config.network.preset in ("swinunetr", "unetr")
+        assert window_zyx(config) == ((64, 256, 256) if name == "voco" else (96, 96, 96))
 
 
 @pytest.mark.parametrize(
