@@ -16,12 +16,14 @@ from segsync_train.networks.xlstm_unet import Encoder, XLSTMUNetConfig
 from segsync_train.ssl.monitors import (
     CollapseMonitor,
     Reading,
+    SegSyncOutput,
+    StageOutput,
     Thresholds,
     feature_deviation,
     knn_probe,
     rank_me,
 )
-from segsync_train.ssl.segsync import SegSync, StageOutput, StepOutput
+from segsync_train.ssl.segsync import SegSync
 from segsync_train.ssl.terms import cross_entropy, cross_view, entropy
 
 PROTOTYPES, WIDTH, BATCH = 64, 16, 4
@@ -97,7 +99,7 @@ def fed(make: Callable[[torch.Generator], Step], steps: int = 60, stage: int = 2
     return monitor
 
 
-def step_output(features: Tensor, student: Tensor, teacher: Tensor, *, stage: int = 2) -> StepOutput:
+def step_output(features: Tensor, student: Tensor, teacher: Tensor, *, stage: int = 2) -> SegSyncOutput:
     q = teacher.softmax(-1)
     given = StageOutput(
         features=features,
@@ -107,7 +109,7 @@ def step_output(features: Tensor, student: Tensor, teacher: Tensor, *, stage: in
         student_entropy=entropy(student.softmax(-1)),
         target_mean=q.mean(0),
     )
-    return StepOutput(torch.tensor(0.0), torch.tensor(0.0), torch.tensor(0.0), {stage: given})
+    return SegSyncOutput(torch.tensor(0.0), {}, stages={stage: given})
 
 
 def checked(monitor: CollapseMonitor, times: int) -> str | None:

@@ -118,7 +118,7 @@ def test_the_teacher_of_the_loop_is_the_running_mean_of_the_students(cases: Path
     found = last(tmp_path / "run")
     teacher = found.part("encoder")
     for name, start in first.items():
-        student = found.part("segsync")[f"student.encoder.{name}"]
+        student = found.part("pretext")[f"student.encoder.{name}"]
         assert torch.equal(teacher[name], torch.lerp(start, student, 1 - 0.9))
     assert any(not torch.equal(teacher[name], start) for name, start in first.items())
 
@@ -134,7 +134,7 @@ def test_each_step_sees_two_different_views_of_the_same_windows(
             seen.append((windows, super().__call__(windows, rngs)))
             return seen[-1][1]
 
-    monkeypatch.setattr("segsync_train.pretrain.Views", Spy)
+    monkeypatch.setattr("segsync_train.ssl.segsync.Views", Spy)
     pretrain(pretrain_config(cases, steps=2, held_out={"every": 1}), tmp_path / "run")
     first, held_out, second, again = (seen[i : i + 2] for i in (0, 2, 4, 6))
     for one, other in (first, held_out, second, again):
@@ -264,7 +264,7 @@ def test_two_processes_are_one_of_twice_the_batch(cases: Path, tmp_path: Path) -
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )
     assert done.returncode == 0, done.stderr
-    for part in ("encoder", "segsync"):
+    for part in ("encoder", "pretext"):
         one, two = (last(tmp_path / name).part(part) for name in ("one", "two"))
         for name, tensor in one.items():
             # The queue is filled in the order of the processes.
@@ -377,7 +377,7 @@ def changed(cases: Path, tmp_path: Path, what: str) -> dict[str, Any]:
         ("too few", r"expected four volumes or more, two of them held out, found 3; add volumes"),
         ("a wrong name", r"data\.exclude: expected names of volumes, found 'cas2'"),
         ("two channels", r"expected one channel for the layout 'files'.* found t1, t2; give another"),
-        ("a baseline", r"network\.preset: expected an xLSTM-UNet, whose encoder is pretrained, found 'nnunet'"),
+        ("a baseline", r"network\.preset: expected a network whose encoder can be pretrained .*, found 'nnunet'"),
         ("no such stage", r"objective\.mask_stage: expected -1 to -2, the network's stages, found -3"),
         ("an odd patch", r"patch_zyx: expected sides that are multiples of \(2, 2, 2\)"),
     ],
@@ -451,7 +451,7 @@ def test_the_command_line(cases: Path, tmp_path: Path, command: Callable[..., Ou
 def test_the_settings_that_come_along_build_their_encoder(path: Path) -> None:
     config = load_settings(PretrainConfig, path)
     with torch.device("meta"):
-        assert len(build_encoder(config).stages) >= 5
+        assert len(build_encoder(config).widths) >= 5
 
 
 def test_the_hippocampus_settings_fit_fine_tuning(shared_data: Path) -> None:

@@ -19,9 +19,14 @@ Range = tuple[float, float]
 
 
 class NetworkConfig(Frozen):
-    """A preset of the xLSTM-UNet and what is changed in it (keys of `XLSTMUNetConfig`), or a baseline by name."""
+    """A preset of the xLSTM-UNet and what is changed in it (keys of `XLSTMUNetConfig`), or another network by name.
 
-    preset: Literal["tiny", "small", "default", "enc", "bot", "nnunet", "resunet", "unet"] = "default"
+    The transformers' overrides are the keys of `SwinUNETRConfig` and `UNETRConfig`; nnunet, resunet and unet have none.
+    """
+
+    preset: Literal["tiny", "small", "default", "enc", "bot", "nnunet", "resunet", "unet", "swinunetr", "unetr"] = (
+        "default"
+    )
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 

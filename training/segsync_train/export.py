@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 
 from segsync.bundle import CARD_FILE, MODEL_FILE, SPEC_FILE, sha256_of, write_manifest
-from segsync.errors import OutputError, WeightsError
+from segsync.errors import InputError, OutputError, WeightsError
 from segsync.geometry import Array
 from segsync_train.card import model_card
 from segsync_train.checkpoints import load_checkpoint, why_not
@@ -54,6 +54,11 @@ def export(run: Path, weights: Path, *, licence: str = "Apache-2.0", checkpoint:
     """
     found = load_checkpoint(checkpoint or RunFolder(run).best)
     config, network = trained_network(found)
+    if config.network.preset in ("swinunetr", "unetr"):
+        raise InputError(
+            f"{found.path}: expected a network that is exported, found {config.network.preset!r}, which trains and is "
+            "evaluated in torch alone; train an xLSTM-UNet, nnunet, resunet or unet for weights to be exported"
+        )
     inputs = _random_inputs(network) + _real_inputs(config, run)
     point = read_operating_point(run)
     folder = weights / config.task

@@ -6,16 +6,28 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from segsync.bundle import load_bundle
 from segsync.errors import InputError, WeightsError
+from segsync.geometry import SizeZYX
 from segsync_train.checkpoints import Checkpoint, load_checkpoint, load_network
 from segsync_train.config import RunConfig, TransferConfig
 from segsync_train.networks import SegmentationNetwork
-from segsync_train.networks.baselines import baseline, plan
+from segsync_train.networks.baselines import Baseline, baseline, plan
+from segsync_train.networks.transformers import (
+    SWIN_MULTIPLE,
+    TRANSFORMER,
+    VIT_TOKEN,
+    SwinUNETRConfig,
+    TransformerName,
+    UNETRConfig,
+    resized_positions,
+    swinunetr,
+    unetr,
+)
 from segsync_train.networks.xlstm_unet import PresetName, XLSTMUNet, XLSTMUNetConfig, preset
 from segsync_train.onnx_file import read_onnx
 from segsync_train.settings import check_settings
@@ -24,15 +36,23 @@ log = logging.getLogger(__name__)
 
 #: Given by the run's channels and labels, never by `network.overrides`.
 DERIVED = ("in_channels", "out_channels")
-#: Where the encoder's and the output heads' weights stand in an xLSTM-UNet.
-ENCODER, HEADS = "encoder.", "decoder.heads."
+#: Where the output heads' weights stand in an xLSTM-UNet.
+HEADS = "decoder.heads."
+#: A ViT's learned positions.
+POSITIONS = "patch_embedding.position_embeddings"
 
 
 def network_config(
     name: PresetName, overrides: Mapping[str, Any], in_channels: int, out_channels: int
 ) -> XLSTMUNetConfig:
     """The preset with its overrides; raises InputError for one that does not exist or does not fit."""
-    base = preset(name, in_channels, out_channels)
+    return _overridden(preset(name, in_channels, out_channels), overrides)
+
+
+Config = TypeVar("Config", XLSTMUNetConfig, SwinUNETRConfig, UNETRConfig)
+
+
+def _overridden(base: Config, overrides: Mapping[str, Any]) -> Config:
     known = [field.name for field in dataclasses.fields(base) if field.name not in DERIVED]
     for key in overrides:
         if key not in known:
@@ -48,6 +68,8 @@ def network_config(
 def build_network(config: RunConfig) -> SegmentationNetwork:
     """The run's network with fresh weights; raises InputError where its settings or the patch do not fit."""
     name, channels = config.network.preset, len(config.channels)
+    if name == "swinunetr" or name == "unetr":
+        return _transformer(name, config)
     network: SegmentationNetwork
     if name == "nnunet" or name == "resunet" or name == "unet":
         if config.network.overrides:
@@ -55,17 +77,32 @@ def build_network(config: RunConfig) -> SegmentationNetwork:
         network = baseline(name, channels, config.outputs, plan(config.patch_zyx, config.spacing_zyx))
     else:
         network = XLSTMUNet(network_config(name, config.network.overrides, channels, config.outputs))
-    if any(side % multiple for side, multiple in zip(config.patch_zyx, network.multiple_zyx, strict=True)):
+    _check_patch(config, network.multiple_zyx, "choose another patch or other network.overrides.strides_zyx")
+    return network
+
+
+def _transformer(name: TransformerName, config: RunConfig) -> Baseline:
+    overrides, channels = config.network.overrides, len(config.channels)
+    multiple = SWIN_MULTIPLE if name == "swinunetr" else VIT_TOKEN
+    _check_patch(config, multiple, "choose another patch")
+    try:
+        if name == "swinunetr":
+            return swinunetr(_overridden(SwinUNETRConfig(), overrides), channels, config.outputs, config.patch_zyx)
+        return unetr(_overridden(UNETRConfig(), overrides), channels, config.outputs, config.patch_zyx)
+    except ValueError as error:
+        raise InputError(f"network.overrides: {error}") from error
+
+
+def _check_patch(config: RunConfig, multiple_zyx: SizeZYX, advice: str) -> None:
+    if any(side % multiple for side, multiple in zip(config.patch_zyx, multiple_zyx, strict=True)):
         raise InputError(
-            f"patch_zyx: expected sides that are multiples of {network.multiple_zyx}, found {config.patch_zyx}; "
-            "choose another patch or other network.overrides.strides_zyx"
+            f"patch_zyx: expected sides that are multiples of {multiple_zyx}, found {config.patch_zyx}; {advice}"
         )
-    if tuple(config.patch_zyx) == network.multiple_zyx:
+    if tuple(config.patch_zyx) == multiple_zyx:
         raise InputError(
             f"patch_zyx: expected more than one voxel in the deepest stage, found {config.patch_zyx}; "
             "choose a larger patch"
         )
-    return network
 
 
 def trained_network(checkpoint: Checkpoint) -> tuple[RunConfig, SegmentationNetwork]:
@@ -101,12 +138,18 @@ def transfer(network: SegmentationNetwork, config: TransferConfig) -> Inherited:
         weights, made = _network(config.checkpoint)
         # An exported file holds the finest head alone; those of deep supervision start anew.
         wanted = [name for name in own if name in weights or not name.startswith(HEADS)]
-    elif isinstance(network, XLSTMUNet):
-        weights, made = _encoder(config.checkpoint)
-        deepest = f"{ENCODER}stages.{len(network.encoder.stages) - 1}."
-        wanted = [name for name in own if name.startswith(deepest if config.mode == "bottom" else ENCODER)]
+    elif network.encoder_at is None:
+        raise InputError(
+            "transfer: expected a network whose encoder can be pretrained, found a baseline; set transfer.mode to none"
+        )
     else:
-        raise InputError("transfer: expected the xLSTM-UNet, found a baseline; set transfer.mode to none")
+        weights, made = _encoder(config.checkpoint, network)
+        taken_over = network.encoder_at
+        if config.mode == "bottom":
+            if not isinstance(network, XLSTMUNet):
+                raise InputError("transfer.mode: expected full, found 'bottom', which only an xLSTM-UNet has")
+            taken_over += f"stages.{len(network.encoder.stages) - 1}."
+        wanted = [name for name in own if name.startswith(taken_over)]
     for name in wanted:
         found = tuple(weights[name].shape) if name in weights else "no such tensor"
         if found != tuple(own[name].shape):
@@ -134,14 +177,28 @@ def _network(path: Path) -> Weights:
     return read_onnx(path), {**provenance, "step": provenance["steps"], "hours": provenance["training_hours"]}
 
 
-def _encoder(path: Path) -> Weights:
-    """The encoder's weights, `encoder.…`, of a pretraining's checkpoint, or of a fine-tuning's, and its state."""
-    checkpoint = load_checkpoint(path)
-    pretrained = {f"{ENCODER}{name}": tensor for name, tensor in checkpoint.part("encoder").items()}
+def _encoder(path: Path, network: SegmentationNetwork) -> Weights:
+    """The encoder's weights by the network's names, of a pretraining's checkpoint or a fine-tuning's, and its state."""
+    checkpoint, at = load_checkpoint(path), str(network.encoder_at)
+    pretrained = {
+        f"{at}{name.removeprefix(TRANSFORMER)}": tensor for name, tensor in checkpoint.part("encoder").items()
+    }
     found = pretrained or checkpoint.part("network")
-    if not any(name.startswith(ENCODER) for name in found):
+    if not any(name.startswith(at) for name in found):
         raise WeightsError(f"{path}: expected an encoder's weights, found none; give a pretraining's checkpoint")
+    if isinstance(network, Baseline) and f"{at}{POSITIONS}" in found:
+        _resize_positions(found, f"{at}{POSITIONS}", network, checkpoint)
     return found, checkpoint.state
+
+
+def _resize_positions(weights: dict[str, Tensor], name: str, network: Baseline, checkpoint: Checkpoint) -> None:
+    """A ViT that was pretrained on patches of another size: its positions, interpolated."""
+    before, now = (
+        tuple(side // token for side, token in zip(patch, VIT_TOKEN, strict=True))
+        for patch in (checkpoint.state["config"]["patch_zyx"], network.multiple_zyx)
+    )
+    if before != now:
+        weights[name] = resized_positions(weights[name], before, now)
 
 
 def _averaged(checkpoint: Checkpoint) -> dict[str, Tensor]:

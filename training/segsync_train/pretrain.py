@@ -4,9 +4,8 @@ Everything random in a step is a function of (seed, step), nothing of the global
 on from its last checkpoint to the same weights (bit for bit on one CPU; to rounding on GPUs, whose reductions have no
 fixed order).
 
-Checkpoints hold the teacher's encoder as `encoder/…`, which `transfer` of a fine-tuning reads. The paper says the
-student's; but the teacher is the mean of the last students, so less noisy, better at every moment of a training (DINO,
-Caron et al. 2021, section 5.3), what DINOv2 gives away, and what the monitors here have watched.
+What is trained is a pretext (`segsync_train.ssl.pretext`): 3D-SegSync, or one of its peers. Checkpoints hold its
+encoder as `encoder/…`, which `transfer` of a fine-tuning reads.
 """
 
 import logging
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -36,24 +34,27 @@ from segsync_train.data.loader import batches
 from segsync_train.data.patches import Batch
 from segsync_train.devices import Processes, amp_dtype, autocast, hardware, processes, training_device
 from segsync_train.model import build_network
-from segsync_train.networks.xlstm_unet import Encoder, XLSTMUNet
+from segsync_train.networks.features import FeatureEncoder
+from segsync_train.networks.transformers import encoder_of
+from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.progress import StepProgress
 from segsync_train.runs import RunFolder, commit
 from segsync_train.schedule import learning_rate, make_optimiser, set_learning_rate
 from segsync_train.ssl.config import PretrainConfig
-from segsync_train.ssl.masked import draw_masks
-from segsync_train.ssl.monitors import CollapseMonitor, Reading, knn_probe, rank_me
-from segsync_train.ssl.schedules import teacher_momentum, teacher_temperature
-from segsync_train.ssl.segsync import SegSync, StepOutput, update_teacher
-from segsync_train.ssl.views import Views
+from segsync_train.ssl.hiendmae import HiEndMAE
+from segsync_train.ssl.mae import MAE
+from segsync_train.ssl.monitors import knn_probe, rank_me
+from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
+from segsync_train.ssl.segsync import SegSync
+from segsync_train.ssl.swinmm import SwinMM
+from segsync_train.ssl.swinssl import SwinSSL
+from segsync_train.ssl.voco import VoCo
 from segsync_train.ssl.volumes import Volumes, open_volumes, windows_held_out, windows_to_train
 
 log = logging.getLogger(__name__)
 
-#: First words of the seeds of what is drawn for one volume: views in training, views held out, masks.
-TRAINING, HELD_OUT, MASK = 31, 32, 33
-#: Where the teacher's encoder stands in a `SegSync`, and in a checkpoint.
-TEACHER, ENCODER = "teacher.encoder.", "encoder/"
+#: Where the encoder stands in a checkpoint.
+ENCODER = "encoder/"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def pretrain(
         device = training_device(config.device, group)
         seed_everything(config.seed)
         # oneDNN's and cuDNN's 3D convolutions are two to four times faster with channels innermost.
-        model = SegSync(build_encoder(config), config, group).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        model = build_pretext(config, group).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         checkpoint = load_checkpoint(run.last) if resume else None
         volumes = open_volumes(config, run.folder, group)
         if checkpoint is None:
@@ -92,22 +93,50 @@ def pretrain(
             return training.run_to_end(should_stop)
         except torch.OutOfMemoryError as error:
             raise ResourceError(
-                f"{device}: out of memory at step {training.step} with {config.batch} volumes of two views of "
+                f"{device}: out of memory at step {training.step} with {config.batch} volumes and patches of "
                 f"{config.patch_zyx}; set a smaller batch or patch_zyx, or amp: auto"
             ) from error
 
 
-def build_encoder(config: PretrainConfig) -> Encoder:
+def build_pretext(config: PretrainConfig, group: Processes | None = None) -> Pretext:
+    """The pretext on an encoder with fresh weights; raises InputError where the settings do not fit each other."""
+    encoder, settings = build_encoder(config), config.pretext
+    if settings.kind == "mae":
+        return MAE(encoder, settings, config.patch_zyx, len(config.channels))
+    if settings.kind == "hiendmae":
+        return HiEndMAE(encoder, settings, config.patch_zyx, len(config.channels))
+    if settings.kind == "swinssl":
+        return SwinSSL(encoder, settings, config.patch_zyx, len(config.channels))
+    if settings.kind == "swinmm":
+        return SwinMM(encoder, settings, config.patch_zyx, len(config.channels))
+    if settings.kind == "voco":
+        return VoCo(encoder, settings, config.patch_zyx)
+    return SegSync(encoder, config, group)
+
+
+def build_encoder(config: PretrainConfig) -> FeatureEncoder:
     """The encoder with fresh weights; raises InputError where the settings ask for one that cannot be pretrained."""
     network = build_network(config.as_run())
-    if not isinstance(network, XLSTMUNet):
+    encoder: FeatureEncoder | None = network.encoder if isinstance(network, XLSTMUNet) else encoder_of(network)
+    if encoder is None:
         raise InputError(
-            f"network.preset: expected an xLSTM-UNet, whose encoder is pretrained, found {config.network.preset!r}"
+            "network.preset: expected a network whose encoder can be pretrained (an xLSTM-UNet, swinunetr or unetr), "
+            f"found {config.network.preset!r}"
         )
-    stages, masked = len(network.encoder.stages), config.objective.mask_stage
-    if config.objective.masked and masked < -stages:
-        raise InputError(f"objective.mask_stage: expected -1 to -{stages}, the network's stages, found {masked}")
-    return network.encoder
+    stages = len(encoder.widths)
+    for key, stage in _mask_stages(config):
+        if stage < -stages:
+            raise InputError(f"{key}: expected -1 to -{stages}, the network's stages, found {stage}")
+    return encoder
+
+
+def _mask_stages(config: PretrainConfig) -> Iterator[tuple[str, int]]:
+    """The settings that name a stage of the encoder."""
+    if config.pretext.kind == "segsync":
+        if config.objective.masked:
+            yield "objective.mask_stage", config.objective.mask_stage
+    elif config.pretext.kind != "voco":
+        yield "pretext.mask_stage", config.pretext.mask_stage
 
 
 class _Pretraining:
@@ -118,7 +147,7 @@ class _Pretraining:
         config: PretrainConfig,
         run: RunFolder,
         volumes: Volumes,
-        model: SegSync,
+        model: Pretext,
         device: torch.device,
         group: Processes,
         checkpoint: Checkpoint | None,
@@ -128,21 +157,19 @@ class _Pretraining:
         self.commit = commit()
         self.step, self.best, self.waited, self.hours = 0, math.inf, 0, 0.0
         self.collapsed = False
-        self.views = Views(config.views, config.patch_zyx)
-        encoder = model.student.encoder.config
-        self.mask_grid = _grid_at(config.patch_zyx, encoder.strides_zyx, config.objective.mask_stage)
-        widths = {int(stage): encoder.widths[int(stage)] for stage in model.student.heads}
-        self.monitor = CollapseMonitor(widths, config.head.prototypes).to(device)
-        self.optimiser = make_optimiser(config.optimiser, model.student)
+        monitor = model.new_monitor()
+        self.monitor = monitor.to(device) if monitor is not None else None
+        self.optimiser = make_optimiser(config.optimiser, model.trained)
         self.dtype = amp_dtype(config.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
         if checkpoint is not None:
             self._restore(checkpoint)
         if config.compile:
-            model.student.encoder.compile()
-            model.teacher.encoder.compile()
+            for module in model.modules():
+                if isinstance(module, FeatureEncoder):
+                    module.compile()
         self.forward: Callable[..., StepOutput] = DistributedDataParallel(model) if group.count > 1 else model
-        self._logged: list[Tensor] = []
+        self._logged: list[dict[str, Tensor]] = []
         self._clock = time.monotonic()
 
     def run_to_end(self, should_stop: Callable[[], bool]) -> Outcome:
@@ -175,63 +202,48 @@ class _Pretraining:
     def _train_step(self, batch: Batch) -> None:
         config = self.config
         set_learning_rate(self.optimiser, learning_rate(config.optimiser, self.step, config.steps))
-        x1, x2 = self._two_views(batch["image"], TRAINING, self.step)
-        masks = None
-        if config.objective.masked:
-            rngs = self._generators(MASK, self.step)
-            masks = draw_masks(self.mask_grid, config.objective.mask_ratio, rngs).to(self.device)
+        inputs = self.model.inputs(batch["image"], self._draws(self.step), self.step)
         with autocast(self.dtype, self.device):
-            output = self.forward(x1, x2, self._temperature(), masks)
+            output = self.forward(*inputs)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(output.loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimiser)
-        nn.utils.clip_grad_norm_(self.model.student.parameters(), config.optimiser.clip)
+        nn.utils.clip_grad_norm_(self.model.trained.parameters(), config.optimiser.clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        momentum = teacher_momentum(config.teacher.momentum, self.step, config.steps)
-        update_teacher(self.model.teacher, self.model.student, momentum)
-        self.monitor.update(output)
-        self._logged.append(torch.stack([output.loss.detach(), output.koleo, output.masked]))
+        self.model.after_step(self.step)
+        if self.monitor is not None:
+            self.monitor.update(output)
+        self._logged.append({"loss": output.loss.detach(), **output.terms})
         self.step += 1
 
-    def _two_views(self, windows: Tensor, word: int, step: int) -> tuple[Tensor, Tensor]:
-        """Eq. 2: two views of the same windows; a function of the seed, the step and the place in the batch."""
-        x1, x2 = (self.views(windows, self._generators(word, step, number)) for number in (1, 2))
-        return x1.to(memory_format=torch.channels_last_3d), x2.to(memory_format=torch.channels_last_3d)
-
-    def _generators(self, word: int, step: int, *further: int) -> list[np.random.Generator]:
+    def _draws(self, number: int, *, held_out: bool = False) -> Draws:
         first = self.group.rank * self.config.batch
-        places = range(first, first + self.config.batch)
-        return [np.random.default_rng([word, self.config.seed, step, place, *further]) for place in places]
-
-    def _temperature(self) -> float:
-        teacher = self.config.teacher
-        return teacher_temperature(*teacher.temperature, teacher.warmup_steps, self.step)
+        return Draws(self.config.seed, number, range(first, first + self.config.batch), held_out)
 
     def _log(self) -> None:
-        loss, koleo, masked = self.group.mean(torch.stack(self._logged).mean(0)).tolist()
+        values = torch.stack([torch.stack(list(step.values())) for step in self._logged]).mean(0)
+        means = dict(zip(self._logged[0], self.group.mean(values).tolist(), strict=True))
+        loss = means["loss"]
         if not math.isfinite(loss):
             raise SegsyncError(
                 f"{self.run.folder}: the loss is {loss} at step {self.step}; lower optimiser.lr or set amp: off, and "
                 "--resume from the last checkpoint"
             )
-        now, objective = time.monotonic(), self.config.objective
-        values = {
-            "train/loss": loss,
+        now = time.monotonic()
+        rates = {
             "train/lr": learning_rate(self.config.optimiser, self.step - 1, self.config.steps),
             "train/steps_per_second": len(self._logged) / max(now - self._clock, 1e-9),
         }
-        values |= {"train/koleo": koleo} if objective.koleo else {}
-        values |= {"train/masked": masked} if objective.masked else {}
-        self.run.record(self.step, values)
+        self.run.record(self.step, {f"train/{name}": mean for name, mean in means.items()} | rates)
         self.hours += (now - self._clock) / 3600
         self._logged, self._clock = [], now
 
     def _watch(self) -> None:
-        """Record the monitors; a collapse is a warning in the log, or the end of the run."""
-        readings = self.monitor.readings()
-        collapse = self.monitor.check(readings)
-        values: dict[str, Any] = {key: value for reading in readings for key, value in _monitored(reading)}
+        """Record the monitor's readings; a collapse is a warning in the log, or the end of the run."""
+        if self.monitor is None:
+            return
+        values, collapse = self.monitor.watch()
         self.run.record(self.step, values | ({"monitor/collapse": collapse} if collapse else {}))
         collapse = self.group.gather([collapse])[0]  # the first process speaks for all
         began, self.collapsed = collapse is not None and not self.collapsed, collapse is not None
@@ -244,34 +256,24 @@ class _Pretraining:
         log.warning("%s", line)
 
     def _evaluate(self) -> None:
-        """The loss on the held-out volumes (eq. 11 and MSE, without other terms); the lowest keeps its encoder.
+        """The loss on the held-out volumes; the lowest keeps its encoder.
 
-        While the teacher's temperature rises the loss rises with it, and the newest counts as the lowest. Weights with
-        a sign of collapse never do: a constant has the lowest loss of all.
+        Until the pretext is settled the newest counts as the lowest. Weights with a sign of collapse never do: a
+        constant may have the lowest loss of all.
         """
         losses, features = [], []
-        objective = self.config.objective
         self.model.eval()
         for output in self._held_out():
-            stages = output.stages.values()
-            terms = [
-                objective.cross_entropy * s.cross_entropy + objective.squared_error * s.squared_error for s in stages
-            ]
-            losses.append(torch.stack(terms).mean())
-            features.append(next(reversed(output.stages.values())).features.float().cpu())
+            losses.append(output.loss if output.held_out is None else output.held_out)
+            features += [] if output.features is None else [output.features.float().cpu()]
         self.model.train()
         loss = float(self.group.mean(torch.stack(losses).mean()))
-        deepest = torch.stack(self.group.gather(features))
-        first, second = (half.flatten(0, 1) for half in deepest.chunk(2, dim=1))
-        values = {
-            "held_out/loss": loss, "held_out/probe": knn_probe(first, second), "held_out/rank": rank_me(first)
-        }  # fmt: skip
+        values = {"held_out/loss": loss, **_told_apart(self.group.gather(features))}
         self.run.record(self.step, values)
-        log.info("step %d: held-out loss %.3f, kNN probe %.2f, RankMe %.1f", self.step, *values.values())
+        log.info("step %d: %s", self.step, ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
         self.waited += 1
-        warming = self.step <= self.config.teacher.warmup_steps
-        suspect = self.group.gather([bool(self.monitor.strikes.any())])[0]
-        if (loss < self.best or warming) and not suspect:
+        suspect = self.group.gather([self.monitor is not None and self.monitor.suspicious])[0]
+        if (loss < self.best or not self.model.settled(self.step)) and not suspect:
             self.best, self.waited = loss, 0
             if self.group.main:
                 save_checkpoint(self.run.best, self._encoder(), self._state())
@@ -281,16 +283,17 @@ class _Pretraining:
     def _held_out(self) -> Iterator[StepOutput]:
         dataset = windows_held_out(self.config, self.volumes.held_out, self.group)
         for number, batch in enumerate(batches(dataset, 0, 0, self.device)):
-            x1, x2 = self._two_views(batch["image"], HELD_OUT, number)
+            inputs = self.model.inputs(batch["image"], self._draws(number, held_out=True), self.step)
             with autocast(self.dtype, self.device):
-                yield self.model(x1, x2, self._temperature())
+                yield self.model(*inputs)
 
     def _given_up(self) -> bool:
         patience = self.config.held_out.patience
         return patience is not None and self.waited >= patience
 
     def _encoder(self) -> dict[str, Tensor]:
-        return {f"{ENCODER}{name}": tensor for name, tensor in self.model.teacher.encoder.state_dict().items()}
+        encoder = self.model.get_submodule(self.model.kept)
+        return {f"{ENCODER}{name}": tensor for name, tensor in encoder.state_dict().items()}
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -305,19 +308,22 @@ class _Pretraining:
         }
 
     def _save(self) -> None:
-        """Everything that the next step depends on. The teacher's encoder stands there once, as `encoder/…`."""
+        """Everything that the next step depends on. The encoder that is kept stands there once, as `encoder/…`."""
         if not self.group.main:
             return
-        rest = {name: t for name, t in self.model.state_dict().items() if not name.startswith(TEACHER)}
-        tensors = self._encoder() | _named("segsync", rest) | _named("monitor", self.monitor.state_dict())
-        tensors |= optimiser_tensors(self.optimiser)
+        kept = f"{self.model.kept}."
+        rest = {name: t for name, t in self.model.state_dict().items() if not name.startswith(kept)}
+        tensors = self._encoder() | _named("pretext", rest) | optimiser_tensors(self.optimiser)
+        if self.monitor is not None:
+            tensors |= _named("monitor", self.monitor.state_dict())
         state = {**self._state(), "scaler": self.scaler.state_dict()}
         save_checkpoint(self.run.last, tensors, state)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        teacher = {f"{TEACHER}{name}": tensor for name, tensor in checkpoint.part("encoder").items()}
-        load_network(self.model, checkpoint.part("segsync") | teacher, checkpoint.path)
-        load_network(self.monitor, checkpoint.part("monitor"), checkpoint.path)
+        encoder = {f"{self.model.kept}.{name}": tensor for name, tensor in checkpoint.part("encoder").items()}
+        load_network(self.model, checkpoint.part("pretext") | encoder, checkpoint.path)
+        if self.monitor is not None:
+            load_network(self.monitor, checkpoint.part("monitor"), checkpoint.path)
         load_optimiser(self.optimiser, checkpoint.part("optimiser"))
         if checkpoint.state["scaler"]:
             self.scaler.load_state_dict(checkpoint.state["scaler"])
@@ -326,29 +332,12 @@ class _Pretraining:
         log.info("going on after step %d", self.step)
 
 
-def _grid_at(
-    patch_zyx: tuple[int, int, int], strides: tuple[tuple[int, int, int], ...], stage: int
-) -> tuple[int, int, int]:
-    """Cells (Z, Y, X) of a stage's feature map, stages counted from the deepest (-1)."""
-    z, y, x = patch_zyx
-    for dz, dy, dx in strides[: len(strides) + stage + 1]:
-        z, y, x = z // dz, y // dy, x // dx
-    return z, y, x
-
-
-def _monitored(reading: Reading) -> Iterator[tuple[str, float]]:
-    """A reading as lines of the log: `monitor/stage4/rank`, …"""
-    for name in (
-        "cross_entropy",
-        "kl",
-        "target_entropy",
-        "student_entropy",
-        "information",
-        "deviation",
-        "rank",
-        "probe",
-    ):
-        yield f"monitor/stage{reading.stage}/{name}", getattr(reading, name)
+def _told_apart(features: list[Tensor]) -> dict[str, float]:
+    """How well the pooled features of held-out volumes tell them apart, for a pretext that has two views of them."""
+    if not features:
+        return {}
+    first, second = (half.flatten(0, 1) for half in torch.stack(features).chunk(2, dim=1))
+    return {"held_out/probe": knn_probe(first, second), "held_out/rank": rank_me(first)}
 
 
 def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -56,8 +56,12 @@ def plan(patch_zyx: Size, spacing_zyx: tuple[float, float, float]) -> Plan:
 class Baseline(nn.Module):
     """A network of MONAI behind the interface of `XLSTMUNet`."""
 
-    def __init__(self, network: nn.Module, in_channels: int, strides_zyx: Sequence[Size]) -> None:
+    def __init__(
+        self, network: nn.Module, in_channels: int, strides_zyx: Sequence[Size], encoder_at: str | None = None
+    ) -> None:
+        """encoder_at: what the names of the weights that a pretraining gives begin with, where there is one."""
         super().__init__()
+        self.encoder_at = encoder_at
         self.network = network
         self.in_channels = in_channels
         z, y, x = torch.tensor(strides_zyx).prod(0).tolist()

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segsync_train.networks.features import FeatureEncoder, Stride
 from segsync_train.networks.vil import ViLBlock
-
-Stride = tuple[int, int, int]
 
 SLOPE = 0.01
 PresetName = Literal["tiny", "small", "default", "enc", "bot"]
@@ -111,12 +110,13 @@ class ResidualBlock(nn.Module):
         return F.leaky_relu(self.second_norm(self.second(y)) + self.shortcut(x), SLOPE)
 
 
-class Encoder(nn.Module):
+class Encoder(FeatureEncoder):
     """The stages that pretraining trains and fine-tuning takes over."""
 
     def __init__(self, config: XLSTMUNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.widths, self.strides_zyx = config.widths, config.strides_zyx
         self.stages = nn.ModuleList()
         width = config.in_channels
         for stage, (out, stride) in enumerate(zip(config.widths, config.strides_zyx, strict=True)):
@@ -186,6 +186,8 @@ class XLSTMUNet(nn.Module):
 
     Input (N, C, Z, Y, X) with sides that `multiple_zyx` divides; logits (N, K, Z, Y, X), background first.
     """
+
+    encoder_at = "encoder."
 
     def __init__(self, config: XLSTMUNetConfig) -> None:
         super().__init__()

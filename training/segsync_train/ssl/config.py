@@ -1,9 +1,17 @@
 """What a pretraining run is: unlabelled volumes, views, heads, the loss and its schedules. Kept in the run folder."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from segsync.bundle import ChannelSpec
 from segsync_train.config import (
@@ -18,6 +26,20 @@ from segsync_train.config import (
     Triple,
 )
 from segsync_train.settings import Frozen
+from segsync_train.ssl.peers_config import (
+    HiEndMAEConfig,
+    MAEConfig,
+    SegSyncConfig,
+    SwinMMConfig,
+    SwinSSLConfig,
+    VoCoConfig,
+)
+
+PretextConfig = Annotated[
+    SegSyncConfig | MAEConfig | HiEndMAEConfig | VoCoConfig | SwinSSLConfig | SwinMMConfig, Field(discriminator="kind")
+]
+#: What belongs to 3D-SegSync alone.
+SEGSYNC = ("layers", "views", "head", "centring", "teacher", "objective", "stop_on_collapse")
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -153,6 +175,8 @@ class PretrainConfig(Frozen):
     spacing_zyx: Triple
     patch_zyx: SizeZYX = (96, 96, 96)
     network: NetworkConfig = NetworkConfig()
+    #: The pretext task: a name, or its settings with the name as `kind`.
+    pretext: PretextConfig = SegSyncConfig()
     #: `all`: features of every stage are trained (3D-SegSync). `bottom`: the loss sees the deepest alone.
     layers: Literal["all", "bottom"] = "all"
     views: ViewsConfig = ViewsConfig()
@@ -175,9 +199,24 @@ class PretrainConfig(Frozen):
     checkpoint_every: PositiveInt = 250
     log_every: PositiveInt = 20
 
+    @field_validator("pretext", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> "PretrainConfig":
         self.as_run()
+        if self.pretext.kind != "segsync":
+            for name in SEGSYNC:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"{name} belongs to the pretext 'segsync', found {self.pretext.kind!r}; leave it out"
+                    )
+        if self.pretext.kind in ("swinssl", "swinmm") and self.batch < 2:
+            raise ValueError(
+                f"the pretext {self.pretext.kind!r} compares the samples of a batch; give a batch of 2 or more"
+            )
         if self.objective.koleo and self.batch < 2:
             raise ValueError("objective.koleo compares the samples of a batch; give a batch of 2 or more, or koleo 0")
         if self.layers == "bottom" and self.objective.masked and self.objective.mask_stage != -1:

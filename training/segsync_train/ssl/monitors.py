@@ -12,13 +12,14 @@ Let H be the entropy of an output, K the number of prototypes:
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segsync_train.ssl.segsync import StepOutput
+from segsync_train.ssl.pretext import Monitor, StepOutput
 from segsync_train.ssl.terms import entropy
 
 #: Decay of the running means: about the last fifty steps.
@@ -52,6 +53,29 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
+class StageOutput:
+    """What one stage gave, for the monitors; without gradients. n is the number of volumes.
+
+    features: the teacher's pooled vectors (2n, D), first views, then second. target_mean: (K,) mean of the targets.
+    cross_entropy is eq. 11's, target_entropy and student_entropy are means over the samples, in nats.
+    """
+
+    features: Tensor
+    cross_entropy: Tensor
+    squared_error: Tensor
+    target_entropy: Tensor
+    student_entropy: Tensor
+    target_mean: Tensor
+
+
+@dataclass(frozen=True)
+class SegSyncOutput(StepOutput):
+    """The loss of a batch, and by stage (0 is the finest) what it is made of."""
+
+    stages: Mapping[int, StageOutput] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Reading:
     """A stage's state over the last steps; entropies in nats."""
 
@@ -75,6 +99,20 @@ class Reading:
     def information(self) -> float:
         """Mutual information of the teacher's output and the input."""
         return max(0.0, self.mean_entropy - self.target_entropy)
+
+    def named(self) -> Iterator[tuple[str, float]]:
+        """As lines of the log: `monitor/stage4/rank`, …"""
+        for name in (
+            "cross_entropy",
+            "kl",
+            "target_entropy",
+            "student_entropy",
+            "information",
+            "deviation",
+            "rank",
+            "probe",
+        ):
+            yield f"monitor/stage{self.stage}/{name}", getattr(self, name)
 
     def causes(self, limits: Thresholds) -> list[str]:
         """Every sign of collapse, each with its figure; empty where there is none."""
@@ -155,7 +193,7 @@ class _StageMemory(nn.Module):
         self.register_buffer("best_probe", torch.zeros((), dtype=torch.float64))
 
 
-class CollapseMonitor(nn.Module):
+class CollapseMonitor(Monitor):
     """Fed with every step's output; `check` says what has collapsed, in one line, or nothing."""
 
     strikes: Tensor
@@ -175,8 +213,18 @@ class CollapseMonitor(nn.Module):
         assert isinstance(memory, _StageMemory)
         return memory
 
+    @property
+    def suspicious(self) -> bool:
+        """See Monitor."""
+        return bool(self.strikes.any())
+
+    def watch(self) -> tuple[dict[str, float], str | None]:
+        """See Monitor: `monitor/stage4/rank`, …"""
+        readings = self.readings()
+        return {key: value for reading in readings for key, value in reading.named()}, self.check(readings)
+
     @torch.no_grad()
-    def update(self, output: StepOutput) -> None:
+    def update(self, output: SegSyncOutput) -> None:
         """Take in one step; nothing is read back from the device."""
         for stage, given in output.stages.items():
             memory = self._memory(stage)

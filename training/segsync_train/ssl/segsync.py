@@ -16,21 +16,28 @@ the deepest alone. Around it stands what DINO and DINOv2 found to be needed, abo
 """
 
 import copy
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from segsync_train.devices import Processes
-from segsync_train.networks.xlstm_unet import Encoder
+from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.centering import RunningCentre, SinkhornKnopp
 from segsync_train.ssl.config import PretrainConfig
 from segsync_train.ssl.head import ProjectionHead, Standardise
 from segsync_train.ssl.koleo import koleo_loss
-from segsync_train.ssl.masked import MaskedPatches, hide
+from segsync_train.ssl.masked import MaskedPatches, draw_masks, hide
+from segsync_train.ssl.monitors import CollapseMonitor, SegSyncOutput, StageOutput
+from segsync_train.ssl.pretext import Draws, Pretext
+from segsync_train.ssl.schedules import teacher_momentum, teacher_temperature
 from segsync_train.ssl.terms import cross_entropy, cross_view, entropy, pool, squared_error
+from segsync_train.ssl.views import Views
+
+#: Purposes of generators.
+FIRST, SECOND, MASKS = 1, 2, 3
 
 
 @torch.no_grad()
@@ -43,10 +50,10 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 class Branch(nn.Module):
     """Student or teacher: the encoder, an MLP for each trained stage, and one for masked cells."""
 
-    def __init__(self, encoder: Encoder, config: PretrainConfig) -> None:
+    def __init__(self, encoder: FeatureEncoder, config: PretrainConfig) -> None:
         super().__init__()
         head = config.head
-        widths = encoder.config.widths
+        widths = encoder.widths
 
         def projection(width: int) -> ProjectionHead:
             return ProjectionHead(width, hidden=head.hidden, bottleneck=head.bottleneck, prototypes=head.prototypes)
@@ -56,42 +63,23 @@ class Branch(nn.Module):
         self.masked = projection(widths[config.objective.mask_stage]) if config.objective.masked else None
 
 
-def trained_stages(config: PretrainConfig, encoder: Encoder) -> tuple[int, ...]:
+def trained_stages(config: PretrainConfig, encoder: FeatureEncoder) -> tuple[int, ...]:
     """Stages (0 is the finest) whose features are trained: all, or the deepest alone."""
-    count = len(encoder.config.widths)
+    count = len(encoder.widths)
     return tuple(range(count)) if config.layers == "all" else (count - 1,)
 
 
-@dataclass(frozen=True)
-class StageOutput:
-    """What one stage gave, for the monitors; without gradients. n is the number of volumes.
+class SegSync(Pretext):
+    """Student, teacher and what lies between them. Statistics over samples are taken in training mode alone.
 
-    features: the teacher's pooled vectors (2n, D), first views, then second. target_mean: (K,) mean of the targets.
-    cross_entropy is eq. 11's, target_entropy and student_entropy are means over the samples, in nats.
+    What is kept is the teacher's encoder. The paper says the student's; but the teacher is the mean of the last
+    students, so less noisy, better at every moment of a training (DINO, Caron et al. 2021, section 5.3), what DINOv2
+    gives away, and what the monitors have watched.
     """
 
-    features: Tensor
-    cross_entropy: Tensor
-    squared_error: Tensor
-    target_entropy: Tensor
-    student_entropy: Tensor
-    target_mean: Tensor
+    kept = "teacher.encoder"
 
-
-@dataclass(frozen=True)
-class StepOutput:
-    """The loss of a batch, and by stage (0 is the finest) what it is made of. koleo and masked are 0 where unused."""
-
-    loss: Tensor
-    koleo: Tensor
-    masked: Tensor
-    stages: dict[int, StageOutput]
-
-
-class SegSync(nn.Module):
-    """Student, teacher and what lies between them. Statistics over samples are taken in training mode alone."""
-
-    def __init__(self, encoder: Encoder, config: PretrainConfig, group: Processes | None = None) -> None:
+    def __init__(self, encoder: FeatureEncoder, config: PretrainConfig, group: Processes | None = None) -> None:
         """encoder: with fresh weights or those to go on from; the teacher starts as the student's copy."""
         super().__init__()
         group = group or Processes()
@@ -100,7 +88,7 @@ class SegSync(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.standardise, self.centres = nn.ModuleDict(), nn.ModuleDict()
         for stage in trained_stages(config, encoder):
-            self.standardise[str(stage)] = Standardise(encoder.config.widths[stage], config.head.standardise, group)
+            self.standardise[str(stage)] = Standardise(encoder.widths[stage], config.head.standardise, group)
             self.centres[str(stage)] = _centring(config, group)
         student_temperature = config.teacher.student_temperature
         self.masked = (
@@ -108,8 +96,41 @@ class SegSync(nn.Module):
             if config.objective.masked
             else None
         )
+        self.views = Views(config.views, config.patch_zyx)
+        self.mask_grid = encoder.grid_zyx(config.patch_zyx, config.objective.mask_stage)
 
-    def forward(self, x1: Tensor, x2: Tensor, temperature: float, masks: Tensor | None = None) -> StepOutput:
+    @property
+    def trained(self) -> nn.Module:
+        """The student."""
+        return self.student
+
+    def new_monitor(self) -> CollapseMonitor:
+        """The signs of collapse at every trained stage."""
+        widths = {int(stage): self.student.encoder.widths[int(stage)] for stage in self.student.heads}
+        return CollapseMonitor(widths, self.config.head.prototypes)
+
+    def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
+        """Eq. 2: two views of the same windows; the temperature at this step; in training, masks where they are asked
+        for.
+        """
+        x1, x2 = (self.views(windows, draws(view)).to(memory_format=torch.channels_last_3d) for view in (FIRST, SECOND))
+        teacher, objective = self.config.teacher, self.config.objective
+        temperature = teacher_temperature(*teacher.temperature, teacher.warmup_steps, step)
+        if not objective.masked or draws.held_out:
+            return x1, x2, temperature
+        return x1, x2, temperature, draw_masks(self.mask_grid, objective.mask_ratio, draws(MASKS)).to(x1.device)
+
+    def after_step(self, step: int) -> None:
+        """Eq. 1."""
+        update_teacher(
+            self.teacher, self.student, teacher_momentum(self.config.teacher.momentum, step, self.config.steps)
+        )
+
+    def settled(self, step: int) -> bool:
+        """While the teacher's temperature rises the loss rises with it."""
+        return step > self.config.teacher.warmup_steps
+
+    def forward(self, x1: Tensor, x2: Tensor, temperature: float, masks: Tensor | None = None) -> SegSyncOutput:
         """Views (n, C, Z, Y, X); masks (n, z, y, x) of the first view's cells, without which that term is left out."""
         shown = x1 if masks is None else hide(x1, masks)
         student = self.student.encoder(torch.cat([shown, x2]))
@@ -120,18 +141,20 @@ class SegSync(nn.Module):
         for name in self.student.heads:
             loss, stages[int(name)] = self._stage(name, student[int(name)], teacher[int(name)], temperature)
             losses.append(loss)
-        loss = torch.stack(losses).mean()
-        koleo, masked = torch.zeros_like(loss), torch.zeros_like(loss)
+        loss = views = torch.stack(losses).mean()
+        terms = {}
         if objective.koleo:
             deepest = list(self.student.heads)[-1]
             first, second = self.standardise[deepest](pool(student[-1])).chunk(2)
             koleo = (koleo_loss(first) + koleo_loss(second)) / 2
+            loss, terms["koleo"] = loss + objective.koleo * koleo, koleo.detach()
         if self.masked is not None and masks is not None:
             heads = (self.student.masked, self.teacher.masked)
             at, n = objective.mask_stage, len(x1)
             masked = self.masked(student[at][:n], teacher[at][:n], heads, masks, temperature)
-        loss = loss + objective.koleo * koleo + objective.masked * masked
-        return StepOutput(loss, koleo.detach(), masked.detach(), stages)
+            loss, terms["masked"] = loss + objective.masked * masked, masked.detach()
+        features = next(reversed(stages.values())).features
+        return SegSyncOutput(loss, terms, views.detach(), features, stages)
 
     def _stage(self, name: str, student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, StageOutput]:
         """Eqs. 5 to 12 at one stage."""

@@ -1,6 +1,6 @@
 """The volumes of a pretraining: found in folders or drawn, preprocessed by the runtime's own code, divided, cut.
 
-Labels are never read. What is cut are the windows that both views of eq. 2 come from.
+Labels are never read. What is cut are the windows that a pretext makes its views of.
 """
 
 import logging
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from segsync.errors import InputError
+from segsync.geometry import SizeZYX
 from segsync.images import stem_of
 from segsync_train.augment import Augmentation
 from segsync_train.config import AugmentationConfig
@@ -127,10 +128,17 @@ def windows_held_out(config: PretrainConfig, held_out: Sequence[LabelledCase], g
     return _windows(config, FolderSource(held_out, config.seed), group, steps)
 
 
+def window_zyx(config: PretrainConfig) -> SizeZYX:
+    """Voxels (Z, Y, X) of a volume that a step sees."""
+    if config.pretext.kind == "segsync":
+        return window_size(config.views, config.patch_zyx)
+    return config.pretext.window_zyx(config.patch_zyx)
+
+
 def _windows(config: PretrainConfig, source: CaseSource, group: Processes, steps: int) -> PatchDataset:
     return PatchDataset(
         source,
-        Augmentation(UNCHANGED, window_size(config.views, config.patch_zyx), ()),
+        Augmentation(UNCHANGED, window_zyx(config), ()),
         batch=config.batch,
         steps=steps,
         foreground=0.0,

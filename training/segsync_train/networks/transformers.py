@@ -1,0 +1,143 @@
+"""The transformers of the self-supervised peers, from MONAI: SwinUNETR (Hatamizadeh et al. 2022) and UNETR (2021).
+
+Both train as the other networks do (`baselines.Baseline`), and their encoders, seen through the classes here, can be
+pretrained. They are not exported: where they are traced, their shapes become those of one window.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from monai.networks.nets import UNETR, SwinUNETR
+from torch import Tensor
+
+from segsync_train.networks.baselines import Baseline, Size
+from segsync_train.networks.features import FeatureEncoder
+
+TransformerName = Literal["swinunetr", "unetr"]
+
+#: Voxels (Z, Y, X) of SwinUNETR's deepest cell, and of UNETR's only one.
+SWIN_MULTIPLE, VIT_TOKEN = (32, 32, 32), (16, 16, 16)
+#: Blocks of UNETR's twelve, from 0, whose tokens its decoder takes beside the last's.
+TAKEN = (3, 6, 9)
+#: Where a pretrained transformer stands in an encoder here.
+TRANSFORMER = "transformer."
+
+
+@dataclass(frozen=True)
+class SwinUNETRConfig:
+    """feature_size: channels of the first map; depths, num_heads: blocks and heads of the four stages; window_size: of
+    attention, in tokens. The defaults are those of Tang et al. (2022).
+    """
+
+    feature_size: int = 48
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    window_size: int = 7
+
+
+@dataclass(frozen=True)
+class UNETRConfig:
+    """hidden_size, mlp_dim, num_heads: of the ViT's twelve blocks; feature_size: of the decoder's finest map."""
+
+    feature_size: int = 16
+    hidden_size: int = 768
+    mlp_dim: int = 3072
+    num_heads: int = 12
+
+
+class SwinEncoder(FeatureEncoder):
+    """The Swin transformer: five maps, at half the size of the image and at halves of it."""
+
+    def __init__(self, network: SwinUNETR) -> None:
+        super().__init__()
+        self.transformer = network.swinViT
+        self.widths = tuple(self.transformer.embed_dim * 2**stage for stage in range(5))
+        self.strides_zyx = ((2, 2, 2),) * 5
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of every stage, finest first."""
+        return list(self.transformer(x, True))
+
+
+class ViTEncoder(FeatureEncoder):
+    """The ViT: the tokens of four of its layers, all on one grid, as maps."""
+
+    def __init__(self, network: UNETR) -> None:
+        super().__init__()
+        self.transformer = network.vit
+        self.grid: Size = network.feat_size
+        self.widths = (network.hidden_size,) * (len(TAKEN) + 1)
+        self.strides_zyx = (VIT_TOKEN, *((1, 1, 1),) * len(TAKEN))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps (N, D, z, y, x) of the layers, the last one last."""
+        return [self._map(tokens) for tokens in self._layers(self.transformer.patch_embedding(x))]
+
+    def visible(self, x: Tensor, masks: Tensor) -> list[Tensor]:
+        """The same, computed from the tokens of visible cells alone; zero in the masked ones. masks: (N, z, y, x)."""
+        tokens, shown = self.transformer.patch_embedding(x), ~masks.flatten(1)
+        kept = tokens[shown].reshape(len(x), -1, tokens.shape[-1])
+        maps = []
+        for layer in self._layers(kept):
+            whole = layer.new_zeros(tokens.shape)
+            whole[shown] = layer.flatten(0, 1)
+            maps.append(self._map(whole))
+        return maps
+
+    def _layers(self, tokens: Tensor) -> list[Tensor]:
+        taken = []
+        for number, block in enumerate(self.transformer.blocks):
+            tokens = block(tokens)
+            if number in TAKEN:
+                taken.append(tokens)
+        return [*taken, self.transformer.norm(tokens)]
+
+    def _map(self, tokens: Tensor) -> Tensor:
+        return tokens.transpose(1, 2).unflatten(2, self.grid)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def swinunetr(config: SwinUNETRConfig, in_channels: int, out_channels: int, patch_zyx: Size) -> Baseline:
+    """SwinUNETR; raises ValueError for widths that do not divide.
+
+    It sees windows of the patch's size alone: one of 32³ would leave its deepest InstanceNorm a single voxel.
+    """
+    network = SwinUNETR(
+        in_channels,
+        out_channels,
+        feature_size=config.feature_size,
+        depths=config.depths,
+        num_heads=config.num_heads,
+        window_size=config.window_size,
+    )
+    return Baseline(network, in_channels, [patch_zyx], encoder_at="network.swinViT.")
+
+
+def unetr(config: UNETRConfig, in_channels: int, out_channels: int, patch_zyx: Size) -> Baseline:
+    """UNETR, whose positions are learned for one size of patch; raises ValueError for widths that do not divide."""
+    network = UNETR(
+        in_channels,
+        out_channels,
+        img_size=patch_zyx,
+        feature_size=config.feature_size,
+        hidden_size=config.hidden_size,
+        mlp_dim=config.mlp_dim,
+        num_heads=config.num_heads,
+    )
+    for name, parameter in network.vit.named_parameters():
+        if "cross_attn" in name:  # MONAI's blocks hold them and never use them here
+            parameter.requires_grad_(False)
+    return Baseline(network, in_channels, [patch_zyx], encoder_at="network.vit.")
+
+
+def encoder_of(network: Baseline) -> FeatureEncoder | None:
+    """The network's encoder, if it is one that pretraining knows."""
+    if isinstance(network.network, SwinUNETR):
+        return SwinEncoder(network.network)
+    return ViTEncoder(network.network) if isinstance(network.network, UNETR) else None
+
+
+def resized_positions(table: Tensor, grid_zyx: Size, wanted_zyx: Size) -> Tensor:
+    """Learned positions (1, cells, D) of one grid of tokens, interpolated to another (ViT, section 3.2)."""
+    volume = table.transpose(1, 2).unflatten(2, grid_zyx)  # type: ignore[no-untyped-call]
+    return F.interpolate(volume, size=wanted_zyx, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)

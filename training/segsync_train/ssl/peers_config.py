@@ -1,0 +1,130 @@
+"""Settings of the pretext tasks; defaults are their papers' where those name them."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from segsync_train.config import SizeZYX
+from segsync_train.settings import Frozen
+
+MaskRatio = Annotated[float, Field(gt=0, lt=1)]
+#: The stage whose cells are masked as a whole, counted from the deepest (-1). In a ViT all have the same cells.
+MaskStage = Annotated[int, Field(le=-1)]
+
+
+class SegSyncConfig(Frozen):
+    """3D-SegSync; its settings are `layers`, `views`, `head`, `centring`, `teacher` and `objective` of the run."""
+
+    kind: Literal["segsync"] = "segsync"
+
+
+class DecoderConfig(Frozen):
+    """The transformer that reconstructs and is thrown away; the defaults are MAE's."""
+
+    width: PositiveInt = 512
+    depth: PositiveInt = 8
+    heads: PositiveInt = 16
+
+
+class MAEConfig(Frozen):
+    """Plain MAE (He et al. 2022)."""
+
+    kind: Literal["mae"] = "mae"
+    mask_ratio: MaskRatio = 0.75
+    mask_stage: MaskStage = -2
+    decoder: DecoderConfig = DecoderConfig()
+
+    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a window: the patch."""
+        return patch_zyx
+
+
+class VoCoConfig(Frozen):
+    """VoCo (Wu et al. 2024). A window holds all base crops side by side."""
+
+    kind: Literal["voco"] = "voco"
+    #: Base crops along Z, Y and X; the paper's are 4 × 4 in the axial plane.
+    bases_zyx: SizeZYX = (1, 4, 4)
+    #: Random crops of each volume.
+    crops: PositiveInt = 1
+    #: Magnification: a crop of patch / zoom voxels becomes a patch. Above 1 the window fits into smaller volumes.
+    zoom: PositiveFloat = 1.0
+    #: λ, the weight of the regularisation.
+    regularisation: NonNegativeFloat = 1.0
+    #: Of the projector.
+    width: PositiveInt = 1024
+
+    @model_validator(mode="after")
+    def _several(self) -> "VoCoConfig":
+        if math.prod(self.bases_zyx) < 2:
+            raise ValueError("bases_zyx: expected two base crops or more, found one")
+        return self
+
+    def side_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a crop before it is magnified."""
+        z, y, x = (math.ceil(side / self.zoom) for side in patch_zyx)
+        return z, y, x
+
+    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a window."""
+        z, y, x = (n * side for n, side in zip(self.bases_zyx, self.side_zyx(patch_zyx), strict=True))
+        return z, y, x
+
+
+class SwinSSLConfig(Frozen):
+    """The pretraining of Swin UNETR (Tang et al. 2022)."""
+
+    kind: Literal["swinssl"] = "swinssl"
+    mask_ratio: MaskRatio = 0.3
+    mask_stage: MaskStage = -2
+    #: t of the contrastive term, and the width of the vectors that it compares.
+    temperature: PositiveFloat = 0.5
+    width: PositiveInt = 512
+    #: Weights λ1 to λ3 of the terms.
+    inpainting: NonNegativeFloat = 1.0
+    contrast: NonNegativeFloat = 1.0
+    rotation: NonNegativeFloat = 1.0
+
+    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a window: square in plane, so that it can be turned."""
+        side = max(patch_zyx[1:])
+        return patch_zyx[0], side, side
+
+
+class SwinMMConfig(Frozen):
+    """SwinMM (Wang et al. 2023)."""
+
+    kind: Literal["swinmm"] = "swinmm"
+    #: Views of each volume: as many of its three orientations.
+    views: Literal[2, 3] = 2
+    mask_ratio: MaskRatio = 0.5
+    mask_stage: MaskStage = -2
+    temperature: PositiveFloat = 0.5
+    width: PositiveInt = 512
+    #: Weights of the terms.
+    reconstruction: NonNegativeFloat = 1.0
+    rotation: NonNegativeFloat = 1.0
+    contrast: NonNegativeFloat = 1.0
+    mutual: NonNegativeFloat = 1.0
+
+    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a window: a cube, so that it can be seen from every side."""
+        side = max(patch_zyx)
+        return side, side, side
+
+
+class HiEndMAEConfig(Frozen):
+    """Hi-End-MAE (Tang et al. 2025)."""
+
+    kind: Literal["hiendmae"] = "hiendmae"
+    mask_ratio: MaskRatio = 0.75
+    mask_stage: MaskStage = -2
+    #: Stages of the encoder that the decoder attends to, from the deepest; None: all.
+    levels: PositiveInt | None = None
+    #: `depth` is of each level.
+    decoder: DecoderConfig = DecoderConfig(depth=2)
+
+    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) of a window: the patch."""
+        return patch_zyx

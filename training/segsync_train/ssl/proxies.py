@@ -1,0 +1,83 @@
+"""The proxy tasks that SwinSSL and SwinMM share: turned patches, their inpainting, NT-Xent."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segsync.geometry import SizeZYX
+from segsync_train.networks.features import FeatureEncoder
+from segsync_train.ssl.terms import pool
+
+#: Rotations by 0°, 90°, 180° and 270° about the first axis.
+TURNS = 4
+
+
+def turned(volume: Tensor, turns: int, orientation: int = 0) -> Tensor:
+    """A volume (C, Z, Y, X) with its axes shifted `orientation` times, then turned by so many right angles.
+
+    Orientations 0 to 2 bring Z, Y or X to the front: axial, coronal and sagittal slices.
+    """
+    axes = [1 + (axis + orientation) % 3 for axis in range(3)]
+    return torch.rot90(volume.permute(0, *axes), turns, (2, 3))
+
+
+def turned_back(volume: Tensor, turns: int, orientation: int = 0) -> Tensor:
+    """The inverse of `turned`."""
+    axes = [1 + (axis - orientation) % 3 for axis in range(3)]
+    return torch.rot90(volume, -turns, (2, 3)).permute(0, *axes)
+
+
+def central(volume: Tensor, size_zyx: SizeZYX) -> Tensor:
+    """The middle of a volume (…, Z, Y, X)."""
+    first = [(have - want) // 2 for have, want in zip(volume.shape[-3:], size_zyx, strict=True)]
+    z, y, x = (slice(start, start + want) for start, want in zip(first, size_zyx, strict=True))
+    return volume[..., z, y, x]
+
+
+def padded(volume: Tensor, size_zyx: SizeZYX) -> Tensor:
+    """The inverse of `central`, with zeros around it."""
+    pad: list[int] = []
+    for have, want in zip(reversed(volume.shape[-3:]), reversed(size_zyx), strict=True):
+        pad += [(want - have) // 2, want - have - (want - have) // 2]
+    return F.pad(volume, pad)
+
+
+def nt_xent(vectors: Sequence[Tensor], temperature: float) -> Tensor:
+    """The normalised, temperature-scaled cross-entropy (SimCLR, Chen et al. 2020, eq. 1) of two views or more.
+
+    vectors: (n, D) of each view. Mean over all ordered pairs (i, j) of views of one volume of
+    −log exp(cos(i, j) / t) / Σ_{k ≠ i} exp(cos(i, k) / t), k over all views of all volumes.
+    """
+    views, count = len(vectors), len(vectors[0])
+    unit = F.normalize(torch.cat(list(vectors)).float(), dim=-1)
+    logits = unit @ unit.T / temperature
+    own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    log_share = logits.masked_fill(own, -torch.inf).log_softmax(-1)
+    volume = torch.arange(count, device=unit.device).repeat(views)
+    pairs = (volume[:, None] == volume) & ~own
+    return -log_share[pairs].mean()
+
+
+class Heads(nn.Module):
+    """On the deepest map: voxels by a transposed convolution; rotation and contrast from the pooled vector, linear."""
+
+    def __init__(self, encoder: FeatureEncoder, patch_zyx: SizeZYX, channels: int, width: int) -> None:
+        super().__init__()
+        deepest, grid = encoder.widths[-1], encoder.grid_zyx(patch_zyx, -1)
+        z, y, x = (side // cells for side, cells in zip(patch_zyx, grid, strict=True))
+        self.voxels = nn.ConvTranspose3d(deepest, channels, (z, y, x), (z, y, x))
+        self.rotation = nn.Linear(deepest, TURNS)
+        self.contrast = nn.Linear(deepest, width)
+
+    def forward(self, deepest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The deepest map (N, D, …) → voxels (N, C, Z, Y, X), logits of the turns (N, 4), vectors (N, width)."""
+        vectors = pool(deepest)
+        return self.voxels(deepest).float(), self.rotation(vectors).float(), self.contrast(vectors).float()
+
+
+def hidden_voxels(masks: Tensor, image: Tensor) -> Tensor:
+    """Masks (N, z, y, x) over cells as masks (N, C, Z, Y, X) over an image's voxels."""
+    grown = F.interpolate(masks[:, None].to(image.dtype), size=image.shape[2:], mode="nearest")
+    return grown.bool().expand_as(image)

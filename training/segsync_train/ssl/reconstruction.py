@@ -1,0 +1,69 @@
+"""What the pretexts share that reconstruct hidden cells: patches of voxels, tokens of feature maps, the error."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segsync.geometry import SizeZYX
+from segsync_train.networks.features import FeatureEncoder
+from segsync_train.networks.transformers import ViTEncoder
+from segsync_train.ssl.masked import hide
+
+
+def patchify(volume: Tensor, grid_zyx: SizeZYX) -> Tensor:
+    """(N, C, Z, Y, X) → (N, cells, C · voxels of a cell), cells in (Z, Y, X) order."""
+    z, y, x = grid_zyx
+    parts = volume.unflatten(4, (x, -1)).unflatten(3, (y, -1)).unflatten(2, (z, -1))  # type: ignore[no-untyped-call]
+    patches: Tensor = parts.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
+    return patches
+
+
+def normalised(patches: Tensor) -> Tensor:
+    """Every patch by its own mean and standard deviation (MAE, section 3); a patch of one value becomes zero."""
+    patches = patches.float()
+    variance, mean = torch.var_mean(patches, -1, correction=0, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+def hidden_error(predicted: Tensor, target: Tensor, masks: Tensor) -> Tensor:
+    """Mean squared error over hidden patches alone. predicted, target: (N, cells, V); masks as from `draw_masks`."""
+    hidden = masks.flatten(1)
+    return (predicted[hidden].float() - target[hidden].float()).square().mean()
+
+
+def see(encoder: FeatureEncoder, image: Tensor, masks: Tensor) -> list[Tensor]:
+    """The encoder's maps of an image whose masked cells it is not shown.
+
+    A ViT computes the visible tokens alone, as MAE's does. For an encoder of convolutions or windows the masked cells
+    are set to zero, as `segsync_train.ssl.masked` does. Dense convolutions then see the mask's shape, which SparK's
+    sparse ones (Tian et al. 2023) do not; in return the encoder is the same in pretraining and afterwards. What the
+    maps hold in masked cells is replaced by a mask token.
+    """
+    if isinstance(encoder, ViTEncoder):
+        return encoder.visible(image, masks)
+    maps: list[Tensor] = encoder(hide(image, masks))
+    return maps
+
+
+class Tokens(nn.Module):
+    """Feature maps as tokens of the masks' cells: averaged or repeated onto them, a linear map a stage, added.
+
+    So every stage of a pyramid takes part and is trained. A ViT's last layer holds all that those before it made: there
+    it stands alone, as in MAE.
+    """
+
+    def __init__(self, encoder: FeatureEncoder, grid_zyx: SizeZYX, width: int) -> None:
+        super().__init__()
+        self.grid_zyx = grid_zyx
+        self.stages = range(len(encoder.widths) - 1 if encoder.flat else 0, len(encoder.widths))
+        self.maps = nn.ModuleList(nn.Linear(encoder.widths[stage], width) for stage in self.stages)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """The encoder's maps, finest first → (N, cells, width)."""
+        parts = [
+            linear(F.adaptive_avg_pool3d(maps[stage], self.grid_zyx).flatten(2).transpose(1, 2))
+            for stage, linear in zip(self.stages, self.maps, strict=True)
+        ]
+        return torch.stack(parts).sum(0)

@@ -1,0 +1,101 @@
+"""SwinMM: masked multi-view (Wang et al. 2023, "SwinMM: masked multi-view with Swin transformers for 3D medical image
+segmentation", MICCAI).
+
+Of every window some views are made, each from another side (axial, coronal, sagittal), turned by r · 90° in its own
+plane, and with its own half of the cells hidden. With the encoder's deepest map h of view a and v = GAP(h):
+
+    (reconstruction)  L_rec = mean over views and hidden voxels of (x̂_a − x_a)², x̂ = transposed convolution of h
+    (rotation)        L_rot = −log softmax(U v_a)[r_a], r one of 0°, 90°, 180°, 270°
+    (contrast)        L_con = NT-Xent of W v of the views                                           `proxies.nt_xent`
+    (mutual)          L_mul = mean over pairs a < b and voxels of (T_a⁻¹ x̂_a − T_b⁻¹ x̂_b)²: predictions of one volume
+                      from different sides, brought back to the same axes, agree                    `mutual_error`
+    (loss)            L = L_rec + L_rot + L_con + L_mul
+
+The paper's second part, a decoder that joins the views at fine-tuning, is no pretext and is left out: encoders are
+compared here by one decoder.
+"""
+
+from itertools import combinations
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segsync.geometry import SizeZYX
+from segsync_train.networks.features import FeatureEncoder
+from segsync_train.ssl.masked import draw_masks, hide
+from segsync_train.ssl.peers_config import SwinMMConfig
+from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
+from segsync_train.ssl.proxies import TURNS, Heads, central, hidden_voxels, nt_xent, padded, turned, turned_back
+
+#: Purposes of generators: sides and rotations; masks of the views follow.
+SIDES, MASKS = 1, 2
+
+
+def mutual_error(predicted: Tensor, sides: Tensor, window_zyx: SizeZYX) -> Tensor:
+    """L_mul of predictions (V, n, C, z, y, x) whose views are `sides` (V, n, 2): orientation and turns.
+
+    Where a patch is no cube the views hold different parts of the window; what two of them share counts.
+    """
+    back = torch.stack([
+        torch.stack([
+            _placed(own, turns, orientation, window_zyx)
+            for own, (orientation, turns) in zip(view, seen, strict=True)
+        ])
+        for view, seen in zip(predicted, sides.tolist(), strict=True)
+    ])  # fmt: skip
+    errors, shared = predicted.new_zeros(()), predicted.new_zeros(())
+    for a, b in combinations(back, 2):
+        both = a[:, -1:] * b[:, -1:]
+        errors = errors + (both * (a[:, :-1] - b[:, :-1]).square()).sum()
+        shared = shared + both.sum() * (a.shape[1] - 1)
+    return errors / shared
+
+
+def _placed(predicted: Tensor, turns: int, orientation: int, window_zyx: SizeZYX) -> Tensor:
+    """A prediction (C, z, y, x) on the window's axes, and as a last channel where it lies."""
+    marked = torch.cat([predicted, torch.ones_like(predicted[:1])])
+    return turned_back(padded(marked, window_zyx), turns, orientation)
+
+
+class SwinMM(Pretext):
+    """The encoder and the heads."""
+
+    def __init__(self, encoder: FeatureEncoder, config: SwinMMConfig, patch_zyx: SizeZYX, channels: int) -> None:
+        super().__init__()
+        self.config, self.patch_zyx, self.window_zyx = config, patch_zyx, config.window_zyx(patch_zyx)
+        self.grid_zyx = encoder.grid_zyx(patch_zyx, config.mask_stage)
+        self.encoder = encoder
+        self.heads = Heads(encoder, patch_zyx, channels, config.width)
+
+    def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
+        """Views (V·n, C, Z, Y, X), first ones first; masks (V·n, z, y, x); sides (V, n, 2): orientation and turns."""
+        count = self.config.views
+        sides = torch.tensor(
+            [
+                list(zip(rng.permutation(3)[:count].tolist(), rng.integers(TURNS, size=count).tolist(), strict=True))
+                for rng in draws(SIDES)
+            ]
+        ).transpose(0, 1)
+        views = [
+            central(turned(window, turns, orientation), self.patch_zyx)
+            for seen in sides.tolist()
+            for window, (orientation, turns) in zip(windows, seen, strict=True)
+        ]
+        masks = [draw_masks(self.grid_zyx, self.config.mask_ratio, draws(MASKS + view)) for view in range(count)]
+        images = torch.stack(views).to(memory_format=torch.channels_last_3d)
+        return images, torch.cat(masks).to(images.device), sides.to(images.device)
+
+    def forward(self, images: Tensor, masks: Tensor, sides: Tensor) -> StepOutput:
+        """What `inputs` gives."""
+        config = self.config
+        voxels, rotation, vectors = self.heads(self.encoder(hide(images, masks))[-1])
+        hidden = hidden_voxels(masks, images)
+        reconstruction = (voxels[hidden] - images[hidden]).square().mean()
+        turn = F.cross_entropy(rotation, sides[..., 1].flatten())
+        contrast = nt_xent(vectors.chunk(config.views), config.temperature)
+        mutual = mutual_error(voxels.unflatten(0, sides.shape[:2]), sides, self.window_zyx)
+        terms = {"reconstruction": reconstruction, "rotation": turn, "contrast": contrast, "mutual": mutual}
+        loss = torch.stack([getattr(config, name) * term for name, term in terms.items()]).sum()
+        return StepOutput(loss, {name: term.detach() for name, term in terms.items()})

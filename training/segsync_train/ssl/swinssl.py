@@ -1,0 +1,66 @@
+"""The pretraining of Swin UNETR, here SwinSSL (Tang et al. 2022, "Self-supervised pre-training of Swin transformers for
+3D medical image analysis", CVPR).
+
+Of every window two views are made, each turned by r · 90° about Z and with a share of its voxels cut out. With the
+encoder's deepest map h of a view and v = GAP(h):
+
+    (inpainting)   L_inpaint = mean over hidden voxels of |x̂ − x|, x̂ = transposed convolution of h
+    (contrast)     L_contrast = NT-Xent of W v of the two views, temperature t = 0.5          `proxies.nt_xent`
+    (rotation)     L_rot = −log softmax(U v)[r], r one of 0°, 90°, 180°, 270°
+    (loss)         L = λ1 L_inpaint + λ2 L_contrast + λ3 L_rot, all λ = 1
+
+The paper cuts out boxes of random sizes; here cells of the encoder are (`masked.draw_masks`), as in the other pretexts,
+so that exactly the asked share is hidden. Negatives are the other volumes of a process's batch, as in the paper.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segsync.geometry import SizeZYX
+from segsync_train.networks.features import FeatureEncoder
+from segsync_train.ssl.masked import draw_masks, hide
+from segsync_train.ssl.peers_config import SwinSSLConfig
+from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
+from segsync_train.ssl.proxies import TURNS, Heads, central, hidden_voxels, nt_xent, turned
+
+#: Purposes of generators: rotations, and masks of the first and the second view.
+ROTATIONS, MASKS = 1, (2, 3)
+
+
+class SwinSSL(Pretext):
+    """The encoder and the three heads."""
+
+    def __init__(self, encoder: FeatureEncoder, config: SwinSSLConfig, patch_zyx: SizeZYX, channels: int) -> None:
+        super().__init__()
+        self.config, self.patch_zyx = config, patch_zyx
+        self.grid_zyx = encoder.grid_zyx(patch_zyx, config.mask_stage)
+        self.encoder = encoder
+        self.heads = Heads(encoder, patch_zyx, channels, config.width)
+
+    def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
+        """Both views (2n, C, Z, Y, X), first ones first; their masks (2n, z, y, x); their turns (2n)."""
+        turns = [rng.integers(TURNS, size=2).tolist() for rng in draws(ROTATIONS)]
+        views = [
+            central(turned(window, own[view]), self.patch_zyx)
+            for view in range(2)
+            for window, own in zip(windows, turns, strict=True)
+        ]
+        masks = torch.cat([draw_masks(self.grid_zyx, self.config.mask_ratio, draws(word)) for word in MASKS])
+        answers = torch.tensor([own[view] for view in range(2) for own in turns])
+        images = torch.stack(views).to(memory_format=torch.channels_last_3d)
+        return images, masks.to(images.device), answers.to(images.device)
+
+    def forward(self, images: Tensor, masks: Tensor, turns: Tensor) -> StepOutput:
+        """What `inputs` gives."""
+        config = self.config
+        voxels, rotation, vectors = self.heads(self.encoder(hide(images, masks))[-1])
+        hidden = hidden_voxels(masks, images)
+        inpainting = (voxels[hidden] - images[hidden]).abs().mean()
+        contrast = nt_xent(vectors.chunk(2), config.temperature)
+        turn = F.cross_entropy(rotation, turns)
+        loss = config.inpainting * inpainting + config.contrast * contrast + config.rotation * turn
+        terms = {"inpainting": inpainting.detach(), "contrast": contrast.detach(), "rotation": turn.detach()}
+        return StepOutput(loss, terms)

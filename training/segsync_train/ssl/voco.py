@@ -1,0 +1,101 @@
+"""VoCo: where in the volume is this crop? (Wu et al. 2024, "VoCo: a simple-yet-effective volume contrastive learning
+framework for 3D medical image analysis", CVPR).
+
+A window is tiled by n base crops; a random crop of the same size overlaps some of them. With q_i the base crops' and k
+the random crop's vectors (encoder, global average pooling, projector):
+
+    (prediction)      s_i = max(0, cos(k, q_i)),   d_i = |y_i − s_i|,   y_i = |crop ∩ base_i| / |crop|, Σ y_i = 1
+                      L_pred = −1/n Σ_i log(1 − d_i)                          `prediction_loss`, `overlaps`
+    (regularisation)  L_reg = 2 / (n (n − 1)) Σ_{i<j} |cos(q_i, q_j)|          `regularisation_loss`
+    (loss)            L = L_pred + λ L_reg, λ = 1
+
+Similarities below 0 count as 0: as a share of overlap they mean none, and 1 − d stays above 0. A crop and a base of a
+volume are compared with those of that volume alone, so that nothing depends on the batch.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segsync.geometry import SizeZYX
+from segsync_train.networks.features import FeatureEncoder
+from segsync_train.ssl.peers_config import VoCoConfig
+from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
+from segsync_train.ssl.terms import pool
+
+#: Purpose of generators.
+CROPS = 1
+#: 1 − d is taken to be no less: the logarithm stays finite.
+NEAREST = 1e-6
+
+
+def overlaps(corners: Tensor, bases_zyx: SizeZYX, side_zyx: SizeZYX) -> Tensor:
+    """Share of a crop that lies in each base crop; they add up to 1.
+
+    corners: (…, 3) first voxel (Z, Y, X) of crops of side_zyx voxels, in a window of bases_zyx such crops; (…, n).
+    """
+    shares = []
+    for axis, (count, side) in enumerate(zip(bases_zyx, side_zyx, strict=True)):
+        first = torch.arange(count, device=corners.device) * side
+        shares.append((1 - (corners[..., axis, None] - first).abs() / side).clamp(min=0))
+    z, y, x = shares
+    return (z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]).flatten(-3)
+
+
+def prediction_loss(crops: Tensor, bases: Tensor, shares: Tensor) -> Tensor:
+    """L_pred, mean over crops and volumes. crops: (N, K, D); bases: (N, n, D); shares: (N, K, n)."""
+    similarity = (F.normalize(crops, dim=-1) @ F.normalize(bases, dim=-1).transpose(1, 2)).clamp(min=0)
+    return -(1 - (shares - similarity).abs()).clamp(min=NEAREST).log().mean()
+
+
+def regularisation_loss(bases: Tensor) -> Tensor:
+    """L_reg of bases (N, n, D), mean over volumes: 0 where a volume's bases are orthogonal."""
+    unit = F.normalize(bases, dim=-1)
+    similarity = unit @ unit.transpose(1, 2)
+    first, second = torch.triu_indices(bases.shape[1], bases.shape[1], 1, device=bases.device)
+    return similarity[:, first, second].abs().mean()
+
+
+class VoCo(Pretext):
+    """The encoder and a projector."""
+
+    def __init__(self, encoder: FeatureEncoder, config: VoCoConfig, patch_zyx: SizeZYX) -> None:
+        super().__init__()
+        self.config, self.patch_zyx = config, patch_zyx
+        self.side_zyx = config.side_zyx(patch_zyx)
+        self.encoder = encoder
+        width = encoder.widths[-1]
+        self.projector = nn.Sequential(nn.Linear(width, config.width), nn.ReLU(), nn.Linear(config.width, config.width))
+
+    def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
+        """Base crops (N, n, C, z, y, x) and random ones (N, K, C, z, y, x) at the patch's size, shares (N, K, n)."""
+        counts, sides = self.config.bases_zyx, self.side_zyx
+        places = torch.tensor(list(np.ndindex(counts))) * torch.tensor(sides)
+        ends = [(count - 1) * side + 1 for count, side in zip(counts, sides, strict=True)]
+        drawn = np.stack([rng.integers(0, ends, (self.config.crops, 3)) for rng in draws(CROPS)])
+        corners = torch.from_numpy(drawn)
+        tiles = [self._cut(window, places) for window in windows]
+        crops = [self._cut(window, own) for window, own in zip(windows, corners, strict=True)]
+        shares = overlaps(corners, counts, sides)
+        return torch.stack(tiles), torch.stack(crops), shares.to(windows)
+
+    def _cut(self, window: Tensor, corners: Tensor) -> Tensor:
+        """Crops (K, C, z, y, x) of a window (C, Z, Y, X), brought to the patch's size."""
+        z, y, x = self.side_zyx
+        parts = torch.stack([window[:, i : i + z, j : j + y, k : k + x] for i, j, k in corners.tolist()])
+        if self.side_zyx == self.patch_zyx:
+            return parts
+        return F.interpolate(parts, size=self.patch_zyx, mode="trilinear", align_corners=False)
+
+    def forward(self, bases: Tensor, crops: Tensor, shares: Tensor) -> StepOutput:
+        """What `inputs` gives."""
+        both = torch.cat([bases, crops], dim=1)
+        images = both.flatten(0, 1).to(memory_format=torch.channels_last_3d)
+        vectors = self.projector(pool(self.encoder(images)[-1])).float().unflatten(0, both.shape[:2])
+        q, k = vectors[:, : bases.shape[1]], vectors[:, bases.shape[1] :]
+        prediction, regularisation = prediction_loss(k, q, shares), regularisation_loss(q)
+        loss = prediction + self.config.regularisation * regularisation
+        return StepOutput(loss, {"prediction": prediction.detach(), "regularisation": regularisation.detach()})
