@@ -11,6 +11,7 @@ from segsync_train.metrics import RULES, Scores
 from segsync_train.summary import Row, write_results, write_texts
 from segsync_train.system import SYSTEM_FILE, Budget, System
 
+CASES = tuple(f"case{number:02d}" for number in range(8))
 LABELS = {1: "anterior", 2: "posterior"}
 
 
@@ -21,7 +22,7 @@ def write_scores(
     *,
     data: str = "hippocampus",
     trained_on: str | None = None,
-    cases: Sequence[str] = tuple(f"case{number:02d}" for number in range(8)),
+    cases: Sequence[str] = CASES,
     labels: Mapping[int, str] = LABELS,
     seed: int = 0,
     missed: Sequence[str] = (),
@@ -78,7 +79,7 @@ def write_scores(
             seconds_per_step=1.5 + seed,
             peak_memory_mib=2048.0,
         ),
-        cases=files or {case: CaseFiles(case, {}) for case in cases},
+        cases=dict(files) if files else {case: CaseFiles(case, {}) for case in cases},
         masks={},
     )
     text = system.model_copy(update=changes).model_dump_json()

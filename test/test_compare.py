@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,7 +243,13 @@ def with_masks(tmp_path: Path, names: dict[str, float]) -> list[Path]:
     masks = {case: Path("masks", f"{case}.nii.gz") for case in cases}
     folders = []
     for place, (name, skill) in enumerate(names.items(), start=1):
-        about = {"data": "mmwhs-ct", "labels": {1: "ball"}, "files": files, "masks": masks, "reference": "t1"}
+        about: dict[str, Any] = {
+            "data": "mmwhs-ct",
+            "labels": {1: "ball"},
+            "files": files,
+            "masks": masks,
+            "reference": "t1",
+        }
         folders.append(write_scores(tmp_path / name, name, skill, cases=cases, **about))
         for path in masks.values():
             write_image(folders[-1] / path, square(3 + place), GRID)
@@ -296,7 +303,7 @@ def test_every_file_is_written_and_says_what_the_scores_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = with_masks(tmp_path, SYSTEMS)
-    crossed = {"data": "mmwhs-mr", "trained_on": "mmwhs-ct", "labels": {1: "ball"}}
+    crossed: dict[str, Any] = {"data": "mmwhs-mr", "trained_on": "mmwhs-ct", "labels": {1: "ball"}}
     folders += [write_scores(tmp_path / f"x-{name}", name, skill - 0.2, **crossed) for name, skill in SYSTEMS.items()]
     out = tmp_path / "out"
     assert run(monkeypatch, *folders, "-o", out, "--paper") == 0

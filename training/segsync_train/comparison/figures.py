@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -23,14 +24,21 @@ LEVEL = 0.05
 #: Side of a panel in inches, points of its title, and boxes that stand in one row.
 PANEL, TITLE, BOXES = 2.9, 9, 32
 
-Look = dict[str, str]
 Group = TypeVar("Group")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a system looks like in every figure: its colour, and a hatch for those who see none."""
+
+    colour: str
+    hatch: str
 
 
 def looks(systems: Sequence[str]) -> dict[str, Look]:
     """Colour and hatch of each system, the same in every figure."""
     return {
-        name: {"facecolor": COLOURS[n % len(COLOURS)], "hatch": HATCHES[(n + n // len(COLOURS)) % len(HATCHES)]}
+        name: Look(COLOURS[n % len(COLOURS)], HATCHES[(n + n // len(COLOURS)) % len(HATCHES)])
         for n, name in enumerate(systems)
     }
 
@@ -80,7 +88,10 @@ def cross_figure(settings: Sequence[Setting], look: Mapping[str, Look]) -> Figur
             for system, values in zip(setting.systems, setting.of(DICE), strict=True):
                 place = group + (systems.index(system) - (len(systems) - 1) / 2) * width
                 spread = np.nanstd(values, ddof=1) if np.isfinite(values).sum() > 1 else 0.0
-                axes.bar(place, np.nanmean(values), width * 0.9, edgecolor=INK, linewidth=0.8, **look[system])
+                axes.bar(
+                    place, np.nanmean(values), width * 0.9, edgecolor=INK, linewidth=0.8, facecolor=look[system].colour,
+                    hatch=look[system].hatch,
+                )  # fmt: skip
                 axes.errorbar(place, np.nanmean(values), spread, color=INK, capsize=2, linewidth=1)
         axes.set_xticks(range(len(own)), [f"trained on\n{setting.trained_on}" for setting in own])
         axes.set(ylabel=DICE.title, ylim=(0, 1.02))
@@ -134,7 +145,7 @@ def ranking_figure(settings: Sequence[Setting], look: Mapping[str, Look]) -> Fig
             seen = share > 0
             axes.scatter(
                 np.full(seen.sum(), place), np.arange(1, len(share) + 1)[seen], 420 * share[seen], edgecolor=INK,
-                linewidth=0.8, zorder=3, facecolor=look[setting.systems[system]]["facecolor"],
+                linewidth=0.8, zorder=3, facecolor=look[setting.systems[system]].colour,
             )  # fmt: skip
             axes.plot([place, place], [low, high], color="black", linewidth=1.2, zorder=4)
             axes.plot(place, found.medians[system], "x", color="black", ms=7, mew=1.6, zorder=5)
@@ -164,7 +175,8 @@ def _boxes(
             known = cases[np.isfinite(cases)]
             axes.boxplot(
                 [known], positions=[place], widths=0.76, patch_artist=True, showfliers=False, zorder=2,
-                boxprops={**thin, "edgecolor": INK, **look[system]}, medianprops={"color": INK, "linewidth": 1.8},
+                boxprops={**thin, "edgecolor": INK, "facecolor": look[system].colour, "hatch": look[system].hatch},
+                medianprops={"color": INK, "linewidth": 1.8},
                 whiskerprops={**thin, "color": INK}, capprops={**thin, "color": INK},
             )  # fmt: skip
             jitter = np.random.default_rng(len(known)).uniform(-0.22, 0.22, len(known))
@@ -199,7 +211,9 @@ def _sheet(rows: int, width: float, height: float, columns: int = 1) -> Figure:
 
 
 def _legend(figure: Figure, systems: Sequence[str], look: Mapping[str, Look]) -> None:
-    patches = [Patch(edgecolor=INK, label=name, **look[name]) for name in systems]
+    patches = [
+        Patch(edgecolor=INK, facecolor=look[name].colour, hatch=look[name].hatch, label=name) for name in systems
+    ]
     figure.legend(handles=patches, loc="outside upper center", ncols=min(4, len(patches)), frameon=False, fontsize=8)
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from segsync.errors import InputError
@@ -63,8 +64,8 @@ def montage_figure(setting: Setting) -> Figure | None:
         return None
     systems = [system for system in setting.systems if any(system in row.masks for row in rows.values())]
     columns = ["image", "truth", *systems]
-    figure = Figure(figsize=(1.7 * len(columns), 1.85 * len(rows) + 0.6), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr]
+    tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure = Figure(figsize=(1.7 * len(columns), 1.85 * len(rows) + 0.6), layout=tight)
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (case, row) in zip(panels, rows.items(), strict=True):
         for axes, column in zip(line, columns, strict=True):
@@ -92,7 +93,7 @@ def _slice(setting: Setting, case: str, labels: list[int]) -> _Slice:
     files = runs[0][1].system.cases[case]
     truth = read_label(files, {value: setting.labels[value] for value in labels})
     turned = _turned(truth)
-    number = int((turned > 0).sum(axis=(1, 2)).argmax())
+    number = int(np.count_nonzero(turned, axis=(1, 2)).argmax())
     images = (run.system.cases[case].images.get(run.system.reference or "") for _, run in runs)
     path = next((path for path in images if path is not None), None)
     image = read(path) if path is not None else Volume(np.zeros_like(truth.array), truth.grid)
@@ -121,12 +122,11 @@ def _draw(axes: Axes, row: _Slice, labelled: Picture | None, labels: list[int]) 
     grey = np.clip((image - low) / max(high - low, 1e-9), 0, 1)[..., None].repeat(3, axis=2)
     height, width = image.shape[0] * row.pixel_mm[0], image.shape[1] * row.pixel_mm[1]
     extent = (0.0, width, height, 0.0)
-    for place, value in enumerate(labels if labelled is not None else ()):
-        grey[labelled == value] *= 1 - FILL
-        grey[labelled == value] += FILL * np.array(to_rgb(COLOURS[place % len(COLOURS)]))
+    masks = [] if labelled is None else [np.equal(labelled, value) for value in labels]
+    for place, mask in enumerate(masks):
+        grey[mask] = (1 - FILL) * grey[mask] + FILL * np.array(to_rgb(COLOURS[place % len(COLOURS)]))
     axes.imshow(grey, extent=extent, interpolation="nearest")
-    for place, value in enumerate(labels if labelled is not None else ()):
-        mask = labelled == value
+    for place, mask in enumerate(masks):
         if mask.any():
             # Beyond the picture there is nothing of it, so that the outline is closed there.
             padded = np.pad(mask, 1).astype(float)

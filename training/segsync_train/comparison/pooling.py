@@ -134,4 +134,5 @@ def _means(values: Values, axis: int) -> Values:
     known = np.isfinite(values)
     count = known.sum(axis=axis)
     total = np.where(known, values, 0.0).sum(axis=axis)
-    return np.divide(total, count, out=np.full(total.shape, math.nan), where=count > 0)
+    means: Values = np.divide(total, count, out=np.full(total.shape, math.nan), where=count > 0)
+    return means
