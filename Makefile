@@ -40,7 +40,7 @@ types: .venv/.dev  ## mypy, strict
 
 .PHONY: test
 test: .venv/.dev  ## the whole test suite
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses auto --dist worksteal
 
 .PHONY: fuzz
 fuzz: .venv/.dev  ## the property tests on examples drawn anew
