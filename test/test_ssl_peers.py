@@ -63,6 +63,20 @@ def test_a_few_steps_on_one_batch_lower_the_loss(name: str) -> None:
 
 
 @every_peer
+def test_the_loss_in_mixed_precision_is_the_same_to_its_rounding(name: str) -> None:
+    """Cosines near 1 above all: bfloat16 has two digits of them, and VoCo's loss lives of what is missing to 1."""
+    config = peer_config(PEERS[name])
+    pretext = peer(config).eval()
+    inputs = pretext.inputs(windows(config), draws(config), 0)
+    with torch.no_grad():
+        exact = pretext(*inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = pretext(*inputs)
+    assert all(term.dtype is torch.float32 for term in (mixed.loss, *mixed.terms.values()))
+    assert mixed.loss.item() == pytest.approx(exact.loss.item(), rel=0.05)
+
+
+@every_peer
 def test_what_is_drawn_is_a_function_of_seed_step_and_place(name: str) -> None:
     config = peer_config(PEERS[name])
     pretext = peer(config)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segsync.geometry import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
-from segsync_train.ssl.terms import pool
+from segsync_train.ssl.terms import cosines, pool
 
 #: Rotations by 0°, 90°, 180° and 270° about the first axis.
 TURNS = 4
@@ -51,11 +51,11 @@ def nt_xent(vectors: Sequence[Tensor], temperature: float) -> Tensor:
     −log exp(cos(i, j) / t) / Σ_{k ≠ i} exp(cos(i, k) / t), k over all views of all volumes.
     """
     views, count = len(vectors), len(vectors[0])
-    unit = F.normalize(torch.cat(list(vectors)).float(), dim=-1)
-    logits = unit @ unit.T / temperature
-    own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    every = torch.cat(list(vectors))
+    logits = cosines(every, every) / temperature
+    own = torch.eye(len(every), dtype=torch.bool, device=every.device)
     log_share = logits.masked_fill(own, -torch.inf).log_softmax(-1)
-    volume = torch.arange(count, device=unit.device).repeat(views)
+    volume = torch.arange(count, device=every.device).repeat(views)
     pairs = (volume[:, None] == volume) & ~own
     return -log_share[pairs].mean()
 

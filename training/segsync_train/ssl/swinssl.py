@@ -10,7 +10,7 @@ encoder's deepest map h of a view and v = GAP(h):
     (loss)         L = λ1 L_inpaint + λ2 L_contrast + λ3 L_rot, all λ = 1
 
 The paper cuts out boxes of random sizes; here cells of the encoder are (`masked.draw_masks`), as in the other pretexts,
-so that exactly the asked share is hidden. Negatives are the other volumes of a process's batch, as in the paper.
+so that exactly the asked share is hidden. Negatives are the other volumes of a process's batch.
 """
 
 from typing import Any

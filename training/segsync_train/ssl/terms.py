@@ -3,12 +3,19 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 def pool(features: Tensor) -> Tensor:
     """Eqs. 5 and 6: global average pooling of a feature map, (n, D, Z, Y, X) → (n, D), in float32."""
     return features.float().mean((2, 3, 4))
+
+
+def cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Cosines of all pairs, (…, n, D) and (…, m, D) → (…, n, m); float32 even under autocast: at first all near 1."""
+    with torch.autocast(one.device.type, enabled=False):
+        return F.normalize(one.float(), dim=-1) @ F.normalize(other.float(), dim=-1).transpose(-2, -1)
 
 
 def cross_entropy(z: Tensor, q: Tensor, temperature: float = 1.0) -> Tensor:

@@ -24,7 +24,7 @@ from segsync.geometry import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.peers_config import VoCoConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
-from segsync_train.ssl.terms import pool
+from segsync_train.ssl.terms import cosines, pool
 
 #: Purpose of generators.
 CROPS = 1
@@ -47,16 +47,14 @@ def overlaps(corners: Tensor, bases_zyx: SizeZYX, side_zyx: SizeZYX) -> Tensor:
 
 def prediction_loss(crops: Tensor, bases: Tensor, shares: Tensor) -> Tensor:
     """L_pred, mean over crops and volumes. crops: (N, K, D); bases: (N, n, D); shares: (N, K, n)."""
-    similarity = (F.normalize(crops, dim=-1) @ F.normalize(bases, dim=-1).transpose(1, 2)).clamp(min=0)
-    return -(1 - (shares - similarity).abs()).clamp(min=NEAREST).log().mean()
+    distance = (shares - cosines(crops, bases).clamp(min=0)).abs()
+    return -(1 - distance).clamp(min=NEAREST).log().mean()
 
 
 def regularisation_loss(bases: Tensor) -> Tensor:
     """L_reg of bases (N, n, D), mean over volumes: 0 where a volume's bases are orthogonal."""
-    unit = F.normalize(bases, dim=-1)
-    similarity = unit @ unit.transpose(1, 2)
     first, second = torch.triu_indices(bases.shape[1], bases.shape[1], 1, device=bases.device)
-    return similarity[:, first, second].abs().mean()
+    return cosines(bases, bases)[:, first, second].abs().mean()
 
 
 class VoCo(Pretext):
