@@ -1,12 +1,16 @@
 """What is kept beside scores: the system by the paper's name, its data sets, and its cost counted by hand."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from segsync.errors import InputError
+from segsync_train.comparison.montage import montage_figure
+from segsync_train.comparison.pooling import pool
+from segsync_train.comparison.scores import read_run
 from segsync_train.config import FolderData, RunConfig
 from segsync_train.evaluate import evaluate, parse_channels
 from segsync_train.finetune import finetune
@@ -85,6 +89,12 @@ def test_a_run_and_its_scores_on_other_data_are_recorded(tmp_path: Path) -> None
     assert (tmp_path / "own" / own.masks[name]).is_file()
     assert own.cases[name].label == tmp_path / "ct" / "labelsTr" / f"{name}.nii.gz"
     assert cross.masks == {}
+    # What evaluation wrote can be compared and drawn.
+    shutil.copytree(tmp_path / "own", tmp_path / "copy")
+    (setting,) = pool([read_run(str(tmp_path / "own")), read_run(f"the same={tmp_path / 'copy'}")], "xLSTM-UNet")
+    figure = montage_figure(setting)
+    assert figure is not None
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["image", "truth", "xLSTM-UNet", "the same"]
     with pytest.raises(InputError, match=r"--channel: expected a channel of the model \(t1\), found t2"):
         evaluate(tmp_path / "run", tmp_path / "cross", data=other, channels={"t2": "mr"})
     with pytest.raises(InputError, match="--channel: expected MODEL=DATA, as in ct=mr, found 'ct'"):
