@@ -16,9 +16,11 @@ def test_every_system_gives_every_table_and_figure(
 
     arguments = ["--data", str(shared_data / "hippocampus"), "--runs", str(tmp_path / "runs")]
     arguments += ["--docs", str(tmp_path / "docs"), "--cases", "8", "--shares", "1.0"]
-    for value in ("steps=1", "batch=1", "workers=0", "device=cpu", "validation.overlays=0"):
+    # At 2 mm a case is one window.
+    both = ["steps=1", "spacing_zyx=[2, 2, 2]", "workers=0", "device=cpu"]
+    for value in (*both, "batch=1", "validation.overlays=0"):
         arguments += ["--set", value]
-    for value in ("steps=1", "batch=2", "workers=0", "device=cpu", "held_out.volumes=2", "held_out.share=0.4"):
+    for value in (*both, "batch=2", "held_out.volumes=2", "held_out.share=0.4"):
         arguments += ["--pretrain-set", value]
     comparison.main(arguments)
 
@@ -30,7 +32,7 @@ def test_every_system_gives_every_table_and_figure(
         assert f"comparison-100-{figure}.png" in pictures
         assert f"(../images/comparison-100-{figure}.png)" in page
     folder = tmp_path / "runs" / "comparison-100"
-    for table in ("overview", "budget", "hippocampus"):
+    for table in ("overview", "budget", "data-hippocampus"):
         for ending in ("csv", "md", "tex"):
             assert (folder / "tables" / f"{table}.{ending}").stat().st_size > 0
     assert (folder / "index.html").is_file()

@@ -19,8 +19,6 @@ from segsync_train.pretrain import pretrain
 from segsync_train.ssl.pretext import Pretext
 from training_cases import run_config, write_cases
 
-pytest.importorskip("einops", reason="MONAI's transformers need einops: make setup")
-
 SWIN: dict[str, Any] = {
     "network": {
         "preset": "swinunetr",

@@ -112,7 +112,7 @@ def compared(share: float, options: argparse.Namespace) -> str:
     images = options.docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     parts = [f"## {100 * share:g} % of the labels\n"]
-    for table in ("hippocampus", "budget"):
+    for table in ("data-hippocampus", "budget"):
         found = folder / "tables" / f"{table}.md"
         if found.is_file():
             parts.append(found.read_text(encoding="utf-8"))
@@ -139,10 +139,10 @@ def scored(one: Contestant, share: float, seed: int, options: argparse.Namespace
 def pretrained(one: Contestant, settings: RunConfig, options: argparse.Namespace) -> RunFolder:
     """The encoder's run of pretraining, without labels: once for each pretext and network."""
     if one.pretext == "segsync":
-        return pretrained_encoder(options.data, options.runs, settings, options.pretrain_set)
-    pretext = PRETEXTS[str(one.pretext)]
-    overrides = [pretext, *one.network, *options.pretrain_set]
-    return pretrained_encoder(options.data, options.runs, settings, overrides, f"pretrain-{one.key}")
+        return pretrained_encoder(options.data, options.runs / "pretrain", settings, options.pretrain_set)
+    overrides = [PRETEXTS[str(one.pretext)], *one.network, *options.pretrain_set]
+    run = options.runs / f"pretrain-{one.key}"
+    return pretrained_encoder(options.data, run, settings, overrides, "pretrain-hippocampus-peers.yaml")
 
 
 def introduction(options: argparse.Namespace) -> str:

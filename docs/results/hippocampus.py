@@ -56,7 +56,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     data = [f"data.folder={arguments.data}", f"data.cache={arguments.runs / 'cache'}"]
     settings = load_settings(RunConfig, CONFIGS / "finetune-fast.yaml", [*data, *arguments.set])
-    pretrained = pretrained_encoder(arguments.data, arguments.runs, settings, arguments.pretrain_set).best
+    run = arguments.runs / "pretrain"
+    pretrained = pretrained_encoder(arguments.data, run, settings, arguments.pretrain_set).best
     measured = {
         (share, start): measure(settings, share, start, pretrained, arguments.runs, arguments.seeds)
         for share in SHARES
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def pretrained_encoder(
-    data: Path, runs: Path, settings: RunConfig, overrides: list[str], name: str = "pretrain"
+    data: Path, run: Path, settings: RunConfig, overrides: list[str], config: str = "pretrain-hippocampus.yaml"
 ) -> RunFolder:
     """Pretrain on the training images, without their labels; the cases that will test are left out."""
     if not isinstance(settings.data, FolderData):
@@ -78,9 +79,9 @@ def pretrained_encoder(
     training = {case.name for case in split_cases(cases, settings.data).training}
     excluded = ",".join(case.name for case in cases if case.name not in training)
     where = [f"data.folders=[{{folder: {data}, layout: nnunet}}]", f"data.exclude=[{excluded}]"]
-    config = load_settings(PretrainConfig, CONFIGS / "pretrain-hippocampus.yaml", [*where, *overrides])
-    folder = RunFolder(runs / name)
-    pretrain(config, folder.folder, resume=folder.last.is_file())
+    folder = RunFolder(run)
+    chosen = load_settings(PretrainConfig, CONFIGS / config, [*where, *overrides])
+    pretrain(chosen, folder.folder, resume=folder.last.is_file())
     return folder
 
 
