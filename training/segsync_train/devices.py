@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,9 @@ from segsync.errors import ResourceError
 from segsync.memory import peak_bytes
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
+
+#: Where Linux is told (by a 5) to forget a process's largest resident memory; see proc(5).
+CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,16 @@ def hardware(device: torch.device) -> str:
     return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin `peak_memory_mib` anew where the system can: an earlier run of this process does not count for the next."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        CLEAR_REFS.write_text("5", encoding="ascii")
+
+
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory that this process has held so far: on a GPU its tensors', on the CPU all of it."""
+    """The most memory that this process has held since the last reset: on a GPU its tensors', on the CPU all of it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return peak_bytes() / 2**20

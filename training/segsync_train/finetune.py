@@ -36,7 +36,16 @@ from segsync_train.config import RunConfig
 from segsync_train.data.loader import batches
 from segsync_train.data.patches import Batch, PatchDataset
 from segsync_train.data.sources import Data, open_data
-from segsync_train.devices import Processes, amp_dtype, autocast, hardware, peak_memory_mib, processes, training_device
+from segsync_train.devices import (
+    Processes,
+    amp_dtype,
+    autocast,
+    hardware,
+    peak_memory_mib,
+    processes,
+    reset_peak_memory,
+    training_device,
+)
 from segsync_train.figures import save_overlay
 from segsync_train.losses import SegmentationLoss
 from segsync_train.model import Inherited, build_network, transfer
@@ -70,6 +79,7 @@ def finetune(
     """
     with processes(config.device) as group, RunFolder(folder, main=group.main) as run:
         device = training_device(config.device, group)
+        reset_peak_memory(device)
         seed_everything(config.seed)
         # oneDNN's and cuDNN's 3D convolutions are two to four times faster with channels innermost.
         network = build_network(config).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
