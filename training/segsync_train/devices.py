@@ -106,7 +106,8 @@ def hardware(device: torch.device) -> str:
     """What computes, in words, for the record of a run."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' if count > 1 else ''} of a {platform.machine()} CPU"
 
 
 def reset_peak_memory(device: torch.device) -> None:
