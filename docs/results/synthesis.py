@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from segsync.geometry import Array, resample, respaced
 from segsync.images import read
@@ -80,8 +81,8 @@ def contact_sheet(samples: list[Sample], channels: tuple[str, ...]) -> Figure:
     across = 1 if len(channels) > 3 else across
     down = -(-len(samples) // across)
     width = 1.3 * len(channels)
-    figure = Figure(figsize=(width * across, 1.75 * down), layout="constrained", facecolor="black")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure = Figure(figsize=(width * across, 1.75 * down), layout=layout, facecolor="black")
     cells = figure.subfigures(down, across, squeeze=False).ravel()
     for cell, sample in zip(cells, samples, strict=False):
         cell.set_facecolor("black")
