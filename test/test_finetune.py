@@ -18,6 +18,7 @@ from segsync_train.config import TransferConfig
 from segsync_train.data.loader import batches
 from segsync_train.finetune import finetune
 from segsync_train.model import build_network, transfer
+from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.runs import read_log
 from training_cases import run_config, run_settings, write_cases
 
@@ -135,6 +136,21 @@ def test_transfer_takes_over_what_it_says(cases: Path, tmp_path: Path, mode: Any
         is_taken = name.startswith("encoder.") and own.startswith(taken)
         assert torch.equal(tensor, pretrained[own] if is_taken else before[name])
         assert inherited.factors.get(name) == (0.1 if is_taken else None)
+
+
+def test_weights_are_fitted_to_another_number_of_channels(cases: Path, tmp_path: Path) -> None:
+    """Two channels that show the same give the features that one gave."""
+    path = pretraining(tmp_path, cases)
+    normalised = {"normalisation": {"kind": "zscore"}}
+    channels = [{"name": "t1", **normalised}, {"name": "again", **normalised}]
+    one, two = (build_network(run_config(cases, channels=channels[:count])) for count in (1, 2))
+    for network in (one, two):
+        transfer(network, TransferConfig(mode="full", checkpoint=path))
+    image = torch.randn(1, 1, 8, 8, 8)
+    assert isinstance(one, XLSTMUNet)
+    assert isinstance(two, XLSTMUNet)
+    for alone, doubled in zip(one.encoder(image), two.encoder(image.expand(1, 2, 8, 8, 8)), strict=True):
+        torch.testing.assert_close(doubled, alone)
 
 
 def test_a_checkpoint_of_another_network_is_refused(cases: Path, tmp_path: Path) -> None:

@@ -128,8 +128,9 @@ class Inherited:
 def transfer(network: SegmentationNetwork, config: TransferConfig) -> Inherited:
     """Give the network its earlier weights.
 
-    `full` takes all stages of the encoder, `bottom` the deepest alone, `network` the decoder as well. Raises
-    WeightsError that names the first difference where the checkpoint is of another network.
+    `full` takes all stages of the encoder, `bottom` the deepest alone, `network` the decoder as well; weights of
+    another number of input channels are fitted to this network's. Raises WeightsError that names the first difference
+    where the checkpoint is of another network.
     """
     if config.mode == "none" or config.checkpoint is None:
         return Inherited()
@@ -150,12 +151,16 @@ def transfer(network: SegmentationNetwork, config: TransferConfig) -> Inherited:
                 raise InputError("transfer.mode: expected full, found 'bottom', which only an xLSTM-UNet has")
             taken_over += f"stages.{len(network.encoder.stages) - 1}."
         wanted = [name for name in own if name.startswith(taken_over)]
+    if isinstance(network, XLSTMUNet):
+        for name in network.input_weights:
+            if name in wanted and name in weights:
+                weights[name] = _fitted(weights[name], network.in_channels)
     for name in wanted:
         found = tuple(weights[name].shape) if name in weights else "no such tensor"
         if found != tuple(own[name].shape):
             raise WeightsError(
                 f"{config.checkpoint}: the checkpoint is of another network: {name}: expected "
-                f"{tuple(own[name].shape)}, found {found}; use the network and channels it was trained with"
+                f"{tuple(own[name].shape)}, found {found}; use the network it was trained with"
             )
     network.load_state_dict({**own, **{name: weights[name] for name in wanted}})
     log.info("%d of %d tensors taken over from %s", len(wanted), len(own), config.checkpoint)
@@ -163,6 +168,17 @@ def transfer(network: SegmentationNetwork, config: TransferConfig) -> Inherited:
     factors = {name: config.lr_factor for name, _ in network.named_parameters() if name in taken}
     before = made.get("inherited", {})
     return Inherited(factors, made["step"] + before.get("steps", 0), made["hours"] + before.get("hours", 0.0))
+
+
+def _fitted(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution (out, in, …) for another number of input channels.
+
+    Every channel gets the mean of all, so that images which show the same in each channel give what they gave before.
+    """
+    before = weight.shape[1]
+    if before == channels:
+        return weight
+    return weight.mean(1, keepdim=True).repeat_interleave(channels, 1) * (before / channels)
 
 
 Weights = tuple[dict[str, Tensor], Mapping[str, Any]]

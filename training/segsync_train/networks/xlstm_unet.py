@@ -188,6 +188,8 @@ class XLSTMUNet(nn.Module):
     """
 
     encoder_at = "encoder."
+    #: What sees the image itself, and so depends on how many channels it has.
+    input_weights = ("encoder.stages.0.0.first.weight", "encoder.stages.0.0.shortcut.weight")
 
     def __init__(self, config: XLSTMUNetConfig) -> None:
         super().__init__()
