@@ -21,7 +21,13 @@ from segsync_train.finetune import finetune
 from segsync_train.model import build_network, trained_network, transfer
 from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.onnx_file import read_onnx, write_onnx
-from segsync_train.operating_point import OperatingPoint, choose_operating_point, read_operating_point, score_pairs
+from segsync_train.operating_point import (
+    OperatingPoint,
+    choose,
+    choose_operating_point,
+    read_operating_point,
+    score_pairs,
+)
 from segsync_train.runs import RunFolder
 from training_cases import run_config, write_cases
 
@@ -115,6 +121,14 @@ def test_scores_by_hand_at_each_threshold_and_smallest_component() -> None:
     assert (loose.dice, loose.lesion_f1) == pytest.approx((2 * 8 / (9 + 9), 2 / (2 + 1 + 1)))
     for score in (strict, high):
         assert (score.dice, score.lesion_f1) == pytest.approx((2 * 8 / (8 + 9), 2 / (2 + 1)))
+
+
+def test_the_choice_stays_near_a_half_where_the_cases_cannot_tell() -> None:
+    """Pairs at 0.2, 0.5, 0.5, 0.8. The best by mean is the first; how sure that is decides."""
+    unsure = np.array([[1.0, 0.2, 0.1, 0.0], [0.0, 0.6, 0.5, 0.1], [0.5, 0.6, 0.6, 0.0]])
+    sure = np.array([[0.9, 0.6, 0.5, 0.1], [0.8, 0.6, 0.5, 0.1], [0.9, 0.6, 0.6, 0.0]])
+    thresholds = (0.2, 0.5, 0.5, 0.8)
+    assert (choose(unsure, thresholds), choose(sure, thresholds), choose(unsure[:1], thresholds)) == (1, 0, 0)
 
 
 def test_nothing_found_where_nothing_is_counts_as_right() -> None:

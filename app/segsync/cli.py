@@ -253,7 +253,9 @@ def serve(
     names = [task_named(task).name] if task is not None else _tasks_with_weights(weights)
     models = {name: load(name, weights=weights, device=device) for name in names}
     for model in models.values():
-        model.engine.warm_up(model.bundle.spec.patch_zyx)
+        # A GPU's kernels are chosen at the first window; on a CPU it takes as long as any other.
+        if model.engine.device.cuda is not None:
+            model.engine.warm_up(model.bundle.spec.patch_zyx)
 
     def invoke() -> None:
         inputs = grand_challenge.read_inputs(source)

@@ -62,7 +62,6 @@ def ours(began: float) -> Figures:
     from segsync.predict import Settings
 
     model = segsync.load("isles22", weights=WEIGHTS, device="cpu")
-    model.engine.warm_up(model.bundle.spec.patch_zyx)
     ready = time.monotonic()
     result = model.predict(channels(), Settings(tta="none"))
     return {
@@ -89,9 +88,8 @@ def peer(began: float) -> Figures:
     spec = load_bundle_spec(WEIGHTS / "isles22")
     network = build_network(RunConfig.model_validate(spec.provenance["config"])).eval()
     inferer = SlidingWindowInferer(spec.patch_zyx, sw_batch_size=1, overlap=0.5, mode="gaussian")
+    ready = time.monotonic()
     with torch.inference_mode():
-        network(torch.zeros(1, len(spec.channels), *spec.patch_zyx))
-        ready = time.monotonic()
         images = {name: read(path) for name, path in channels().items()}
         prepared = prepare(images.get, spec, "dwi")
         counted, slid = itertools.count(), time.monotonic()

@@ -149,6 +149,7 @@ def finetune(
 def tune(
     run: RunArgument,
     checkpoint: CheckpointOption = None,
+    cases: Annotated[int | None, typer.Option("--cases", min=1, help="So many synthetic cases, drawn anew.")] = None,
     device: DeviceOption = "auto",
     verbose: Verbose = False,
 ) -> None:
@@ -156,7 +157,7 @@ def tune(
     set_up_logging(verbose=verbose)
     from segsync_train.operating_point import choose_operating_point
 
-    point = choose_operating_point(run, device, checkpoint)
+    point = choose_operating_point(run, device, checkpoint, cases)
     sys.stdout.write(
         f"{run}\tthreshold {point.threshold:g}\tsmallest component {point.min_component_ml:g} ml\t"
         f"Dice {point.dice:.4f}\tlesion F1 {point.lesion_f1:.4f}\n"

@@ -1,7 +1,9 @@
 """Threshold and smallest component of a trained network, chosen on the run's validation cases."""
 
+import csv
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from segsync.errors import InputError, OutputError
 from segsync.geometry import Array
 from segsync.sliding_window import predict
 from segsync_train.checkpoints import load_checkpoint, why_not
-from segsync_train.config import Share
+from segsync_train.config import Share, SyntheticData
 from segsync_train.data.cases import NEIGHBOURS, LabelledCase
 from segsync_train.data.sources import open_data
 from segsync_train.devices import Processes, amp_dtype, autocast, training_device
@@ -26,6 +28,8 @@ from segsync_train.validation import foreground_predictor, windows_of
 log = logging.getLogger(__name__)
 
 FILE = "operating_point.json"
+#: Every pair that was tried, so that the choice can be judged.
+TABLE = "operating_points.csv"
 THRESHOLDS = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
 COMPONENTS_ML = (0.0, 0.02, 0.04, 0.08, 0.15, 0.3)
 
@@ -47,15 +51,23 @@ class _Case(Frozen):
     lesion_f1: Share
 
 
-def choose_operating_point(run: Path, device: str = "auto", checkpoint: Path | None = None) -> OperatingPoint:
-    """Score every pair of THRESHOLDS and COMPONENTS_ML on the validation cases of a run; keep the best in its folder.
+def choose_operating_point(
+    run: Path, device: str = "auto", checkpoint: Path | None = None, cases: int | None = None
+) -> OperatingPoint:
+    """Score every pair of THRESHOLDS and COMPONENTS_ML on the validation cases of a run; keep all scores and the choice
+    in its folder.
 
-    Best is the largest mean of Dice and lesion F1, both 1 where neither has a lesion and 0 where one of them has none
-    (ISLES'22). checkpoint: another one than the run's best. Raises WeightsError for a run without weights, InputError
-    where its data are not there.
+    A score is the mean of Dice and lesion F1, both 1 where neither has a lesion and 0 where one of them has none
+    (ISLES'22). checkpoint: another one than the run's best. cases: so many synthetic cases, in place of the run's
+    number. Raises WeightsError for a run without weights, InputError where its data are not there or `cases` is given
+    for a folder's.
     """
     found = load_checkpoint(checkpoint or RunFolder(run).best)
     config, network = trained_network(found)
+    if cases is not None:
+        if not isinstance(config.data, SyntheticData):
+            raise InputError(f"{run}: expected a run on synthetic data where cases are to be drawn; leave --cases out")
+        config = config.model_copy(update={"data": config.data.model_copy(update={"validation_cases": cases})})
     place = training_device(device, Processes())
     network.to(place)
     precision = partial(autocast, amp_dtype(config.amp, place), place)
@@ -68,18 +80,38 @@ def choose_operating_point(run: Path, device: str = "auto", checkpoint: Path | N
         probabilities, _ = predict(array, predictor, len(config.labels), windows, tissue=np.array(case.tissue))
         scores.append(score_pairs(case, probabilities.sum(0), THRESHOLDS, COMPONENTS_ML))
         log.info("%s scored", case.name)
-    table = np.array([[(score.dice, score.lesion_f1) for score in row] for row in scores]).mean(0)
-    best = int(table.mean(1).argmax())
-    (threshold, smallest), (dice, f1) = pairs[best], table[best]
+    table = np.array([[(score.dice, score.lesion_f1) for score in row] for row in scores])
+    chosen = choose(table.mean(2), [threshold for threshold, _ in pairs])
+    (threshold, smallest), (dice, f1) = pairs[chosen], table[:, chosen].mean(0)
     point = OperatingPoint(
         threshold=threshold, min_component_ml=smallest, dice=float(dice), lesion_f1=float(f1), cases=len(scores)
     )
     path = run / FILE
     try:
+        with (run / TABLE).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["threshold", "min_component_ml", "dice", "lesion_f1"])
+            writer.writerows(
+                [*pair, *(f"{mean:.4f}" for mean in row)] for pair, row in zip(pairs, table.mean(0), strict=True)
+            )
         path.write_text(point.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: expected to write it, found {why_not(run, error)}") from error
     return point
+
+
+def choose(scores: Array, thresholds: Sequence[float]) -> int:
+    """The pair to take, of scores (cases, pairs): among those that the cases cannot tell from the best, the one whose
+    threshold lies nearest to 0.5, and of these the best.
+
+    Not to be told apart is a mean difference within its own standard error, the rule of one standard error (Breiman et
+    al. 1984) for paired scores. The best of a flat table is chance; 0.5 is what the loss was trained for.
+    """
+    means = scores.mean(0)
+    behind = scores[:, [int(means.argmax())]] - scores
+    error = behind.std(0, ddof=1) / math.sqrt(len(scores)) if len(scores) > 1 else np.zeros(len(means))
+    equal = [pair for pair in range(len(means)) if behind[:, pair].mean() <= error[pair]]
+    return min(equal, key=lambda pair: (abs(thresholds[pair] - 0.5), -means[pair]))
 
 
 def score_pairs(
