@@ -60,9 +60,17 @@ expected: .venv/.dev  ## test/expected anew, after a change of weights that is m
 stroke-results: .venv/.dev  ## docs/results/stroke.md anew: what the shipped isles22 weights do
 	.venv/bin/python docs/results/stroke.py
 
+.PHONY: unvalidated-results
+unvalidated-results: .venv/.dev  ## docs/results/unvalidated.md anew: the other tasks' weights; T1='--t1 NAME=FILE ...'
+	.venv/bin/python docs/results/unvalidated.py $(T1)
+
 .PHONY: hippocampus
 hippocampus: .venv/.dev  ## docs/results/hippocampus.md anew: what pretraining gives with few labels and many
 	.venv/bin/python docs/results/hippocampus.py
+
+.PHONY: ablation
+ablation: .venv/.dev  ## docs/results/ablation.md anew: what the xLSTM-UNet's ViL blocks bring
+	.venv/bin/python docs/results/ablation.py
 
 .PHONY: comparison
 comparison: .venv/.dev  ## docs/results/comparison.md anew: every system of the paper, by one loop

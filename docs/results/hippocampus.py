@@ -58,11 +58,13 @@ def main() -> None:
     settings = load_settings(RunConfig, CONFIGS / "finetune-fast.yaml", [*data, *arguments.set])
     run = arguments.runs / "pretrain"
     pretrained = pretrained_encoder(arguments.data, run, settings, arguments.pretrain_set).best
-    measured = {
-        (share, start): measure(settings, share, start, pretrained, arguments.runs, arguments.seeds)
-        for share in SHARES
-        for start in STARTS
-    }
+    measured = {}
+    for share in SHARES:
+        for start in STARTS:
+            transfer = TransferConfig.model_validate(
+                {"mode": start, "checkpoint": None if start == "none" else pretrained}
+            )
+            measured[share, start] = measure(settings, start, share, transfer, arguments.runs, arguments.seeds)
     figure(measured).savefig(HERE.parent / "images" / "hippocampus.png", dpi=150)
     (HERE / "hippocampus.md").write_text(page(measured, settings, arguments, pretrained), encoding="utf-8")
     sys.stdout.write(f"{HERE / 'hippocampus.md'}\n")
@@ -98,12 +100,11 @@ def fine_tuned(
     return folder
 
 
-def measure(settings: RunConfig, share: float, start: str, pretrained: Path, runs: Path, seeds: int) -> Measured:
+def measure(settings: RunConfig, name: str, share: float, transfer: TransferConfig, runs: Path, seeds: int) -> Measured:
     """Fine-tune once a seed."""
     dice, hours = [], 0.0
     for seed in range(seeds):
-        transfer = TransferConfig.model_validate({"mode": start, "checkpoint": None if start == "none" else pretrained})
-        lines = read_log(fine_tuned(settings, start, share, seed, transfer, runs).folder)
+        lines = read_log(fine_tuned(settings, name, share, seed, transfer, runs).folder)
         cases = next(line["validation/cases"] for line in reversed(lines) if "validation/cases" in line)
         dice.append([np.mean(case["dice"]) for case in cases])
         hours += (

@@ -1,54 +1,31 @@
 """Writes stroke.md and its pictures: `make stroke-results`. Everything the page says is measured here."""
 
-import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
+from synthetic_cases import ROOT, Mask, Row, Scored, arguments_of, dice, scored_cases, section, table, training
 
 import segsync
 from segsync.bundle import ModelSpec, load_bundle
-from segsync.engine import Device, Engine
-from segsync.geometry import Array, Grid, Volume, resample
+from segsync.geometry import Grid, Volume, resample
 from segsync.images import read
 from segsync.lesions import measure
 from segsync.montage import draw
-from segsync.postprocess import remove_small
 from segsync.predict import Result, Settings
-from segsync.sliding_window import Windows, predict
-from segsync_train.config import RunConfig, SyntheticData
-from segsync_train.data.cases import LabelledCase
-from segsync_train.data.sources import SyntheticSource
-from segsync_train.metrics import RULES, Scores, score
 from segsync_train.runs import commit
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 CASE = ROOT / "test" / "input" / "images"
-#: First word of the seeds of the test cases. Those of training, of validation and of the choice of the operating point
-#: (21) are others.
-TEST = 22
-SIZES_ML = ((0.0, 1.0), (1.0, 10.0), (10.0, 50.0), (50.0, np.inf))
 
-Mask = npt.NDArray[np.bool_]
 Images = dict[str, Volume]
-Row = tuple[str, ...]
-
-log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, default=ROOT / "weights")
-    parser.add_argument("--sources", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--cases", type=int, default=24)
-    parser.add_argument("--cache", type=Path, default=ROOT / "test" / "output" / "synthesis-cache")
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__).parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     logging.getLogger("segsync").setLevel(logging.ERROR)
     bundle = load_bundle(arguments.weights / "isles22", "isles22")
@@ -64,13 +41,7 @@ def main() -> None:
     picture.parent.mkdir(exist_ok=True)
     draw(plain, summary).image.save(picture, optimize=True)
     shifts = [(name, f"{dice(mask, plain.mask > 0):.3f}", f"{ml:.1f}") for name, mask, ml in changes(images, run)]
-    config = RunConfig.model_validate(bundle.spec.provenance["config"])
-    data = config.data.model_copy(update={"sources": arguments.sources})
-    if not isinstance(data, SyntheticData):
-        parser.error(f"{bundle.folder}: expected weights trained on synthetic images, found {data.kind}")
-    source = SyntheticSource(config, data, arguments.cache)
-    engine = Engine(bundle, Device())
-    scored = [scored_case(case, bundle.spec, engine) for case in test_cases(source, arguments.cases)]
+    scored = list(scored_cases(bundle, arguments.sources, arguments.cache, arguments.cases))
     page = render(bundle.spec, plain, shifts, scored, picture)
     (HERE / "stroke.md").write_text(page, encoding="utf-8")
     sys.stdout.write(f"{HERE / 'stroke.md'}\n")
@@ -134,71 +105,15 @@ def turned(volume: Volume) -> Volume:
     return Volume(volume.array[::-1, :, ::-1].copy(), other)
 
 
-@dataclass(frozen=True)
-class Scored:
-    """One synthetic case: the network's scores, and those of the best threshold, chosen with the truth at hand."""
-
-    network: Scores
-    oracle: Scores
-
-
-def test_cases(source: SyntheticSource, count: int) -> Iterator[LabelledCase]:
-    """Cases that neither training nor validation has seen."""
-    for number in range(count):
-        log.info("synthetic case %d of %d", number + 1, count)
-        yield source.draw(TEST, number)
-
-
-def scored_case(case: LabelledCase, spec: ModelSpec, engine: Engine) -> Scored:
-    """The network with its threshold and smallest component, as in the container, on the model's grid."""
-    windows = Windows(spec.patch_zyx, spec.multiple_zyx, 0.5)
-    probabilities, _ = predict(case.image, engine, 1, windows, tissue=case.tissue)
-    z, y, x = case.label.shape
-    grid = Grid((z, y, x), case.spacing_zyx, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
-    found, _ = remove_small((probabilities[0] >= spec.threshold).astype(np.uint8), grid, spec.min_component_ml)
-    truth, rules = case.label > 0, RULES["isles22"]
-    oracle = best_threshold(case.image[0], case.image[1], truth)
-    return Scored(*(score(truth, mask, case.spacing_zyx, rules) for mask in (found > 0, oracle)))
-
-
-def best_threshold(dwi: Array, adc: Array, truth: Mask) -> Mask:
-    """The mask DWI > a and ADC < b of the largest Dice, a and b chosen for this very case with its truth at hand.
-
-    Speckles are taken out (opening) where that helps.
-    """
-    best, best_dice = np.zeros_like(truth), 1.0 if not truth.any() else 0.0
-    if not truth.any():
-        return best
-    for a in np.quantile(dwi[dwi > dwi.min()], np.linspace(0.5, 0.999, 40)):
-        for b in np.quantile(adc[truth], (0.5, 0.7, 0.85, 0.95, 1.0)):
-            rough = (dwi > a) & (adc <= b)
-            for mask in (rough, ndimage.binary_opening(rough)):
-                value = dice(mask, truth)
-                if value > best_dice:
-                    best, best_dice = mask, value
-    return best
-
-
-def dice(a: Mask, b: Mask) -> float:
-    both = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / both if both else 1.0
-
-
 def render(spec: ModelSpec, plain: Result, shifts: Sequence[Row], scored: Sequence[Scored], picture: Path) -> str:
     """The page."""
     lesions = measure(plain.mask, plain.grid, {1: "lesion"})
     largest = max(lesions, key=lambda lesion: lesion.volume_ml)
     side = "right" if largest.centroid_lps_mm[0] < 0 else "left"
-    made = spec.provenance
-    false_ml = [case.network.predicted_ml for case in scored if case.network.lesions == 0]
     lines = [
         "# Stroke: what the shipped `isles22` weights do",
         "",
-        "Written by `make stroke-results` "
-        f"(commit {commit()}, CPU). Weights: {made['parameters'] / 1e6:.2f} million parameters, {made['steps']} steps "
-        f"in {made['training_hours']:g} hours on {made['hardware']} after {made['inherited']['steps']} steps in "
-        f"{made['inherited']['hours']:g} hours, synthetic images alone "
-        "([card](../../weights/isles22/MODEL_CARD.md)).",
+        f"Written by `make stroke-results` (commit {commit()}, CPU). Weights: {training(spec)}",
         "",
         "## The bundled case",
         "",
@@ -214,25 +129,7 @@ def render(spec: ModelSpec, plain: Result, shifts: Sequence[Row], scored: Sequen
         "",
         "## Synthetic cases",
         "",
-        f"{len(scored)} cases of seeds that were used neither in training nor in validation, metrics of ISLES'22, "
-        "mean ± standard deviation over cases. *Best threshold* is the mask DWI > a, ADC < b (opened where that helps) "
-        "with a and b chosen for each single case with its reference at hand: nobody can do so well on a patient.",
-        "",
-        *table(
-            (
-                "lesion volume",
-                "cases",
-                "Dice",
-                "best threshold's Dice",
-                "lesion F1",
-                "count difference",
-                "volume difference, ml",
-            ),
-            [by_size(scored, low, high) for low, high in SIZES_ML],
-        ),
-        "",
-        f"In {len(false_ml)} cases without any lesion the network finds {np.mean(false_ml):.2f} ml on average, nothing "
-        f"at all in {false_ml.count(0.0)} of them.",
+        *section(spec, scored),
         "",
         "## Not shown",
         "",
@@ -240,26 +137,6 @@ def render(spec: ModelSpec, plain: Result, shifts: Sequence[Row], scored: Sequen
         "figures say nothing.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def by_size(scored: Sequence[Scored], low: float, high: float) -> Row:
-    """One row of the table: cases whose lesions together have this volume."""
-    group = [case for case in scored if case.network.lesions and low <= case.network.volume_ml < high]
-    title = f"{low:g} to {high:g} ml" if np.isfinite(high) else f"over {low:g} ml"
-    columns = (
-        ([case.network.dice for case in group], 2),
-        ([case.oracle.dice for case in group], 2),
-        ([case.network.lesion_f1 for case in group], 2),
-        ([case.network.lesion_count_difference for case in group], 1),
-        ([case.network.volume_difference_ml for case in group], 1),
-    )
-    shown = (f"{np.mean(v):.{d}f} ± {np.std(v, ddof=1):.{d}f}" if len(v) > 1 else "–" for v, d in columns)
-    return (title, str(len(group)), *shown)
-
-
-def table(head: Row, rows: Sequence[Row]) -> list[str]:
-    """Markdown."""
-    return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
 
 
 if __name__ == "__main__":
