@@ -1,6 +1,6 @@
 # The algorithm image for Grand Challenge: one Dockerfile for GPU and CPU, `exec` and `invoke`.
-#   docker build -t segsync-isles .                            GPU (runs on a CPU too), one process a case
-#   docker build -t segsync-isles --build-arg RUNTIME=cpu .    CPU only, without CUDA's gigabytes
+#   docker build -t segsync-isles .                            GPU (runs on a CPU too), one process a case; 3.9 GB
+#   docker build -t segsync-isles --build-arg RUNTIME=cpu .    CPU only, without CUDA; 0.7 GB
 #   docker build -t segsync-isles --build-arg API=invoke .     HTTP server on port 4743
 # Builds with BuildKit and with the legacy builder: no cache mounts, no syntax line.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
