@@ -52,7 +52,8 @@ def test_a_block_is_self_attention_then_cross_attention_by_the_formula() -> None
         return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 
     def attend(layer: str, asking: Any, asked: Any) -> Any:
-        q, k, v = (x @ m.T for x, m in zip((asking, asked, asked), np.split(weights[f"{layer}.in_proj_weight"], 3)))
+        maps = np.split(weights[f"{layer}.in_proj_weight"], 3)
+        q, k, v = asking @ maps[0].T, asked @ maps[1].T, asked @ maps[2].T
         scores = np.exp(q @ k.T / np.sqrt(6))
         return scores / scores.sum(-1, keepdims=True) @ v @ weights[f"{layer}.out_proj.weight"].T
 

@@ -21,7 +21,7 @@ class FeatureEncoder(nn.Module):
 
     @property
     def outputs(self) -> range:
-        """Stages that together hold what the encoder made: all of a pyramid; of a ViT the last, which holds the rest."""
+        """Stages that together hold what the encoder made: a pyramid's all, a ViT's last, which holds the others."""
         return range(len(self.widths) - 1 if self.flat else 0, len(self.widths))
 
     def grid_zyx(self, patch_zyx: tuple[int, int, int], stage: int) -> tuple[int, int, int]:

@@ -1,8 +1,8 @@
 """Hi-End-MAE: the encoder drives the decoding, level by level (Tang et al. 2025, "Hi-End-MAE: hierarchical
-encoder-driven masked autoencoders are stronger vision learners for medical image segmentation", Medical Image Analysis).
+encoder-driven masked autoencoders are stronger vision learners for medical image segmentation", MedIA).
 
-Masking, target, loss and the decoder's first blocks are MAE's (`segsync_train.ssl.mae`), of the encoder's deepest stage.
-Then the decoder asks the encoder's other stages, from the deepest to the finest, a block a stage:
+Masking, target, loss and the decoder's first blocks are MAE's (`segsync_train.ssl.mae`), on the encoder's deepest
+stage. Then the decoder asks the encoder's other stages, from the deepest to the finest, a block a stage:
 
     (first)                   t = MAE's tokens after `depth` blocks of self-attention, h = the deepest stage's map
     (encoder-driven)          m_l = W_l h_l + position, h_l the l-th stage from the deepest, visible cells alone
@@ -10,9 +10,9 @@ Then the decoder asks the encoder's other stages, from the deepest to the finest
     (loss)                    x̂ = W Norm t,  L = mean over hidden cells i of ‖x̂_i − x̄_i‖² / V
 
 All cells are queries, hidden ones and visible ones; keys and values are the encoder's visible cells. In a ViT of twelve
-blocks the stages are the layers 9, 6 and 3, counted from 0 as the released code and MONAI's UNETR do, and at first the
-last one. That code has two blocks of self-attention, and adds no position to m_l, since a ViT's tokens hold theirs; maps
-of convolutions hold none. It also flips and turns its crops; here the place of the window alone is random, as in MAE.
+blocks the stages are the last layer and then those of index 9, 6 and 3, as in the released code. That code adds no
+position to m_l, since a ViT's tokens hold theirs; maps of convolutions hold none. It also flips and turns its crops;
+here the place of the window alone is random, as in MAE.
 """
 
 from torch import Tensor, nn
@@ -50,5 +50,5 @@ def asking_block(config: DecoderConfig) -> nn.TransformerDecoderLayer:
 
 
 def visible(tokens: Tensor, masks: Tensor) -> Tensor:
-    """The tokens (N, cells, D) of the cells that masks (N, z, y, x), each with as many, do not hide: (N, visible, D)."""
+    """Of tokens (N, cells, D) those that masks (N, z, y, x) do not hide, as many in each sample: (N, visible, D)."""
     return tokens[~masks.flatten(1)].reshape(len(tokens), -1, tokens.shape[-1])

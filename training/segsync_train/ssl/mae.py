@@ -8,9 +8,9 @@
     (loss)                  L = mean over hidden cells i of ‖x̂_i − x̄_i‖² / V                         `hidden_error`
 
 A ViT sees the visible tokens alone. Convolutions and windows have no tokens to leave out (see `see`), and of a pyramid
-every stage's map is a part of h, so that all are trained. There is no augmentation but the random place of the window;
-cropping alone is what the paper does. Positions are learned, where the paper's are sines and cosines, and there is no
-class token: what is fine-tuned is a segmentation.
+every stage's map is a part of h, so that all are trained. There is no augmentation but the random place of the window:
+the paper found cropping alone to work well. Positions are learned, where the paper's are sines and cosines, and there
+is no class token: what is fine-tuned segments.
 """
 
 import math

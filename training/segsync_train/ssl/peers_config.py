@@ -1,4 +1,4 @@
-"""Settings of the pretext tasks; defaults are their papers' where those name them."""
+"""Settings of the pretext tasks; defaults are those of their papers, or else of the code released with them."""
 
 import math
 from typing import Annotated, Literal
@@ -60,13 +60,15 @@ class VoCoConfig(Frozen):
     #: Base crops along Z, Y and X; the paper's are 4 × 4 in the axial plane.
     bases_zyx: SizeZYX = (1, 4, 4)
     #: Random crops of each volume.
-    crops: PositiveInt = 1
+    crops: PositiveInt = 2
+    #: Probability of each axis of each crop to be mirrored.
+    mirror: Annotated[float, Field(ge=0, le=1)] = 0.2
     #: Magnification: a crop of patch / zoom voxels becomes a patch. Above 1 the window fits into smaller volumes.
     zoom: PositiveFloat = 1.0
     #: λ, the weight of the regularisation.
     regularisation: NonNegativeFloat = 1.0
     #: Of the projector.
-    width: PositiveInt = 1024
+    width: PositiveInt = 2048
 
     @model_validator(mode="after")
     def _several(self) -> "VoCoConfig":
