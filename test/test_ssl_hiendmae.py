@@ -75,7 +75,7 @@ def test_the_decoder_asks_one_stage_after_the_other() -> None:
         found = pretext.decode([fine, deep], masks)
         cells = pretext.tokens.maps[0](deep.flatten(2).transpose(1, 2))
         first = torch.where(masks.flatten(1)[..., None], pretext.mask_token, cells) + pretext.position
-        finer = pretext.memories[0].maps[0](  # type: ignore[union-attr, index]
+        finer = pretext.memories[0].maps[0](  # type: ignore[operator, index]
             torch.nn.functional.avg_pool3d(fine, 2).flatten(2).transpose(1, 2)
         )
         memory = torch.stack([m[~h.flatten()] for m, h in zip(finer + pretext.position, masks, strict=True)])
@@ -120,4 +120,4 @@ def test_the_decoder_asks_a_vits_layers_from_the_last_to_the_first() -> None:
     pretext = peer(peer_config(SETTINGS, network=network, patch_zyx=[32, 16, 16]))
     assert isinstance(pretext, HiEndMAE)
     assert list(pretext.tokens.stages) == [3]
-    assert [list(memory.stages) for memory in pretext.memories] == [[2], [1], [0]]  # type: ignore[union-attr, arg-type]
+    assert [list(memory.stages) for memory in pretext.memories] == [[2], [1], [0]]  # type: ignore[arg-type]
