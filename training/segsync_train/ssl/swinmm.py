@@ -101,8 +101,8 @@ class SwinMM(Pretext):
         reconstruction = (voxels[asked] - images[asked]).square().mean()
         turn = F.cross_entropy(rotation, sides[..., 1].flatten())
         contrast = nt_xent(vectors.chunk(config.views), config.temperature)
-        seen = (tensor.reshape(*count, *tensor.shape[1:]) for tensor in (voxels, hidden))
-        mutual = mutual_error(*seen, sides, self.window_zyx)
+        predicted, missing = (tensor.reshape(*count, *tensor.shape[1:]) for tensor in (voxels, hidden))
+        mutual = mutual_error(predicted, missing, sides, self.window_zyx)
         terms = {"reconstruction": reconstruction, "rotation": turn, "contrast": contrast, "mutual": mutual}
         loss = torch.stack([getattr(config, name) * term for name, term in terms.items()]).sum()
         return StepOutput(loss, {name: term.detach() for name, term in terms.items()})
