@@ -1,9 +1,25 @@
-"""Settings of a pretraining for tests: a network of a few hundred weights, seconds on one core."""
+"""Settings of a pretraining for tests: a network of a few hundred weights, seconds on one core; and its volumes."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import SimpleITK as sitk
+
 from segsync_train.ssl.config import PretrainConfig
+from training_cases import write_cases
+
+
+def write_volumes(folder: Path) -> Path:
+    """Eight volumes, each with a texture of its own; the labels are no images: nobody may read them."""
+    write_cases(folder, 8)
+    for path in (folder / "labelsTr").iterdir():
+        path.write_bytes(b"held back")
+    for number, path in enumerate(sorted((folder / "imagesTr").iterdir())):
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        wave = np.sin(np.indices(image.shape).sum(0) * (0.3 + 0.25 * number))
+        sitk.WriteImage(sitk.GetImageFromArray((image + 60 * wave).astype(np.float32)), str(path))
+    return folder
 
 
 def pretrain_settings(folder: Path, **changes: Any) -> dict[str, Any]:

@@ -126,14 +126,16 @@ def test_swinssl_turns_patches_that_are_not_square() -> None:
 
 
 def test_swinssl_by_hand() -> None:
-    """Predictions off by 2 in hidden voxels and by anything elsewhere, undecided turns, vectors at right angles."""
+    """Predictions off by 2 in hidden voxels (19 of 64 cells) and by 1 elsewhere, undecided turns, vectors at right
+    angles.
+    """
     pretext = ssl()
     images, masks, turns = pretext.inputs(windows(SWINSSL), draws(SWINSSL), 0)
     hidden = hidden_voxels(masks, images)
     vectors = torch.eye(4)[[0, 1, 0, 1]]
-    pretext.heads = Known(torch.where(hidden, images - 2, 77.0), torch.zeros(4, 4), vectors)  # type: ignore[assignment]
+    pretext.heads = Known(images + 1 - 3 * hidden.float(), torch.zeros(4, 4), vectors)  # type: ignore[assignment]
     output = pretext(images, masks, turns)
-    assert output.terms["inpainting"].item() == pytest.approx(2, rel=1e-5)
+    assert output.terms["inpainting"].item() == pytest.approx((19 * 2 + 45) / 64, rel=1e-5)
     assert output.terms["rotation"].item() == pytest.approx(math.log(4), rel=1e-5)
     assert output.terms["contrast"].item() == pytest.approx(-math.log(math.e**2 / (math.e**2 + 2)), rel=1e-5)
     assert output.loss.item() == pytest.approx(sum(term.item() for term in output.terms.values()), rel=1e-6)
@@ -170,35 +172,55 @@ def test_hidden_voxels_never_reach_the_encoder(config: PretrainConfig) -> None:
 
 def test_swinmm_sees_every_volume_from_different_sides() -> None:
     batch = placed((8, 8, 8)).expand(2, 1, 8, 8, 8)
-    images, masks, sides = mm().inputs(batch, draws(SWINMM), 0)
+    images, hidden, sides = mm().inputs(batch, draws(SWINMM), 0)
     assert sides.shape == (2, 2, 2)
     assert (sides[0, :, 0] != sides[1, :, 0]).all()
-    for image, (orientation, turns) in zip(images, sides.flatten(0, 1).tolist(), strict=True):
+    seen = sides.flatten(0, 1).tolist()
+    for image, (orientation, turns) in zip(images, seen, strict=True):
         assert torch.equal(image, turned(batch[0], turns, orientation))
-    assert masks.sum((1, 2, 3)).tolist() == [32] * 4
+    # Both views of a volume miss the same half of its 64 cells of 2³ voxels.
+    pairs = zip(hidden, seen, strict=True)
+    masks = [turned_back(own[None], turns, orientation) for own, (orientation, turns) in pairs]
+    assert torch.equal(masks[0], masks[2])
+    assert torch.equal(masks[1], masks[3])
+    assert not torch.equal(masks[0], masks[1])
+    for mask in masks:
+        filled = torch.nn.functional.avg_pool3d(mask.float(), 2)
+        assert set(filled.flatten().tolist()) == {0, 1}
+        assert filled.sum() == 32
 
 
 def test_the_mutual_error_by_hand() -> None:
-    """Predictions of one volume that agree have none, whatever the sides; a constant difference of 3 gives 9."""
+    """Predictions of one volume that agree have none, whatever the sides; a constant difference of 3 gives 9. What is
+    not hidden does not count.
+    """
     truth = torch.randn(2, 1, 6, 6, 6, generator=torch.Generator().manual_seed(0))
     sides = torch.tensor([[[0, 1], [2, 3]], [[1, 2], [0, 0]]])
-    views = torch.stack([
-        torch.stack([turned(volume, turns, side) for volume, (side, turns) in zip(truth, seen, strict=True)])
-        for seen in sides.tolist()
-    ])  # fmt: skip
-    assert mutual_error(views, sides, (6, 6, 6)).item() == 0
+
+    def seen_from_sides(volumes: Tensor) -> Tensor:
+        return torch.stack([
+            torch.stack([turned(volume, turns, side) for volume, (side, turns) in zip(volumes, seen, strict=True)])
+            for seen in sides.tolist()
+        ])  # fmt: skip
+
+    views, hidden = seen_from_sides(truth), seen_from_sides(truth > 0.5)[:, :, 0]
+    assert mutual_error(views, hidden, sides, (6, 6, 6)).item() == 0
     apart = torch.stack([views[0], views[1] + 3])
-    assert mutual_error(apart, sides, (6, 6, 6)).item() == pytest.approx(9, rel=1e-5)
+    assert mutual_error(apart, hidden, sides, (6, 6, 6)).item() == pytest.approx(9, rel=1e-5)
+    apart = torch.where(hidden[:, :, None], views, torch.randn_like(views))
+    assert mutual_error(apart, hidden, sides, (6, 6, 6)).item() == 0
 
 
 def test_the_mutual_error_counts_what_views_share() -> None:
-    """Patches of 4 × 8 × 8 in a cube of 8: from above and from the front they share 4 × 4 × 8 voxels."""
+    """Patches of 4 × 8 × 8 in a cube of 8: from above and from the front they share 4 × 4 × 8 voxels, all hidden."""
     sides = torch.tensor([[[0, 0]], [[1, 0]]])
     window = placed((8, 8, 8))
     views = torch.stack([central(turned(window, 0, side), (4, 8, 8))[None] for side in (0, 1)])
-    assert mutual_error(views, sides, (8, 8, 8)).item() == 0
+    hidden = torch.ones(2, 1, 4, 8, 8, dtype=torch.bool)
+    assert mutual_error(views, hidden, sides, (8, 8, 8)).item() == 0
     views[1, :, :, 0] += 1  # one of its four slices: a quarter of what they share
-    assert mutual_error(views, sides, (8, 8, 8)).item() == pytest.approx(1 / 4)
+    assert mutual_error(views, hidden, sides, (8, 8, 8)).item() == pytest.approx(1 / 4)
+    assert mutual_error(views, ~hidden, sides, (8, 8, 8)).item() == 0
 
 
 def test_a_perfect_solution_of_swinmm_has_the_least_loss() -> None:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from peers_cases import draws, peer, peer_config, windows
-from segsync_train.ssl.voco import VoCo, overlaps, prediction_loss, regularisation_loss
+from segsync_train.ssl.voco import VoCo, mirrored, overlaps, prediction_loss, projector, regularisation_loss
 from segsync_train.ssl.volumes import window_zyx
 
-SETTINGS = {"kind": "voco", "bases_zyx": [1, 2, 3], "crops": 2, "width": 8}
+SETTINGS = {"kind": "voco", "bases_zyx": [1, 2, 3], "crops": 2, "mirror": 0, "width": 8}
 CONFIG = peer_config(SETTINGS)
 
 
@@ -48,6 +48,20 @@ def test_base_crops_tile_the_window() -> None:
     assert crops.shape == (2, 2, 1, 8, 8, 8)
 
 
+def test_crops_are_mirrored_each_in_its_own_way() -> None:
+    """By hand: one along Y, one along Z and X, one not at all; and with the probability asked for."""
+    crops = torch.arange(24.0).reshape(3, 1, 2, 2, 2)
+    axes = np.array([[False, True, False], [True, False, True], [False] * 3])
+    found = mirrored(crops, axes)
+    assert found[0].flatten().tolist() == [2, 3, 0, 1, 6, 7, 4, 5]
+    assert found[1].flatten().tolist() == [13, 12, 15, 14, 9, 8, 11, 10]
+    assert torch.equal(found[2], crops[2])
+    always = peer_config({**SETTINGS, "mirror": 1})
+    both = [peer(config).inputs(windows(config), draws(config), 0) for config in (CONFIG, always)]
+    for plain, mirror in zip(*both, strict=True):
+        assert torch.equal(mirror, plain.flip((3, 4, 5)) if plain.ndim == 6 else plain)
+
+
 def test_a_zoom_cuts_smaller_crops() -> None:
     config = peer_config({**SETTINGS, "zoom": 2})
     assert window_zyx(config) == (4, 8, 12)
@@ -59,10 +73,34 @@ def test_a_zoom_cuts_smaller_crops() -> None:
 def test_the_prediction_loss_by_hand() -> None:
     """cos = (1, 0), shares = (3/4, 1/4): d = 1/4 for both, −log(3/4). An opposite vector counts as unlike, no worse."""
     bases, shares = torch.tensor([[[2.0, 0.0], [0.0, 5.0]]]), torch.tensor([[[0.75, 0.25]]])
-    assert prediction_loss(torch.tensor([[[3.0, 0.0]]]), bases, shares).item() == pytest.approx(-math.log(0.75))
+    found = prediction_loss(torch.tensor([[[3.0, 0.0]]]), bases, shares).item()
+    assert found == pytest.approx(-math.log(0.75), rel=1e-5)
     opposite = prediction_loss(torch.tensor([[[3.0, -0.0], [0.0, -1.0]]]), bases, shares.expand(1, 2, 2))
     both = [-math.log(0.75), -(math.log(0.25) + math.log(0.75)) / 2]
-    assert opposite.item() == pytest.approx(sum(both) / 2)
+    assert opposite.item() == pytest.approx(sum(both) / 2, rel=1e-5)
+
+
+def test_the_prediction_moves_crops_and_the_regularisation_bases() -> None:
+    """A gradient even where a crop lies exactly to a base that it does not overlap."""
+    bases = torch.tensor([[[1.0, 0.2], [0.1, 1.0]]], requires_grad=True)
+    crop = torch.tensor([[[1.0, 0.201]]], requires_grad=True)
+    prediction_loss(crop, bases, torch.tensor([[[0.0, 1.0]]])).backward()  # type: ignore[no-untyped-call]
+    assert bases.grad is None
+    assert crop.grad is not None
+    assert crop.grad.abs().max() > 1e-3
+    regularisation_loss(bases).backward()  # type: ignore[no-untyped-call]
+    assert bases.grad is not None
+    assert bases.grad.any()
+
+
+def test_the_projector_tells_apart_what_is_nearly_alike() -> None:
+    """Features that differ by a thousandth, as an untrained encoder's do: without normalisation all cosines are 1."""
+    torch.manual_seed(0)
+    features = 1 + 0.001 * torch.randn(12, 16)
+    assert torch.nn.functional.cosine_similarity(features[:1], features[1:]).min() > 0.999
+    with torch.no_grad():
+        vectors = projector(16, 64)(features)
+    assert torch.nn.functional.cosine_similarity(vectors[:1], vectors[1:]).max() < 0.9
 
 
 def test_the_regularisation_by_hand() -> None:
@@ -83,20 +121,20 @@ def test_a_perfect_solution_has_no_loss() -> None:
 
 
 def test_the_loss_is_the_papers() -> None:
-    """From the vectors to the loss in NumPy, crop by crop."""
+    """From the pooled maps of both stages to the loss in NumPy, volume by volume."""
     pretext = voco()
     bases, crops, shares = pretext.inputs(windows(CONFIG), draws(CONFIG), 0)
     output = pretext(bases, crops, shares)
     total = []
     with torch.no_grad():
-        for own, random, y in zip(bases, crops, shares.numpy(), strict=True):
-            q, k = (
-                F.normalize(pretext.projector(pretext.encoder(part)[-1].mean((2, 3, 4))), dim=-1).numpy()
-                for part in (own, random)
-            )
+        maps = pretext.encoder(torch.cat([bases, crops], dim=1).flatten(0, 1))
+        pooled = torch.cat([own.mean((2, 3, 4)) for own in maps], dim=1)
+        assert pooled.shape == (2 * 8, 4 + 8)
+        vectors = F.normalize(pretext.projector(pooled), dim=-1).reshape(2, 8, -1).numpy()
+        for q, k, y in zip(vectors[:, :6], vectors[:, 6:], shares.numpy(), strict=True):
             distance = np.abs(y - np.maximum(0, k @ q.T))
             pairs = [abs(q[i] @ q[j]) for i in range(6) for j in range(i)]
-            total.append(-np.log(1 - distance).mean() + np.mean(pairs))
+            total.append(-np.log(1 - distance + 1e-6).mean() + np.mean(pairs))
     assert output.loss.item() == pytest.approx(np.mean(total), rel=1e-3)
     assert output.loss.item() == pytest.approx(sum(term.item() for term in output.terms.values()), rel=1e-6)
 

@@ -19,6 +19,11 @@ class FeatureEncoder(nn.Module):
         """Whether all maps have the same cells, as a ViT's layers do."""
         return all(stride == (1, 1, 1) for stride in self.strides_zyx[1:])
 
+    @property
+    def outputs(self) -> range:
+        """Stages that together hold what the encoder made: a pyramid's all, a ViT's last, which holds the others."""
+        return range(len(self.widths) - 1 if self.flat else 0, len(self.widths))
+
     def grid_zyx(self, patch_zyx: tuple[int, int, int], stage: int) -> tuple[int, int, int]:
         """Cells (Z, Y, X) of a stage's feature map, stages counted from the deepest (-1)."""
         z, y, x = patch_zyx

@@ -7,11 +7,14 @@
     (target)                x̄_i = (x_i − mean(x_i)) / std(x_i), by cell                              `normalised`
     (loss)                  L = mean over hidden cells i of ‖x̂_i − x̄_i‖² / V                         `hidden_error`
 
-A ViT sees the visible tokens alone. Convolutions and windows have no tokens to leave out: see `see`. There is no
-augmentation but the random place of the window, which the paper found to be enough. Positions are learned.
+A ViT sees the visible tokens alone. Convolutions and windows have no tokens to leave out (see `see`), and of a pyramid
+every stage's map is a part of h, so that all are trained. There is no augmentation but the random place of the window:
+the paper found cropping alone to work well. Positions are learned, where the paper's are sines and cosines, and there
+is no class token: what is fine-tuned segments.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 from segsync.geometry import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.masked import draw_masks
-from segsync_train.ssl.peers_config import DecoderConfig, MAEConfig
+from segsync_train.ssl.peers_config import AutoencoderConfig, DecoderConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
 from segsync_train.ssl.reconstruction import Tokens, hidden_error, normalised, patchify, see
 
@@ -29,15 +32,22 @@ MASKS = 1
 
 
 class MAE(Pretext):
-    """The encoder and the decoder that is thrown away."""
+    """The encoder and the decoder that is thrown away. stages: the encoder's whose maps are h."""
 
-    def __init__(self, encoder: FeatureEncoder, config: MAEConfig, patch_zyx: SizeZYX, channels: int) -> None:
+    def __init__(
+        self,
+        encoder: FeatureEncoder,
+        config: AutoencoderConfig,
+        patch_zyx: SizeZYX,
+        channels: int,
+        stages: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.grid_zyx = encoder.grid_zyx(patch_zyx, config.mask_stage)
         cells, width = math.prod(self.grid_zyx), config.decoder.width
         self.encoder = encoder
-        self.tokens = Tokens(encoder, self.grid_zyx, width)
+        self.tokens = Tokens(encoder, encoder.outputs if stages is None else stages, self.grid_zyx, width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
         self.position = nn.Parameter(0.02 * torch.randn(cells, width))
         self.blocks = nn.Sequential(*(block(config.decoder) for _ in range(config.decoder.depth)))
@@ -57,9 +67,14 @@ class MAE(Pretext):
 
     def decode(self, maps: list[Tensor], masks: Tensor) -> Tensor:
         """The encoder's maps → every cell's voxels (n, cells, V)."""
-        tokens = torch.where(masks.flatten(1)[..., None], self.mask_token, self.tokens(maps))
-        voxels: Tensor = self.voxels(self.norm(self.blocks(tokens + self.position)))
+        voxels: Tensor = self.voxels(self.norm(self.attended(maps, masks)))
         return voxels
+
+    def attended(self, maps: list[Tensor], masks: Tensor) -> Tensor:
+        """The encoder's maps → the tokens (n, cells, width) that the decoder's blocks make."""
+        tokens = torch.where(masks.flatten(1)[..., None], self.mask_token, self.tokens(maps))
+        after: Tensor = self.blocks(tokens + self.position)
+        return after
 
 
 def block(config: DecoderConfig) -> nn.TransformerEncoderLayer:

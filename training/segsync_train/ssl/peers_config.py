@@ -1,4 +1,4 @@
-"""Settings of the pretext tasks; defaults are their papers' where those name them."""
+"""Settings of the pretext tasks; defaults are those of their papers, or else of the code released with them."""
 
 import math
 from typing import Annotated, Literal
@@ -20,17 +20,16 @@ class SegSyncConfig(Frozen):
 
 
 class DecoderConfig(Frozen):
-    """The transformer that reconstructs and is thrown away; the defaults are MAE's."""
+    """The transformer that reconstructs and is thrown away; the defaults are those of MAE's released code."""
 
     width: PositiveInt = 512
     depth: PositiveInt = 8
     heads: PositiveInt = 16
 
 
-class MAEConfig(Frozen):
-    """Plain MAE (He et al. 2022)."""
+class AutoencoderConfig(Frozen):
+    """What masked autoencoders share."""
 
-    kind: Literal["mae"] = "mae"
     mask_ratio: MaskRatio = 0.75
     mask_stage: MaskStage = -2
     decoder: DecoderConfig = DecoderConfig()
@@ -40,6 +39,20 @@ class MAEConfig(Frozen):
         return patch_zyx
 
 
+class MAEConfig(AutoencoderConfig):
+    """Plain MAE (He et al. 2022)."""
+
+    kind: Literal["mae"] = "mae"
+
+
+class HiEndMAEConfig(AutoencoderConfig):
+    """Hi-End-MAE (Tang et al. 2025)."""
+
+    kind: Literal["hiendmae"] = "hiendmae"
+    #: The released code's for a ViT 1536 wide (for one of 768: 384 and 12 heads); `depth` is of the first blocks.
+    decoder: DecoderConfig = DecoderConfig(width=528, depth=2, heads=16)
+
+
 class VoCoConfig(Frozen):
     """VoCo (Wu et al. 2024). A window holds all base crops side by side."""
 
@@ -47,13 +60,15 @@ class VoCoConfig(Frozen):
     #: Base crops along Z, Y and X; the paper's are 4 × 4 in the axial plane.
     bases_zyx: SizeZYX = (1, 4, 4)
     #: Random crops of each volume.
-    crops: PositiveInt = 1
+    crops: PositiveInt = 2
+    #: Probability of each axis of each crop to be mirrored.
+    mirror: Annotated[float, Field(ge=0, le=1)] = 0.2
     #: Magnification: a crop of patch / zoom voxels becomes a patch. Above 1 the window fits into smaller volumes.
     zoom: PositiveFloat = 1.0
     #: λ, the weight of the regularisation.
     regularisation: NonNegativeFloat = 1.0
     #: Of the projector.
-    width: PositiveInt = 1024
+    width: PositiveInt = 2048
 
     @model_validator(mode="after")
     def _several(self) -> "VoCoConfig":
@@ -112,19 +127,3 @@ class SwinMMConfig(Frozen):
         """Voxels (Z, Y, X) of a window: a cube, so that it can be seen from every side."""
         side = max(patch_zyx)
         return side, side, side
-
-
-class HiEndMAEConfig(Frozen):
-    """Hi-End-MAE (Tang et al. 2025)."""
-
-    kind: Literal["hiendmae"] = "hiendmae"
-    mask_ratio: MaskRatio = 0.75
-    mask_stage: MaskStage = -2
-    #: Stages of the encoder that the decoder attends to, from the deepest; None: all.
-    levels: PositiveInt | None = None
-    #: `depth` is of each level.
-    decoder: DecoderConfig = DecoderConfig(depth=2)
-
-    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
-        """Voxels (Z, Y, X) of a window: the patch."""
-        return patch_zyx

@@ -48,17 +48,14 @@ def see(encoder: FeatureEncoder, image: Tensor, masks: Tensor) -> list[Tensor]:
 
 
 class Tokens(nn.Module):
-    """Feature maps as tokens of the masks' cells: averaged or repeated onto them, a linear map a stage, added.
-
-    So every stage of a pyramid takes part and is trained. A ViT's last layer holds all that those before it made: there
-    it stands alone, as in MAE.
+    """Feature maps of some stages as tokens of the masks' cells: averaged or repeated onto them, a linear map a stage,
+    added.
     """
 
-    def __init__(self, encoder: FeatureEncoder, grid_zyx: SizeZYX, width: int) -> None:
+    def __init__(self, encoder: FeatureEncoder, stages: Sequence[int], grid_zyx: SizeZYX, width: int) -> None:
         super().__init__()
-        self.grid_zyx = grid_zyx
-        self.stages = range(len(encoder.widths) - 1 if encoder.flat else 0, len(encoder.widths))
-        self.maps = nn.ModuleList(nn.Linear(encoder.widths[stage], width) for stage in self.stages)
+        self.grid_zyx, self.stages = grid_zyx, stages
+        self.maps = nn.ModuleList(nn.Linear(encoder.widths[stage], width) for stage in stages)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """The encoder's maps, finest first → (N, cells, width)."""

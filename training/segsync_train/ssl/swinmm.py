@@ -1,18 +1,20 @@
 """SwinMM: masked multi-view (Wang et al. 2023, "SwinMM: masked multi-view with Swin transformers for 3D medical image
 segmentation", MICCAI).
 
-Of every window some views are made, each from another side (axial, coronal, sagittal), turned by r · 90° in its own
-plane, and with its own half of the cells hidden. With the encoder's deepest map h of view a and v = GAP(h):
+Half of a window's cells are hidden. Of the masked window some views are made, each from another side (axial, coronal,
+sagittal) and turned by r · 90° in its own plane. With the encoder's deepest map h of view a and v = GAP(h):
 
     (reconstruction)  L_rec = mean over views and hidden voxels of (x̂_a − x_a)², x̂ = transposed convolution of h
     (rotation)        L_rot = −log softmax(U v_a)[r_a], r one of 0°, 90°, 180°, 270°
-    (contrast)        L_con = NT-Xent of W v of the views                                           `proxies.nt_xent`
-    (mutual)          L_mul = mean over pairs a < b and voxels of (T_a⁻¹ x̂_a − T_b⁻¹ x̂_b)²: predictions of one volume
-                      from different sides, brought back to the same axes, agree                    `mutual_error`
+    (contrast)        L_con = NT-Xent of W v of the views, temperature t = 0.5                      `proxies.nt_xent`
+    (mutual)          L_mul = mean over pairs a < b and hidden voxels of (T_a⁻¹ x̂_a − T_b⁻¹ x̂_b)²: predictions of one
+                      volume from different sides, brought back to the same axes, agree             `mutual_error`
     (loss)            L = L_rec + L_rot + L_con + L_mul
 
-The paper's second part, a decoder that joins the views at fine-tuning, is no pretext and is left out: encoders are
-compared here by one decoder.
+The released code takes two views of one side, each turned, and each of them once more with two axes swapped; L_rot and
+L_con are there of the first two, L_mul of one view and its swapped copy. Here all views take part in all terms. The
+paper's second part, a decoder that joins the views at fine-tuning, is no pretext and is left out: encoders are compared
+here by one decoder.
 """
 
 from itertools import combinations
@@ -29,34 +31,30 @@ from segsync_train.ssl.peers_config import SwinMMConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
 from segsync_train.ssl.proxies import TURNS, Heads, central, hidden_voxels, nt_xent, padded, turned, turned_back
 
-#: Purposes of generators: sides and rotations; masks of the views follow.
+#: Purposes of generators: sides and rotations; masks.
 SIDES, MASKS = 1, 2
 
 
-def mutual_error(predicted: Tensor, sides: Tensor, window_zyx: SizeZYX) -> Tensor:
-    """L_mul of predictions (V, n, C, z, y, x) whose views are `sides` (V, n, 2): orientation and turns.
+def mutual_error(predicted: Tensor, hidden: Tensor, sides: Tensor, window_zyx: SizeZYX) -> Tensor:
+    """L_mul of predictions (V, n, C, z, y, x) whose hidden voxels are (V, n, z, y, x), seen from `sides` (V, n, 2):
+    orientation and turns.
 
-    Where a patch is no cube the views hold different parts of the window; what two of them share counts.
+    Where a patch is no cube the views hold different parts of the window; hidden voxels that two of them share count.
     """
+    marked = torch.cat([predicted, hidden[:, :, None].to(predicted)], dim=2)
     back = torch.stack([
         torch.stack([
-            _placed(own, turns, orientation, window_zyx)
+            turned_back(padded(own, window_zyx), turns, orientation)
             for own, (orientation, turns) in zip(view, seen, strict=True)
         ])
-        for view, seen in zip(predicted, sides.tolist(), strict=True)
+        for view, seen in zip(marked, sides.tolist(), strict=True)
     ])  # fmt: skip
     errors, shared = predicted.new_zeros(()), predicted.new_zeros(())
     for a, b in combinations(back, 2):
         both = a[:, -1:] * b[:, -1:]
         errors = errors + (both * (a[:, :-1] - b[:, :-1]).square()).sum()
         shared = shared + both.sum() * (a.shape[1] - 1)
-    return errors / shared
-
-
-def _placed(predicted: Tensor, turns: int, orientation: int, window_zyx: SizeZYX) -> Tensor:
-    """A prediction (C, z, y, x) on the window's axes, and as a last channel where it lies."""
-    marked = torch.cat([predicted, torch.ones_like(predicted[:1])])
-    return turned_back(padded(marked, window_zyx), turns, orientation)
+    return errors / shared.clamp(min=1)
 
 
 class SwinMM(Pretext):
@@ -65,12 +63,17 @@ class SwinMM(Pretext):
     def __init__(self, encoder: FeatureEncoder, config: SwinMMConfig, patch_zyx: SizeZYX, channels: int) -> None:
         super().__init__()
         self.config, self.patch_zyx, self.window_zyx = config, patch_zyx, config.window_zyx(patch_zyx)
-        self.grid_zyx = encoder.grid_zyx(patch_zyx, config.mask_stage)
+        cells = zip(self.window_zyx, patch_zyx, encoder.grid_zyx(patch_zyx, config.mask_stage), strict=True)
+        z, y, x = (max(1, window * count // side) for window, side, count in cells)
+        #: Cells of the window, as large as the encoder's of the patch.
+        self.grid_zyx: SizeZYX = z, y, x
         self.encoder = encoder
         self.heads = Heads(encoder, patch_zyx, channels, config.width)
 
     def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
-        """Views (V·n, C, Z, Y, X), first ones first; masks (V·n, z, y, x); sides (V, n, 2): orientation and turns."""
+        """Views (V·n, C, Z, Y, X), first ones first; their hidden voxels (V·n, Z, Y, X); sides (V, n, 2): orientation
+        and turns.
+        """
         count = self.config.views
         sides = torch.tensor(
             [
@@ -78,24 +81,28 @@ class SwinMM(Pretext):
                 for rng in draws(SIDES)
             ]
         ).transpose(0, 1)
-        views = [
-            central(turned(window, turns, orientation), self.patch_zyx)
-            for seen in sides.tolist()
-            for window, (orientation, turns) in zip(windows, seen, strict=True)
-        ]
-        masks = [draw_masks(self.grid_zyx, self.config.mask_ratio, draws(MASKS + view)) for view in range(count)]
-        images = torch.stack(views).to(memory_format=torch.channels_last_3d)
-        return images, torch.cat(masks).to(images.device), sides.to(images.device)
+        masks = draw_masks(self.grid_zyx, self.config.mask_ratio, draws(MASKS)).to(windows.device)
+        hidden = hidden_voxels(masks, windows)[:, :1]
+        images, masked = (
+            torch.stack([
+                central(turned(own, turns, orientation), self.patch_zyx)
+                for seen in sides.tolist()
+                for own, (orientation, turns) in zip(volumes, seen, strict=True)
+            ])
+            for volumes in (windows, hidden)
+        )  # fmt: skip
+        return images.to(memory_format=torch.channels_last_3d), masked[:, 0], sides.to(images.device)
 
-    def forward(self, images: Tensor, masks: Tensor, sides: Tensor) -> StepOutput:
+    def forward(self, images: Tensor, hidden: Tensor, sides: Tensor) -> StepOutput:
         """What `inputs` gives."""
-        config = self.config
-        voxels, rotation, vectors = self.heads(self.encoder(hide(images, masks))[-1])
-        hidden = hidden_voxels(masks, images)
-        reconstruction = (voxels[hidden] - images[hidden]).square().mean()
+        config, count = self.config, sides.shape[:2]
+        voxels, rotation, vectors = self.heads(self.encoder(hide(images, hidden))[-1])
+        asked = hidden[:, None].expand_as(images)
+        reconstruction = (voxels[asked] - images[asked]).square().mean()
         turn = F.cross_entropy(rotation, sides[..., 1].flatten())
         contrast = nt_xent(vectors.chunk(config.views), config.temperature)
-        mutual = mutual_error(voxels.unflatten(0, sides.shape[:2]), sides, self.window_zyx)
+        predicted, missing = (tensor.reshape(*count, *tensor.shape[1:]) for tensor in (voxels, hidden))
+        mutual = mutual_error(predicted, missing, sides, self.window_zyx)
         terms = {"reconstruction": reconstruction, "rotation": turn, "contrast": contrast, "mutual": mutual}
         loss = torch.stack([getattr(config, name) * term for name, term in terms.items()]).sum()
         return StepOutput(loss, {name: term.detach() for name, term in terms.items()})

@@ -4,13 +4,15 @@
 Of every window two views are made, each turned by r · 90° about Z and with a share of its voxels cut out. With the
 encoder's deepest map h of a view and v = GAP(h):
 
-    (inpainting)   L_inpaint = mean over hidden voxels of |x̂ − x|, x̂ = transposed convolution of h
+    (inpainting)   L_inpaint = mean over all voxels of |x̂ − x|, x̂ = transposed convolution of h
     (contrast)     L_contrast = NT-Xent of W v of the two views, temperature t = 0.5          `proxies.nt_xent`
     (rotation)     L_rot = −log softmax(U v)[r], r one of 0°, 90°, 180°, 270°
     (loss)         L = λ1 L_inpaint + λ2 L_contrast + λ3 L_rot, all λ = 1
 
-The paper cuts out boxes of random sizes; here cells of the encoder are (`masked.draw_masks`), as in the other pretexts,
-so that exactly the asked share is hidden. Negatives are the other volumes of a process's batch.
+The paper drops 30 % of the voxels, in boxes of random places; here cells of the encoder are dropped, as in the other
+pretexts (`masked.draw_masks`), and are zero, where the released code puts noise or another volume. That code reads
+rotation and contrast off two of h's tokens and has up-sampling convolutions for x̂; v suits every encoder, since a cell
+of convolutions sees its neighbourhood alone. Negatives are the other volumes of a process's batch.
 """
 
 from typing import Any
@@ -24,7 +26,7 @@ from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.masked import draw_masks, hide
 from segsync_train.ssl.peers_config import SwinSSLConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
-from segsync_train.ssl.proxies import TURNS, Heads, central, hidden_voxels, nt_xent, turned
+from segsync_train.ssl.proxies import TURNS, Heads, central, nt_xent, turned
 
 #: Purposes of generators: rotations, and masks of the first and the second view.
 ROTATIONS, MASKS = 1, (2, 3)
@@ -57,8 +59,7 @@ class SwinSSL(Pretext):
         """What `inputs` gives."""
         config = self.config
         voxels, rotation, vectors = self.heads(self.encoder(hide(images, masks))[-1])
-        hidden = hidden_voxels(masks, images)
-        inpainting = (voxels[hidden] - images[hidden]).abs().mean()
+        inpainting = (voxels - images).abs().mean()
         contrast = nt_xent(vectors.chunk(2), config.temperature)
         turn = F.cross_entropy(rotation, turns)
         loss = config.inpainting * inpainting + config.contrast * contrast + config.rotation * turn

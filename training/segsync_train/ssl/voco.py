@@ -1,16 +1,20 @@
 """VoCo: where in the volume is this crop? (Wu et al. 2024, "VoCo: a simple-yet-effective volume contrastive learning
 framework for 3D medical image analysis", CVPR).
 
-A window is tiled by n base crops; a random crop of the same size overlaps some of them. With q_i the base crops' and k
-the random crop's vectors (encoder, global average pooling, projector):
+A window is tiled by n base crops, in the paper 4 × 4 in the axial plane; random crops of the same size overlap some of
+them. With q_i the base crops' and k a random crop's vectors (encoder, global average pooling, projector):
 
-    (prediction)      s_i = max(0, cos(k, q_i)),   d_i = |y_i − s_i|,   y_i = |crop ∩ base_i| / |crop|, Σ y_i = 1
+    (prediction)      s_i = max(0, cos(k, sg(q_i))),  d_i = |y_i − s_i|,  y_i = |crop ∩ base_i| / |crop|, Σ y_i = 1
                       L_pred = −1/n Σ_i log(1 − d_i)                          `prediction_loss`, `overlaps`
     (regularisation)  L_reg = 2 / (n (n − 1)) Σ_{i<j} |cos(q_i, q_j)|          `regularisation_loss`
     (loss)            L = L_pred + λ L_reg, λ = 1
 
-Similarities below 0 count as 0: as a share of overlap they mean none, and 1 − d stays above 0. A crop and a base of a
-volume are compared with those of that volume alone, so that nothing depends on the batch.
+sg stops the gradient: what bases are is left to the regularisation. From the released code are: similarities below 0
+that count as 0, two random crops of a volume, the pooled maps of every stage, the projector with batch normalisation
+(over the crops of a process's batch), and crops mirrored each by itself. Otherwise it holds the authors' later method,
+with a teacher, L_pred weighted by y_i where bases overlap and s_i² where they do not, and squares in L_reg; here the
+paper is followed. It resizes every volume so that the bases tile all of it; here they tile a window, at the run's
+spacing.
 """
 
 from typing import Any
@@ -26,10 +30,10 @@ from segsync_train.ssl.peers_config import VoCoConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
 from segsync_train.ssl.terms import cosines, pool
 
-#: Purpose of generators.
-CROPS = 1
-#: 1 − d is taken to be no less: the logarithm stays finite.
-NEAREST = 1e-6
+#: Purposes of generators.
+CROPS, MIRRORS = 1, 2
+#: Added to 1 − d: the logarithm stays finite, and keeps a gradient.
+TINY = 1e-6
 
 
 def overlaps(corners: Tensor, bases_zyx: SizeZYX, side_zyx: SizeZYX) -> Tensor:
@@ -47,14 +51,29 @@ def overlaps(corners: Tensor, bases_zyx: SizeZYX, side_zyx: SizeZYX) -> Tensor:
 
 def prediction_loss(crops: Tensor, bases: Tensor, shares: Tensor) -> Tensor:
     """L_pred, mean over crops and volumes. crops: (N, K, D); bases: (N, n, D); shares: (N, K, n)."""
-    distance = (shares - cosines(crops, bases).clamp(min=0)).abs()
-    return -(1 - distance).clamp(min=NEAREST).log().mean()
+    distance = (shares - cosines(crops, bases.detach()).clamp(min=0)).abs()
+    return -(1 - distance + TINY).log().mean()
 
 
 def regularisation_loss(bases: Tensor) -> Tensor:
     """L_reg of bases (N, n, D), mean over volumes: 0 where a volume's bases are orthogonal."""
     first, second = torch.triu_indices(bases.shape[1], bases.shape[1], 1, device=bases.device)
     return cosines(bases, bases)[:, first, second].abs().mean()
+
+
+def mirrored(crops: Tensor, axes: np.ndarray) -> Tensor:
+    """Crops (K, C, z, y, x), each mirrored along the axes (K, 3) that are true."""
+    return torch.stack([
+        crop.flip((1 + np.flatnonzero(own)).tolist()) for crop, own in zip(crops, axes, strict=True)
+    ])  # fmt: skip
+
+
+def projector(channels: int, width: int) -> nn.Sequential:
+    """Three linear maps; between them batch normalisation tells crops apart whose features are alike at first."""
+    layers: list[nn.Module] = []
+    for before in (channels, width):
+        layers += [nn.Linear(before, width), nn.BatchNorm1d(width, affine=False, track_running_stats=False), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, width))
 
 
 class VoCo(Pretext):
@@ -65,8 +84,7 @@ class VoCo(Pretext):
         self.config, self.patch_zyx = config, patch_zyx
         self.side_zyx = config.side_zyx(patch_zyx)
         self.encoder = encoder
-        width = encoder.widths[-1]
-        self.projector = nn.Sequential(nn.Linear(width, config.width), nn.ReLU(), nn.Linear(config.width, config.width))
+        self.projector = projector(sum(encoder.widths[stage] for stage in encoder.outputs), config.width)
 
     def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
         """Base crops (N, n, C, z, y, x) and random ones (N, K, C, z, y, x) at the patch's size, shares (N, K, n)."""
@@ -75,10 +93,12 @@ class VoCo(Pretext):
         ends = [(count - 1) * side + 1 for count, side in zip(counts, sides, strict=True)]
         drawn = np.stack([rng.integers(0, ends, (self.config.crops, 3)) for rng in draws(CROPS)])
         corners = torch.from_numpy(drawn)
-        tiles = [self._cut(window, places) for window in windows]
-        crops = [self._cut(window, own) for window, own in zip(windows, corners, strict=True)]
-        shares = overlaps(corners, counts, sides)
-        return torch.stack(tiles), torch.stack(crops), shares.to(windows)
+        cut = [self._cut(window, torch.cat([places, own])) for window, own in zip(windows, corners, strict=True)]
+        chances = [rng.random((len(places) + self.config.crops, 3)) for rng in draws(MIRRORS)]
+        both = torch.stack([
+            mirrored(parts, chance < self.config.mirror) for parts, chance in zip(cut, chances, strict=True)
+        ])  # fmt: skip
+        return both[:, : len(places)], both[:, len(places) :], overlaps(corners, counts, sides).to(windows)
 
     def _cut(self, window: Tensor, corners: Tensor) -> Tensor:
         """Crops (K, C, z, y, x) of a window (C, Z, Y, X), brought to the patch's size."""
@@ -92,7 +112,9 @@ class VoCo(Pretext):
         """What `inputs` gives."""
         both = torch.cat([bases, crops], dim=1)
         images = both.flatten(0, 1).to(memory_format=torch.channels_last_3d)
-        vectors = self.projector(pool(self.encoder(images)[-1])).float().unflatten(0, both.shape[:2])
+        maps = self.encoder(images)
+        pooled = torch.cat([pool(maps[stage]) for stage in self.encoder.outputs], dim=1)
+        vectors = self.projector(pooled).float().unflatten(0, both.shape[:2])
         q, k = vectors[:, : bases.shape[1]], vectors[:, bases.shape[1] :]
         prediction, regularisation = prediction_loss(k, q, shares), regularisation_loss(q)
         loss = prediction + self.config.regularisation * regularisation
