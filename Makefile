@@ -1,4 +1,4 @@
-# `make check` does all set-up itself; `make help` lists the rest.
+# `make check` does all set-up itself; `make help` lists the rest. OPTIONS are handed to the scripts of docs/results.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
@@ -61,20 +61,20 @@ stroke-results: .venv/.dev  ## docs/results/stroke.md anew: what the shipped isl
 	.venv/bin/python docs/results/stroke.py
 
 .PHONY: unvalidated-results
-unvalidated-results: .venv/.dev  ## docs/results/unvalidated.md anew: the other tasks' weights; T1='--t1 NAME=FILE ...'
-	.venv/bin/python docs/results/unvalidated.py $(T1)
+unvalidated-results: .venv/.dev  ## docs/results/unvalidated.md anew: the other tasks' weights
+	.venv/bin/python docs/results/unvalidated.py $(OPTIONS)
 
 .PHONY: hippocampus
 hippocampus: .venv/.dev  ## docs/results/hippocampus.md anew: what pretraining gives with few labels and many
-	.venv/bin/python docs/results/hippocampus.py
+	.venv/bin/python docs/results/hippocampus.py $(OPTIONS)
 
 .PHONY: ablation
 ablation: .venv/.dev  ## docs/results/ablation.md anew: what the xLSTM-UNet's ViL blocks bring
-	.venv/bin/python docs/results/ablation.py
+	.venv/bin/python docs/results/ablation.py $(OPTIONS)
 
 .PHONY: comparison
 comparison: .venv/.dev  ## docs/results/comparison.md anew: every system of the paper, by one loop
-	.venv/bin/python docs/results/comparison.py
+	.venv/bin/python docs/results/comparison.py $(OPTIONS)
 
 .PHONY: comparison-smoke
 comparison-smoke: .venv/.dev  ## the whole comparison on eight cases, in minutes: every table and figure
@@ -86,7 +86,7 @@ synthesis-pictures: .venv/.dev  ## docs/results/synthesis.md anew: twenty synthe
 
 .PHONY: cross-modality
 cross-modality: .venv/.dev  ## docs/results/cross-modality.md anew: trained on one contrast, tested on all three
-	.venv/bin/python docs/results/cross_modality.py
+	.venv/bin/python docs/results/cross_modality.py $(OPTIONS)
 
 # Exact versions within pyproject.toml's bounds. The runtime's are hashed, since they go into images. torch's wheel may
 # come from another file, so the development ones are not, and NVIDIA's packages stay out: they follow torch's wheel.

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hippocampus import CONFIGS, ROOT, fine_tuned, pretrained_encoder
+from hippocampus import CONFIGS, ROOT, fine_tuned, pretrained_encoder, written_by
 
 from segsync_train.compare import compare
 from segsync_train.config import RunConfig, TransferConfig
 from segsync_train.data.dataset import find_cases
 from segsync_train.devices import Processes, hardware, training_device
 from segsync_train.evaluate import evaluate
-from segsync_train.runs import RunFolder, commit
+from segsync_train.runs import RunFolder
 from segsync_train.settings import load_settings
 from segsync_train.system import SYSTEM_FILE
 
@@ -88,11 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pretrain-set", action="append", default=[], help="KEY=VALUE over those of pretraining")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    head = introduction(options)
     options.set += few_cases(options.data, options.cases) if options.cases else []
     pages = [compared(share, options) for share in options.shares]
     text = options.docs / "results" / "comparison.md"
     text.parent.mkdir(parents=True, exist_ok=True)
-    text.write_text(introduction(options) + "".join(pages), encoding="utf-8")
+    text.write_text(head + "".join(pages), encoding="utf-8")
     sys.stdout.write(f"{text}\n")
 
 
@@ -151,7 +152,7 @@ def introduction(options: argparse.Namespace) -> str:
     device = hardware(training_device(settings.device, Processes()))
     return (
         "# Comparison: the paper's systems by one loop\n\n"
-        f"Written by `make comparison` at commit {commit()} on {device}: the hippocampus set of the Medical "
+        f"{written_by('comparison', options)} on {device}: the hippocampus set of the Medical "
         "Segmentation Decathlon, 208 cases to train on and 52 to test, the same for all. Fine-tuning: "
         f"{settings.steps} steps of {settings.batch} patches, {options.seeds} seed(s), last weights; pretraining on "
         "the training images without labels, one length for all pretexts. Networks are of sizes that train on two "

@@ -120,6 +120,15 @@ def gain(with_it: Measured, without: Measured) -> tuple[float, float, float]:
     return float(difference.mean()), float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def written_by(target: str, options: argparse.Namespace) -> str:
+    """The command that a page came of, as a person would type it."""
+    given = [f"--seeds {options.seeds}"] if options.seeds > 1 else []
+    for name in ("set", "pretrain_set"):
+        given += [f"--{name.replace('_', '-')} {setting}" for setting in getattr(options, name, ())]
+    with_options = f" OPTIONS='{' '.join(given)}'" if given else ""
+    return f"Written by `make {target}{with_options}` at commit {commit()}"
+
+
 def figure(measured: dict[tuple[float, str], Measured]) -> Figure:
     """Dice against the share of labels, with 95 % intervals over test cases."""
     drawn = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -145,12 +154,13 @@ def page(
     """The page, in Markdown."""
     state = read_log(pretrained.parents[1])
     rows = list(table(measured))
+    monitors = next(line for line in reversed(state) if "held_out/probe" in line)
     device = hardware(training_device(settings.device, Processes()))
     hours = np.mean([m.hours for m in measured.values()])
     lines = [
         "# Hippocampus: what pretraining without labels gives",
         "",
-        f"Written by `make hippocampus` at commit {commit()} on {device}. Medical Segmentation Decathlon Task04: 260 "
+        f"{written_by('hippocampus', arguments)} on {device}. Medical Segmentation Decathlon Task04: 260 "
         "MRI crops, anterior and posterior hippocampus; 208 to train on, 52 to test, by the seed of the split. "
         f"Pretraining: {state[-1]['step']} steps on the 208 images without labels "
         "([settings](../../training/configs/pretrain-hippocampus.yaml)). Fine-tuning: "
@@ -164,8 +174,27 @@ def page(
         "its 95 % confidence interval (bootstrap over cases).",
         "",
         *rows,
+        "",
+        verdict(measured),
+        "",
+        "At the end of pretraining, on volumes held out from it: of the other volumes "
+        f"{100 * monitors['held_out/probe']:.0f} % lie farther from a view than the second view of its own volume does "
+        f"(chance is 50), and the deepest features vary in {monitors['held_out/rank']:.0f} directions (RankMe).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def verdict(measured: dict[tuple[float, str], Measured]) -> str:
+    """What the intervals say."""
+    better = [
+        f"{name} with {100 * share:g} %"
+        for share in SHARES
+        for start, (name, _) in STARTS.items()
+        if start != "none" and gain(measured[share, start], measured[share, "none"])[1] > 0
+    ]
+    if better:
+        return f"Better than from scratch by an interval that excludes zero: {', '.join(better)}."
+    return "No start from pretrained weights is better than from scratch by an interval that excludes zero."
 
 
 def table(measured: dict[tuple[float, str], Measured]) -> Iterator[str]:
