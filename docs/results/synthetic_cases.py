@@ -29,7 +29,6 @@ CONTRASTS: dict[str, tuple[str, Callable[[Array], tuple[Array, Array]]]] = {
     "isles22": ("DWI > a, ADC ≤ b", lambda image: (image[0], image[1])),
     "isles24": ("Tmax > a, CBF ≤ b", lambda image: (image[2], image[3])),
     "aims-tbi": ("T1 < a", lambda image: (-image[0], np.zeros_like(image[0]))),
-    "isles26": ("T1 < a", lambda image: (-image[0], np.zeros_like(image[0]))),
 }
 
 Mask = npt.NDArray[np.bool_]

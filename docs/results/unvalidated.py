@@ -50,7 +50,7 @@ def main() -> None:
             "",
             *section(bundle.spec, scored),
             "",
-            f"![Outlines]({'../images/' + picture.name})",
+            f"![Outlines](../images/{picture.name})",
             "",
             f"{channel} of the first cases with a lesion, in the slice with most of it: reference in green, network in "
             "red. The patient's left is on the right.",
