@@ -1,11 +1,9 @@
 """Brains in three contrasts: the order of grey values that makes each what it is, equal bytes, and the whole script."""
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +17,7 @@ from segsync_train.data.synthesis.contrast import CONTRASTS, STRUCTURES, TISSUES
 from segsync_train.data.synthesis.tissues import LABELS, Tissue
 from segsync_train.synthesize import render_brains
 
-SCRIPT = Path(__file__).parents[1] / "docs" / "results" / "cross_modality.py"
+SCRIPTS = Path(__file__).parents[1] / "docs" / "results"
 #: Half-axes in voxels of nested ellipsoids, from the outside in: label on the left, label on the right.
 SHELLS = ((11, 24, 24), (10, 3, 42), (8, 2, 41), (5, 10, 49), (3, 4, 43))
 #: Spacing of a map, and to which it is rendered, mm.
@@ -142,18 +140,13 @@ def test_a_file_that_is_no_head_is_told(tmp_path: Path) -> None:
 # --- the script ------------------------------------------------------------------------------------------------------
 
 
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cross_modality", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_the_script_trains_tests_and_writes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import cross_modality
 
-
-def test_the_script_trains_tests_and_writes_its_page(tmp_path: Path) -> None:
     maps = heads(tmp_path / "maps", 4)
     small = [
+        "steps=2",
         "spacing_zyx=[4, 4, 4]",
         "patch_zyx=[16, 16, 16]",
         "network={preset: tiny, overrides: {widths: [4, 8], strides_zyx: [[1, 1, 1], [2, 2, 2]], vil_stages: [1]}}",
@@ -162,11 +155,11 @@ def test_the_script_trains_tests_and_writes_its_page(tmp_path: Path) -> None:
         "device=cpu",
     ]
     arguments = ["--label-maps", str(maps), "--runs", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs")]
-    arguments += ["--training-heads", "2", "--steps", "2", "--pretrain-steps", "2"]
+    arguments += ["--training-heads", "2"]
     for value in small:
         arguments += ["--set", value, "--pretrain-set", value]
     arguments += ["--set", "validation.overlays=0"]
-    script().main(arguments)
+    cross_modality.main(arguments)
     page = (tmp_path / "docs" / "results" / "cross-modality.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith(("| T1-like", "| T2-like", "| CT-like"))]
     assert len(rows) == 6

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hippocampus import CONFIGS, HERE, ROOT, Measured, gain, measure, written_by
+from hippocampus import CONFIGS, HERE, ROOT, Measured, gain, measure, trained_on, written_by
 
 from segsync_train.config import NetworkConfig, RunConfig, TransferConfig
-from segsync_train.devices import Processes, hardware, training_device
 from segsync_train.model import build_network
 from segsync_train.settings import load_settings
 
@@ -62,11 +61,11 @@ def main() -> None:
 
 def page(measured: dict[str, tuple[Measured, int]], settings: RunConfig, options: argparse.Namespace) -> str:
     """The page, in Markdown."""
-    device = hardware(training_device(settings.device, Processes()))
+    device = trained_on(run for found, _ in measured.values() for run in found.runs)
     lines = [
         "# Ablation: what the ViL blocks bring",
         "",
-        f"{written_by('ablation', options)} on {device}. The `tiny` preset of five stages on the "
+        f"{written_by('ablation', options)}, trained on {device}. The `tiny` preset of five stages on the "
         f"hippocampus set, {100 * options.share:g} % of the labels, from scratch, {settings.steps} steps of "
         f"{settings.batch} patches, {options.seeds} seed(s), 52 test cases, last weights. Mean Dice of both labels ± "
         "standard deviation over cases; in brackets the difference from the network without any block and its 95 % "

@@ -18,7 +18,6 @@ from hippocampus import CONFIGS, ROOT, fine_tuned, pretrained_encoder, written_b
 from segsync_train.compare import compare
 from segsync_train.config import RunConfig, TransferConfig
 from segsync_train.data.dataset import find_cases
-from segsync_train.devices import Processes, hardware, training_device
 from segsync_train.evaluate import evaluate
 from segsync_train.runs import RunFolder
 from segsync_train.settings import load_settings
@@ -149,10 +148,9 @@ def pretrained(one: Contestant, settings: RunConfig, options: argparse.Namespace
 def introduction(options: argparse.Namespace) -> str:
     """What was compared, on what, and with which budget."""
     settings = load_settings(RunConfig, CONFIGS / "finetune-fast.yaml", options.set)
-    device = hardware(training_device(settings.device, Processes()))
     return (
         "# Comparison: the paper's systems by one loop\n\n"
-        f"{written_by('comparison', options)} on {device}: the hippocampus set of the Medical "
+        f"{written_by('comparison', options)}: the hippocampus set of the Medical "
         "Segmentation Decathlon, 208 cases to train on and 52 to test, the same for all. Fine-tuning: "
         f"{settings.steps} steps of {settings.batch} patches, {options.seeds} seed(s), last weights; pretraining on "
         "the training images without labels, one length for all pretexts. Networks are of sizes that train on two "

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from hippocampus import CONFIGS, ROOT, trained_on, written_by
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
@@ -22,19 +23,17 @@ from segsync_train.checkpoints import load_checkpoint
 from segsync_train.config import RunConfig
 from segsync_train.data.dataset import cached_cases, find_cases, open_cases
 from segsync_train.data.synthesis.contrast import CONTRASTS
-from segsync_train.devices import Processes, amp_dtype, autocast, hardware, training_device
+from segsync_train.devices import Processes, amp_dtype, autocast, training_device
 from segsync_train.finetune import finetune
 from segsync_train.model import trained_network
 from segsync_train.pretrain import pretrain
-from segsync_train.runs import RunFolder, commit, read_log
+from segsync_train.runs import RunFolder, read_log
 from segsync_train.settings import load_settings
 from segsync_train.ssl.config import PretrainConfig
 from segsync_train.synthesize import render_brains
 from segsync_train.validation import foreground_predictor, validate, windows_of
 
 DOCS = Path(__file__).parents[1]
-ROOT = DOCS.parent
-CONFIGS = ROOT / "training" / "configs"
 TITLES = {"t1": "T1-like", "t2": "T2-like", "ct": "CT-like"}
 #: How training starts, with its name on the page.
 STARTS = {"none": "scratch", "full": "pretrained on all three, without labels"}
@@ -55,10 +54,11 @@ class Heads:
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean Dice of the four structures (trained on, tested on, seed, head), and how long a run took."""
+    """Mean Dice of the four structures (trained on, tested on, seed, head), how long a run took, and the runs."""
 
     dice: Values
     minutes: float
+    runs: tuple[RunFolder, ...]
 
     @property
     def matrix(self) -> Values:
@@ -79,8 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--docs", type=Path, default=DOCS, help="where results/ and images/ are written")
     parser.add_argument("--training-heads", type=int, default=12, help="the rest test")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=600, help="of each of the six fine-tunings of a seed")
-    parser.add_argument("--pretrain-steps", type=int, default=800)
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE over the settings of fine-tuning")
     parser.add_argument("--pretrain-set", action="append", default=[], help="KEY=VALUE over those of pretraining")
     options = parser.parse_args(arguments)
@@ -94,35 +92,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     heads = Heads(tuple(names[: options.training_heads]), tuple(names[options.training_heads :]))
     pretrained = pretrained_encoder(cases, heads, options)
-    measured = {start: measure(start, cases, heads, pretrained, options) for start in STARTS}
+    measured = {start: measure(start, cases, heads, pretrained.best, options) for start in STARTS}
     picture = options.docs / "images" / "cross-modality.png"
     text = options.docs / "results" / "cross-modality.md"
     for path in (picture, text):
         path.parent.mkdir(parents=True, exist_ok=True)
     figure(measured, cases, heads.test[0]).savefig(picture, dpi=150)
-    text.write_text(page(measured, heads, options), encoding="utf-8")
+    text.write_text(page(measured, heads, pretrained, options), encoding="utf-8")
     sys.stdout.write(f"{text}\n")
 
 
-def pretrained_encoder(cases: Path, heads: Heads, options: argparse.Namespace) -> Path:
+def pretrained_encoder(cases: Path, heads: Heads, options: argparse.Namespace) -> RunFolder:
     """Pretrain on the training heads in all contrasts, without their labels."""
     folders = ", ".join(f"{{folder: {cases / contrast}, layout: nnunet}}" for contrast in CONTRASTS)
     where = [
         f"data.folders=[{folders}]",
         f"data.exclude=[{', '.join(heads.test)}]",
         f"data.cache={options.runs / 'cache'}",
-        f"steps={options.pretrain_steps}",
     ]
     config = load_settings(PretrainConfig, CONFIGS / "pretrain-cross-modality.yaml", [*where, *options.pretrain_set])
     folder = RunFolder(options.runs / "pretrain")
     pretrain(config, folder.folder, resume=folder.last.is_file())
-    return folder.best
+    return folder
 
 
 def measure(start: str, cases: Path, heads: Heads, pretrained: Path, options: argparse.Namespace) -> Measured:
     """Fine-tune on each contrast, once a seed, and test the last weights on every contrast of the test heads."""
     dice = np.zeros((len(CONTRASTS), len(CONTRASTS), options.seeds, len(heads.test)))
-    minutes = []
+    minutes, runs = [], []
     for seed in range(options.seeds):
         for row, trained in enumerate(CONTRASTS):
             where = [
@@ -133,19 +130,18 @@ def measure(start: str, cases: Path, heads: Heads, pretrained: Path, options: ar
                 f"data.training_cases=[{', '.join(heads.training)}]",
                 f"data.validation_cases=[{', '.join(heads.test)}]",
                 f"transfer={{mode: {start}, checkpoint: {'null' if start == 'none' else pretrained}}}",
-                f"steps={options.steps}",
-                f"validation.every={options.steps}",
             ]
             config = load_settings(RunConfig, CONFIGS / "cross-modality.yaml", [*where, *options.set])
             folder = RunFolder(options.runs / f"{start}-{trained}-{seed}")
             finetune(config, folder.folder, resume=folder.last.is_file())
             speeds = [line["train/steps_per_second"] for line in read_log(folder.folder) if "train/loss" in line]
             minutes.append(config.steps / float(np.mean(speeds)) / 60)
+            runs.append(folder)
             folders = [cases / tested for tested in CONTRASTS]
             for column, found in enumerate(tested_on(folder, folders, heads, options.runs / "cache")):
                 dice[row, column, seed] = found
                 log.info("%s, tested on %s: Dice %.3f", config.name, folders[column].name, found.mean())
-    return Measured(dice, float(np.mean(minutes)))
+    return Measured(dice, float(np.mean(minutes)), tuple(runs))
 
 
 def tested_on(run: RunFolder, folders: Sequence[Path], heads: Heads, cache: Path) -> Iterator[Values]:
@@ -202,26 +198,26 @@ def heat_map(axes: Axes, matrix: Values, title: str, colours: str, limits: tuple
     axes.set_title(title)
 
 
-def page(measured: dict[str, Measured], heads: Heads, options: argparse.Namespace) -> str:
+def page(measured: dict[str, Measured], heads: Heads, pretrained: RunFolder, options: argparse.Namespace) -> str:
     """The page, in Markdown."""
-    device = hardware(training_device("auto", Processes()))
     minutes = np.mean([found.minutes for found in measured.values()])
+    runs = [run for found in measured.values() for run in found.runs]
     same, other = (gain(measured, kind) for kind in (True, False))
     lines = [
         "# Trained on one contrast, tested on another",
         "",
-        f"Written by `make cross-modality` at commit {commit()} on {device}. The paper (appendix B, figure 9) says of "
-        "pretraining without labels that its features are independent of the modality. Here the same brains are seen "
-        "in three ways, so that nothing but the contrast differs: anatomical label maps rendered as T1-weighted MRI, "
-        "T2-weighted MRI and CT "
+        f"{written_by('cross-modality', options)}, trained on {trained_on(runs)}. The paper (appendix B, figure 9) "
+        "says of pretraining without labels that its features are independent of the modality. Here the same brains "
+        "are seen in three ways, so that nothing but the contrast differs: anatomical label maps rendered as "
+        "T1-weighted MRI, T2-weighted MRI and CT "
         "([contrast.py](../../training/segsync_train/data/synthesis/contrast.py)), without skull, at "
         f"{SPACING_MM:g} mm. {len(heads.training)} heads train, {len(heads.test)} test; grey matter, white matter, "
         "ventricles and deep grey matter are to be found.",
         "",
-        f"Pretraining: {options.pretrain_steps} steps on the {len(heads.training)} training heads in all three "
+        f"Pretraining: {last_step(pretrained)} steps on the {len(heads.training)} training heads in all three "
         "contrasts, without labels "
         "([settings](../../training/configs/pretrain-cross-modality.yaml)). Fine-tuning: one contrast with labels, "
-        f"{options.steps} steps, {minutes:.0f} minutes a run, {options.seeds} seed(s), the same for both starts "
+        f"{last_step(runs[0])} steps, {minutes:.0f} minutes a run, {options.seeds} seed(s), the same for both starts "
         "([settings](../../training/configs/cross-modality.yaml)). The last weights are scored, once.",
         "",
         "![The three contrasts, and Dice of every pair](../images/cross-modality.png)",
@@ -241,6 +237,11 @@ def page(measured: dict[str, Measured], heads: Heads, options: argparse.Namespac
         "between real scanners, and between the heart in CT and in MRI, it may be otherwise.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def last_step(run: RunFolder) -> int:
+    """How long a run was."""
+    return int(read_log(run.folder)[-1]["step"])
 
 
 def table(found: Measured) -> Iterator[str]:

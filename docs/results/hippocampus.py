@@ -6,7 +6,7 @@ A run that was cut off goes on where it was; runs that are finished are not run 
 import argparse
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,9 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from scipy import stats
 
+from segsync_train.checkpoints import load_checkpoint
 from segsync_train.config import FolderData, RunConfig, TransferConfig
 from segsync_train.data.dataset import find_cases, split_cases
-from segsync_train.devices import Processes, hardware, training_device
 from segsync_train.finetune import finetune
 from segsync_train.pretrain import pretrain
 from segsync_train.runs import RunFolder, commit, read_log
@@ -39,10 +39,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean Dice of both labels in every test case (seeds, cases), and how long a run took."""
+    """Mean Dice of both labels in every test case (seeds, cases), how long a run took, and the runs."""
 
     dice: Values
     hours: float
+    runs: tuple[RunFolder, ...]
 
 
 def main() -> None:
@@ -61,9 +62,7 @@ def main() -> None:
     measured = {}
     for share in SHARES:
         for start in STARTS:
-            transfer = TransferConfig.model_validate(
-                {"mode": start, "checkpoint": None if start == "none" else pretrained}
-            )
+            transfer = settings.transfer.model_copy(update={"mode": start, "checkpoint": pretrained})
             measured[share, start] = measure(settings, start, share, transfer, arguments.runs, arguments.seeds)
     figure(measured).savefig(HERE.parent / "images" / "hippocampus.png", dpi=150)
     (HERE / "hippocampus.md").write_text(page(measured, settings, arguments, pretrained), encoding="utf-8")
@@ -103,14 +102,20 @@ def fine_tuned(
 def measure(settings: RunConfig, name: str, share: float, transfer: TransferConfig, runs: Path, seeds: int) -> Measured:
     """Fine-tune once a seed."""
     dice, hours = [], 0.0
-    for seed in range(seeds):
-        lines = read_log(fine_tuned(settings, name, share, seed, transfer, runs).folder)
+    done = tuple(fine_tuned(settings, name, share, seed, transfer, runs) for seed in range(seeds))
+    for run in done:
+        lines = read_log(run.folder)
         cases = next(line["validation/cases"] for line in reversed(lines) if "validation/cases" in line)
         dice.append([np.mean(case["dice"]) for case in cases])
         hours += (
             sum(settings.log_every / line["train/steps_per_second"] for line in lines if "train/loss" in line) / 3600
         )
-    return Measured(np.array(dice), hours / seeds)
+    return Measured(np.array(dice), hours / seeds, done)
+
+
+def trained_on(runs: Iterable[RunFolder]) -> str:
+    """The hardware that the runs were trained on, as their checkpoints have it."""
+    return " and ".join(sorted({str(load_checkpoint(run.last).state["hardware"]) for run in runs}))
 
 
 def gain(with_it: Measured, without: Measured) -> tuple[float, float, float]:
@@ -155,12 +160,12 @@ def page(
     state = read_log(pretrained.parents[1])
     rows = list(table(measured))
     monitors = next(line for line in reversed(state) if "held_out/probe" in line)
-    device = hardware(training_device(settings.device, Processes()))
+    device = trained_on(run for found in measured.values() for run in found.runs)
     hours = np.mean([m.hours for m in measured.values()])
     lines = [
         "# Hippocampus: what pretraining without labels gives",
         "",
-        f"{written_by('hippocampus', arguments)} on {device}. Medical Segmentation Decathlon Task04: 260 "
+        f"{written_by('hippocampus', arguments)}, trained on {device}. Medical Segmentation Decathlon Task04: 260 "
         "MRI crops, anterior and posterior hippocampus; 208 to train on, 52 to test, by the seed of the split. "
         f"Pretraining: {state[-1]['step']} steps on the 208 images without labels "
         "([settings](../../training/configs/pretrain-hippocampus.yaml)). Fine-tuning: "

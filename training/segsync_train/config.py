@@ -211,7 +211,8 @@ class RunConfig(Frozen):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     seed: int = 0
     device: str = "auto"
-    #: Mixed precision: `auto` is bfloat16 on a GPU that has it, else float16, and float32 on a CPU.
+    #: Mixed precision: `auto` is bfloat16 on a GPU that has it, else float16, and float32 on a CPU. `bf16` is worth
+    #: asking for on a CPU with AMX: the tiny preset's steps took 0.56 to 0.66 of the time.
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     #: torch.compile: worth its minutes on long GPU runs.
     compile: bool = False
