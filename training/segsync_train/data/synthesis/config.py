@@ -96,7 +96,7 @@ class AcquisitionConfig(Frozen):
 
 
 class T1Acquisition(AcquisitionConfig):
-    """A T1 series: mostly whole heads, thin slices in any orientation, strong coil profiles; nothing echo-planar."""
+    """A T1 series: mostly whole heads, thin slices in any orientation; nothing echo-planar."""
 
     stripped: Share = 0.35
     slice_axis: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.55, 0.1, 0.35)
@@ -106,7 +106,9 @@ class T1Acquisition(AcquisitionConfig):
     thin_mm: Range = (0.8, 1.6)
     in_plane_mm: Range = (0.7, 2.4)
     noise: Range = (0.008, 0.08)
-    bias: Range = (0.0, 0.3)
+    coil_exponent: Range = (0.0, 0.9)
+    corrected: Share = 0.5
+    bias: Range = (0.0, 0.2)
     #: Share of series with the traces of a moving head.
     motion: Share = 0.25
     #: Share of whole heads without a face, and with everything outside of the head set to zero.
@@ -119,7 +121,7 @@ class TraumaConfig(Frozen):
 
     none: Share = 0.33
     #: Weights of: contusions; axonal injury; both; a lesion of an infarct's shape; that and contusions.
-    kinds: tuple[NonNegativeFloat, ...] = (0.42, 0.14, 0.16, 0.16, 0.12)
+    kinds: tuple[NonNegativeFloat, ...] = (0.44, 0.08, 0.14, 0.2, 0.14)
     #: Weights of one, two, … contusions, and their radius.
     contusions: tuple[NonNegativeFloat, ...] = (0.35, 0.27, 0.18, 0.12, 0.08)
     contusion_mm: Range = (4.0, 30.0)
@@ -156,7 +158,7 @@ class T1Config(Frozen):
     #: Share of samples in which every tissue is brighter or darker than physics has it, and in which nothing is left
     #: of physics.
     altered: Share = 0.15
-    random: Share = 0.07
+    random: Share = 0.04
     trauma: TraumaConfig = TraumaConfig()
     stroke: OldStrokeConfig = OldStrokeConfig()
     #: Share of large old lesions that the ventricle widens towards.

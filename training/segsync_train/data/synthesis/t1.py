@@ -20,8 +20,9 @@ from segsync_train.data.synthesis.scene import Scene
 from segsync_train.data.synthesis.sequences import MATTER, Matter, draw_sequence
 from segsync_train.data.synthesis.tissues import INTRACRANIAL, PARENCHYMA, Tissue
 
-#: What tells a lesion from no lesion, relative to the signal of white matter, and in standard deviations of the noise.
-VISIBLE, VISIBLE_NOISE = 0.07, 1.2
+#: What tells a lesion from no lesion, relative to the signal of white matter there, and in standard deviations of the
+#: noise.
+VISIBLE, VISIBLE_NOISE = 0.12, 2.0
 
 
 def render(
@@ -110,17 +111,18 @@ def _acquired(
     inside = scanner.within_skull(draw, scene)
     seen = gaussian(change.abs() * outline, 1.0) / gaussian(outline, 1.0).clamp(min=0.05)
 
-    image = image * scanner.receive_profile(draw, scene, chosen)
+    profile = scanner.receive_profile(draw, scene, chosen)
+    image = image * profile
     thickness = chosen.slice_mm if draw.chance(chosen.thick) else chosen.thin_mm
     slices = scanner.draw_slices(draw, scene, chosen, thickness)
     image = scanner.point_spread(draw, scanner.add_motion(draw, image, chosen.motion), scene, slices, chosen)
-    image, outline, seen, inside, air = slices.acquire(
-        torch.stack([image, outline, seen, inside, 1 - scene.tissues.sum(0)])
+    image, outline, seen, received, inside, air = slices.acquire(
+        torch.stack([image, outline, seen, seen * profile, inside, 1 - scene.tissues.sum(0)])
     ).unbind()
     image = image * scanner.slice_gains(draw, slices, draw.uniform((0.0, 0.02)) * draw.chance(chosen.thick))
     noise = draw.log_uniform(chosen.noise)
     image = scanner.add_noise(draw, image, noise, draw.uniform((0.0, 0.6)), slices.axis)
-    marked = (outline > draw.uniform((0.35, 0.5))) & (seen > max(VISIBLE, VISIBLE_NOISE * noise))
+    marked = (outline > draw.uniform((0.35, 0.5))) & (seen > VISIBLE) & (received > VISIBLE_NOISE * noise)
     if scene.stripped:
         kept = scanner.brain_mask(draw, inside, scene.spacing_mm)
         image, marked = image * kept, marked & (kept > 0)
