@@ -38,6 +38,8 @@ def main() -> None:
         "hand: not in training, not here. Where synthetic images are unlike a scanner's, these figures say nothing.",
     ]
     for task, (channel, place) in TASKS.items():
+        if not (arguments.weights / task).is_dir():
+            continue
         bundle = load_bundle(arguments.weights / task, task)
         scored = list(scored_cases(bundle, arguments.sources, arguments.cache, arguments.cases))
         picture = DOCS / "images" / f"unvalidated-{task}.png"
