@@ -112,10 +112,11 @@ def dice(a: Mask, b: Mask) -> float:
 def training(spec: ModelSpec) -> str:
     """How the weights were made, as a sentence of a page."""
     made = spec.provenance
+    before = made["inherited"]
+    after = f" after {before['steps']} steps in {before['hours']:g} hours" if before["steps"] else ""
     return (
         f"{made['parameters'] / 1e6:.2f} million parameters, {made['steps']} steps in {made['training_hours']:g} hours "
-        f"on {made['hardware']} after {made['inherited']['steps']} steps in {made['inherited']['hours']:g} hours, "
-        f"synthetic images alone ([card](../../weights/{spec.task}/MODEL_CARD.md))."
+        f"on {made['hardware']}{after}, synthetic images alone ([card](../../weights/{spec.task}/MODEL_CARD.md))."
     )
 
 
