@@ -76,6 +76,8 @@ def processes(device: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if gpu else "gloo")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), dist.get_node_local_rank())
+        # They leave together: now and then a process aborted as it ended while another was still at work.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
