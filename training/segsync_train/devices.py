@@ -10,6 +10,10 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+
+# Its functions keep the group that they find when first imported, which DistributedDataParallel does: none, here.
+# A group that is kept keeps gloo's threads; one that gives back a tensor as the interpreter ends aborts the process.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from segsync.errors import ResourceError
