@@ -75,7 +75,7 @@ def write_scores(
             hours=0.5,
             inherited_steps=300,
             inherited_hours=1.0,
-            hardware="2 threads of a x86_64 CPU",
+            hardware="2 threads of an x86_64 CPU",
             seconds_per_step=1.5 + seed,
             peak_memory_mib=2048.0,
         ),

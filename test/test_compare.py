@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 
 from builders import grid_of, write_image
-from score_folders import write_scores
+from score_folders import CASES, write_scores
 from segsync.errors import InputError
 from segsync_train.cli import main
 from segsync_train.compare import reference_of
 from segsync_train.comparison.cells import best, interval, p_value, signed
 from segsync_train.comparison.montage import chosen_cases, montage_figure
+from segsync_train.comparison.order import HOLDS, REVERSED, UNDECIDED, order_table, pairs
 from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.published import of_data, published
 from segsync_train.comparison.scores import DICE, HD95, MEAN, METRICS, Setting, read_run
@@ -221,6 +222,25 @@ def test_published_numbers_are_the_papers() -> None:
     assert (peers["SwinMM"].p, peers["SwinMM"].values["dice"]) == ("0.002", (0.91, 0.03))
 
 
+def test_the_papers_order_is_held_against_ours(tmp_path: Path) -> None:
+    """One pair each way, one undecided; systems with a backbone go by its pretext's name."""
+    skills = {"3D-SegSync": 0.8, "3D-UNet": 0.9, "VoCo, A": 0.7, "SwinMM, A": 0.6, "SwinSSL, B": 0.5, "MAE, A": 0.4}
+    setting = setting_of(*(write_scores(tmp_path / name, name, skill) for name, skill in skills.items()))
+    found = {(pair.ahead, pair.behind): pair for pair in pairs(setting, published())}
+    # Of the paper's tables one has the pretexts, without 3D-UNet; none has MAE; A and B are no pair.
+    peers = ("VoCo, A", "SwinMM, A", "SwinSSL, B")
+    expected = {("3D-SegSync", "3D-UNet"), ("VoCo, A", "SwinMM, A"), *(("3D-SegSync", peer) for peer in peers)}
+    assert set(found) == expected
+    turned = found["3D-SegSync", "3D-UNet"]
+    assert (turned.verdict, found["VoCo, A", "SwinMM, A"].verdict) == (REVERSED, HOLDS)
+    assert turned.published == pytest.approx(0.087135, abs=1e-6)  # by hand, from Tables 3 to 9
+    assert turned.p == pytest.approx(5 * 2 / 2**8)  # one sign in each of eight cases, five pairs
+    few = [write_scores(tmp_path / f"few {name}", name, skills[name], cases=CASES[:5]) for name in list(skills)[:2]]
+    assert [pair.verdict for pair in pairs(setting_of(*few), published())] == [UNDECIDED]  # p cannot be below 1/16
+    table = order_table(setting, list(found.values()))
+    assert [section.title.partition(":")[2] for section in table.sections] == [" 4 of 5 pairs", " 1 of 5 pairs"]
+
+
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +293,16 @@ def test_masks_are_drawn_where_they_are(tmp_path: Path) -> None:
     assert shown == [setting.cases[order[place]] for place in (1, 2, 3)]  # quartiles of five
 
 
+def test_many_systems_stand_in_several_rows(tmp_path: Path) -> None:
+    names = [f"system {number}" for number in range(9)]
+    figure = montage_figure(setting_of(*with_masks(tmp_path, dict.fromkeys(names, 0.9)), reference=names[0]))
+    assert figure is not None
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["image", "truth", *names, ""] * 3  # two rows of six a case, the last panel empty
+    heights = [axes.get_position().y0 for axes in figure.axes[:12]]
+    assert min(heights[:6]) > max(heights[6:])
+
+
 def test_pictures_are_left_out_where_images_are_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folders = with_masks(tmp_path, {"3D-SegSync": 0.9, "3D-UNet": 0.8})
     for path in tmp_path.glob("*-label.nii.gz"):
@@ -322,6 +352,7 @@ def test_every_file_is_written_and_says_what_the_scores_say(
             assert (row["p"] == "") == (row["system"] == "3D-SegSync")
     markdown = (out / "tables" / "data-mmwhs-ct.md").read_text()
     assert "| SwinMM (published) | 0.910 ± 0.030 | 17.33 ± 2.80 |" in markdown
+    assert "mmwhs-ct: the paper's order" in markdown
     assert "published" not in (out / "tables" / "data-mmwhs-mr-from-mmwhs-ct.md").read_text()
     text = (out / "index.html").read_text(encoding="utf-8")
     page = Page(text)

@@ -223,7 +223,7 @@ def compare(
     reference: Annotated[
         str | None, typer.Option("--reference", help="System that others are tested against; else 3D-SegSync.")
     ] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's published numbers beside them.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers and its order beside them.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Set evaluated systems side by side as the paper does: tables, tests, rankings, figures and one page.

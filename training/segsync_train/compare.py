@@ -22,6 +22,7 @@ from segsync_train.comparison.figures import (
     significance_figure,
 )
 from segsync_train.comparison.montage import montage_figure
+from segsync_train.comparison.order import order_table, pairs
 from segsync_train.comparison.page import Chapter, Picture, page
 from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.published import Published, published
@@ -46,7 +47,8 @@ def compare(runs: Sequence[str], output: Path, *, reference: str | None = None, 
     """Compare runs (`FOLDER`, or `NAME=FOLDER` to name its system) and write everything to `output`; returns the page.
 
     reference: the system that the others are tested against; None takes 3D-SegSync, or else the first one given.
-    paper: set the paper's numbers beside ours. Raises InputError where runs cannot be compared, OutputError.
+    paper: set the paper's numbers and its order beside ours. Raises InputError where runs cannot be compared,
+    OutputError.
     """
     read = [read_run(run) for run in runs]
     names = list(dict.fromkeys(run.name for run in read))
@@ -110,6 +112,9 @@ def _apart(
         tables = [data_table(setting, tests, reference, paper)]
         if tests:
             tables.append(differences_table(setting, tests, reference))
+        ordered = pairs(setting, paper)
+        if ordered:
+            tables.append(order_table(setting, ordered))
         texts = {
             f"data-{setting.slug}.csv": data_csv(setting, tests),
             f"data-{setting.slug}.md": "\n".join(table.markdown() for table in tables),

@@ -111,7 +111,7 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     count = torch.get_num_threads()
-    return f"{count} thread{'s' if count > 1 else ''} of a {platform.machine()} CPU"
+    return f"{count} thread{'s' if count > 1 else ''} of an {platform.machine()} CPU"
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -14,15 +14,13 @@ from matplotlib.patches import Patch
 from segsync_train.comparison.published import Published, of_data
 from segsync_train.comparison.ranking import rank
 from segsync_train.comparison.scores import DICE, HD95, Metric, Setting
-from segsync_train.comparison.statistics import Values, beats
+from segsync_train.comparison.statistics import LEVEL, Values, beats
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++", "ooo")
 INK, LINE, YES, NO = "#1b1f24", "#c4cbd2", "#F0E442", "#0072B2"
-#: p below which a system is better than another.
-LEVEL = 0.05
-#: Side of a panel in inches, points of its title, and boxes that stand in one row.
-PANEL, TITLE, BOXES = 2.9, 9, 32
+#: Side of a panel and width of a legend's letter in inches, points of a title, and boxes that stand in one row.
+PANEL, LETTER, TITLE, BOXES = 2.9, 0.065, 9, 32
 
 Group = TypeVar("Group")
 
@@ -51,7 +49,7 @@ def labels_figure(setting: Setting, look: Mapping[str, Look]) -> Figure:
     rows = _rows(list(groups), len(setting.systems))
     figure = _sheet(len(rows), _width(rows, len(setting.systems)), 0.5 + 2.8 * len(rows))
     for axes, names in zip(figure.axes, rows, strict=True):
-        _boxes(axes, {name: groups[name] for name in names}, look)
+        _boxes(axes, {name: groups[name] for name in names}, look, len(rows[0]))
         axes.set_ylabel(DICE.title)
     _legend(figure, setting.systems, look)
     return figure
@@ -65,7 +63,7 @@ def data_figure(settings: Sequence[Setting], look: Mapping[str, Look], paper: Se
     panels = [(row, metric) for row in rows for metric in (DICE, HD95)]
     for axes, (row, metric) in zip(figure.axes, panels, strict=True):
         groups = {_lines(setting): dict(zip(setting.systems, setting.of(metric), strict=True)) for setting in row}
-        places = _boxes(axes, groups, look)
+        places = _boxes(axes, groups, look, len(rows[0]))
         axes.set_ylabel(metric.title)
         for setting in row:
             for given in [] if setting.crossed else of_data(tuple(paper), setting.data):
@@ -162,9 +160,9 @@ def ranking_figure(settings: Sequence[Setting], look: Mapping[str, Look]) -> Fig
 
 
 def _boxes(
-    axes: Axes, groups: Mapping[str, Mapping[str, Values]], look: Mapping[str, Look]
+    axes: Axes, groups: Mapping[str, Mapping[str, Values]], look: Mapping[str, Look], room: int
 ) -> dict[tuple[str, str], float]:
-    """Boxes with every case as a dot, in groups; returns the place of each group's systems."""
+    """Boxes with every case as a dot, in groups, with room for so many; returns the place of each group's systems."""
     systems = list(dict.fromkeys(system for values in groups.values() for system in values))
     places: dict[tuple[str, str], float] = {}
     thin = {"linewidth": 0.8}
@@ -183,7 +181,7 @@ def _boxes(
             axes.plot(place + jitter, known, "o", color=INK, mec="white", mew=0.3, ms=2.6, alpha=0.7, zorder=3)
     middle = (len(systems) - 1) / 2
     axes.set_xticks([group * (len(systems) + 1) + middle for group in range(len(groups))], groups)
-    axes.set_xlim(-1, len(groups) * (len(systems) + 1) - 1)
+    axes.set_xlim(-1, room * (len(systems) + 1) - 1)
     axes.tick_params(axis="x", length=0)
     for group in range(1, len(groups)):
         axes.axvline(group * (len(systems) + 1) - 1, color=LINE, linewidth=0.8)
@@ -214,7 +212,9 @@ def _legend(figure: Figure, systems: Sequence[str], look: Mapping[str, Look]) ->
     patches = [
         Patch(edgecolor=INK, facecolor=look[name].colour, hatch=look[name].hatch, label=name) for name in systems
     ]
-    figure.legend(handles=patches, loc="outside upper center", ncols=min(4, len(patches)), frameon=False, fontsize=8)
+    widest = 0.8 + LETTER * max(map(len, systems))
+    columns = max(1, min(4, len(patches), int(figure.get_figwidth() / widest)))
+    figure.legend(handles=patches, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
 
 
 def _systems(settings: Sequence[Setting]) -> list[str]:

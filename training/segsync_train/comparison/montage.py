@@ -5,6 +5,7 @@ with most of the truth, the patient's right on the left.
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ Picture = npt.NDArray[np.generic]
 #: Okabe and Ito's, the most conspicuous on grey first; then white and black for an eighth and ninth label.
 COLOURS = ("#D55E00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#E69F00", "#0072B2", "#FFFFFF", "#000000")
 QUARTILES = (0.25, 0.5, 0.75)
+#: Panels in one row.
+WIDEST = 9
 #: Share of the colour in a label's fill; its outline is solid.
 FILL = 0.45
 
@@ -52,7 +55,9 @@ def chosen_cases(setting: Setting) -> tuple[str, ...]:
 
 
 def montage_figure(setting: Setting) -> Figure | None:
-    """A row a case, a column a system; None where no run kept its masks or the images are gone, which is logged."""
+    """A row or several a case, a panel a system; None where no run kept its masks or the images are gone, which is
+    logged.
+    """
     if not any(run.system.masks for runs in setting.runs.values() for run in runs):
         log.info("no pictures of %s: expected masks of its cases, found none; evaluate with --masks", setting.title)
         return None
@@ -63,20 +68,24 @@ def montage_figure(setting: Setting) -> Figure | None:
         log.warning("no pictures of %s: %s", setting.title, error)
         return None
     systems = [system for system in setting.systems if any(system in row.masks for row in rows.values())]
-    columns = ["image", "truth", *systems]
+    titles = ["image", "truth", *systems]
+    lines = math.ceil(len(titles) / WIDEST)
+    columns = math.ceil(len(titles) / lines)
     tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    figure = Figure(figsize=(1.7 * len(columns), 1.85 * len(rows) + 0.6), layout=tight)
-    panels = figure.subplots(len(rows), len(columns), squeeze=False)
-    for line, (case, row) in zip(panels, rows.items(), strict=True):
-        for axes, column in zip(line, columns, strict=True):
-            shown = {"image": None, "truth": row.truth}.get(column, row.masks.get(column))
+    figure = Figure(figsize=(1.7 * columns, (1.85 + 0.15 * (lines > 1)) * len(rows) * lines + 0.6), layout=tight)
+    panels = figure.subplots(len(rows) * lines, columns, squeeze=False).reshape(len(rows), lines * columns)
+    for place, (line, (case, row)) in enumerate(zip(panels, rows.items(), strict=True)):
+        dice = dict(zip(setting.systems, setting.of(DICE)[:, setting.cases.index(case)], strict=True))
+        for axes, title in zip(line, titles, strict=False):
+            shown = {"image": None, "truth": row.truth}.get(title, row.masks.get(title))
             _draw(axes, row, shown, labels)
-        dice = setting.of(DICE)[:, setting.cases.index(case)]
-        for system, axes in zip(systems, line[2:], strict=True):
-            axes.set_xlabel(f"Dice {dice[setting.systems.index(system)]:.2f}", fontsize=7, labelpad=2)
+            if title in dice:
+                axes.set_xlabel(f"Dice {dice[title]:.2f}", fontsize=7, labelpad=2)
+            if place == 0 or lines > 1:
+                axes.set_title(title, fontsize=8)
         line[0].set_ylabel(case, fontsize=7)
-    for axes, column in zip(panels[0], columns, strict=True):
-        axes.set_title(column, fontsize=8)
+        for axes in line[len(titles) :]:
+            axes.set_axis_off()
     names = [
         Patch(facecolor=COLOURS[place % len(COLOURS)], edgecolor="black", label=setting.labels[value])
         for place, value in enumerate(labels)

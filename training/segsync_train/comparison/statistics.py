@@ -15,6 +15,8 @@ from scipy import stats
 Values = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
+#: p below which two systems are told apart.
+LEVEL = 0.05
 #: Draws of the bootstrap, and the confidence of its interval.
 DRAWS, CONFIDENCE = 9999, 0.95
 #: Digits that differences are compared with: rounding must not tell equal ones apart.
