@@ -8,7 +8,8 @@ import argparse
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,11 @@ from typing import Literal
 from hippocampus import CONFIGS, ROOT, fine_tuned, pretrained_encoder, written_by
 
 from segsync_train.compare import compare
+from segsync_train.comparison.order import HOLDS, REVERSED, UNDECIDED, pairs
+from segsync_train.comparison.pooling import pool
+from segsync_train.comparison.published import published
+from segsync_train.comparison.scores import DICE, Setting, read_run
+from segsync_train.comparison.statistics import LEVEL, difference, holm
 from segsync_train.config import RunConfig, TransferConfig
 from segsync_train.data.dataset import find_cases
 from segsync_train.evaluate import evaluate
@@ -113,7 +119,8 @@ def compared(share: float, options: argparse.Namespace) -> str:
     compare(runs, folder, paper=True)
     images = options.docs / "images"
     images.mkdir(parents=True, exist_ok=True)
-    parts = [f"## {100 * share:g} % of the labels\n"]
+    (setting,) = pool([read_run(run) for run in runs], CONTESTANTS[0].name)
+    parts = [f"## {100 * share:g} % of the labels\n", *in_short(setting)]
     for table in ("data-hippocampus", "budget"):
         found = folder / "tables" / f"{table}.md"
         if found.is_file():
@@ -123,6 +130,32 @@ def compared(share: float, options: argparse.Namespace) -> str:
         shutil.copyfile(picture, images / name)
         parts.append(f"![{picture.stem.replace('-', ' ')}](../images/{name})\n")
     return "\n".join(parts) + "\n"
+
+
+def in_short(setting: Setting) -> Iterator[str]:
+    """The best system, what pretraining changes, and the paper's order, each in a line."""
+    dice = dict(zip(setting.systems, setting.of(DICE), strict=True))
+    means = {name: float(values.mean()) for name, values in dice.items()}
+    best, own = max(means, key=means.__getitem__), CONTESTANTS[0].name
+    yield f"- Highest mean Dice: {best}, {means[best]:.3f}; {own}: {means[own]:.3f}."
+    scratch = {one.network: one.name for one in CONTESTANTS if one.pretext is None}
+    starts = {one.name: scratch[one.network] for one in CONTESTANTS if one.pretext}
+    gains = {name: difference(dice[name], dice[base]) for name, base in starts.items()}
+    told = dict(zip(gains, (p < LEVEL for p in holm([gain.p for gain in gains.values()])), strict=True))
+    better, worse = (
+        [f"`{name}` ({gain.mean:+.3f})" for name, gain in gains.items() if told[name] and (gain.effect > 0) == ahead]
+        for ahead in (True, False)
+    )
+    yield (
+        f"- Pretrained against the same network from scratch (p < {LEVEL:g}, Holm over {len(gains)}): better "
+        f"{', '.join(better) or 'none'}; worse {', '.join(worse) or 'none'}; the others are not told apart."
+    )
+    verdicts = Counter(pair.verdict for pair in pairs(setting, published()))
+    yield (
+        f"- Of {verdicts.total()} pairs of systems that the paper orders, {verdicts[HOLDS]} stand in the same order "
+        f"here, {verdicts[REVERSED]} in the opposite one, {verdicts[UNDECIDED]} are not told apart: the table of the "
+        "paper's order below has them all.\n"
+    )
 
 
 def scored(one: Contestant, share: float, seed: int, options: argparse.Namespace) -> str:
@@ -159,7 +192,8 @@ def introduction(options: argparse.Namespace) -> str:
         "cores (the budget table has them); the paper's, whose order is held against ours below, are larger ones on "
         "other data. Systems that share a backbone (`3D-SegSync`, `xLSTM-UNet` and those named `…, xLSTM-UNet`; "
         "`UNETR` and `SwinUNETR` with those named after them) differ in the pretext alone; without one they start "
-        "from scratch.\n\n"
+        "from scratch. All tests are over the test cases: how much a system's score changes with the seed is not in "
+        "them.\n\n"
     )
 
 

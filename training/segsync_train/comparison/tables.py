@@ -157,8 +157,8 @@ def budget_table(settings: Sequence[Setting]) -> Table:
     )  # fmt: skip
     sections = [Section(setting.title, tuple(_budget_rows(setting))) for setting in settings]
     note = (
-        "GFLOP: forward pass of one patch, a multiply-add counts as two. Seconds a step: median of the training's log; "
-        "hours: with those of the pretraining. Means over runs, of memory the largest."
+        "GFLOP: forward pass of one patch, a multiply-add counts as two. Seconds a step: median of the log, whatever "
+        "else the machine did meanwhile; hours: with those of the pretraining. Means over runs, of memory the largest."
     )
     return Table("budget", "What the scores cost", head, tuple(sections), note)
 
