@@ -1,6 +1,7 @@
 """Where and how precisely a run computes: device, mixed precision, and the processes that torchrun started."""
 
 import contextlib
+import gc
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -12,7 +13,6 @@ import torch
 import torch.distributed as dist
 
 # Its functions keep the group that they find when first imported, which DistributedDataParallel does: none, here.
-# A group that is kept keeps gloo's threads; one that gives back a tensor as the interpreter ends aborts the process.
 import torch.distributed.nn.functional
 from torch import Tensor
 
@@ -72,16 +72,25 @@ class Processes:
 
 @contextlib.contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """The processes that torchrun started, joined for the length of the block; one alone without torchrun."""
+    """The processes that torchrun started, joined for the length of the block; one alone without torchrun.
+
+    What the block makes of them (a wrapped network) has to be out of reach at its end: make it in a function.
+    """
     if not dist.is_torchelastic_launched():
         yield Processes()
         return
     gpu = device != "cpu" and torch.cuda.is_available()
     dist.init_process_group("nccl" if gpu else "gloo")
+    world = dist.group.WORLD
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), dist.get_node_local_rank())
     finally:
+        # gloo's threads end with the last reference to the group, and may need the interpreter's lock until then, to
+        # give back a tensor. This reference waits for them without it. DistributedDataParallel's would wait for ever,
+        # and threads that are left when the interpreter ends abort the process.
+        gc.collect()
         dist.destroy_process_group()
+        del world
 
 
 def training_device(name: str, group: Processes) -> torch.device:

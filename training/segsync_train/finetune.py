@@ -78,26 +78,30 @@ def finetune(
     where the disk is full, ResourceError where memory ends or the loss is no number.
     """
     with processes(config.device) as group, RunFolder(folder, main=group.main) as run:
-        device = training_device(config.device, group)
-        reset_peak_memory(device)
-        seed_everything(config.seed)
-        # oneDNN's and cuDNN's 3D convolutions are two to four times faster with channels innermost.
-        network = build_network(config).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        checkpoint = load_checkpoint(run.last) if resume else None
-        inherited = transfer(network, config.transfer) if checkpoint is None else None
-        data = open_data(config, run.folder, group)
-        if checkpoint is None:
-            run.create(config)
-        else:
-            run.reopen(config, checkpoint.state["step"])
-        training = _FineTuning(config, run, data, network, device, group, inherited, checkpoint)
-        try:
-            return training.run_to_end(should_stop)
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                f"{device}: out of memory at step {training.step} with {config.batch} patches of {config.patch_zyx}; "
-                "set a smaller batch or patch_zyx, or amp: auto"
-            ) from error
+        return _run(config, run, group, resume, should_stop)
+
+
+def _run(config: RunConfig, run: RunFolder, group: Processes, resume: bool, should_stop: Callable[[], bool]) -> Outcome:
+    device = training_device(config.device, group)
+    reset_peak_memory(device)
+    seed_everything(config.seed)
+    # oneDNN's and cuDNN's 3D convolutions are two to four times faster with channels innermost.
+    network = build_network(config).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    checkpoint = load_checkpoint(run.last) if resume else None
+    inherited = transfer(network, config.transfer) if checkpoint is None else None
+    data = open_data(config, run.folder, group)
+    if checkpoint is None:
+        run.create(config)
+    else:
+        run.reopen(config, checkpoint.state["step"])
+    training = _FineTuning(config, run, data, network, device, group, inherited, checkpoint)
+    try:
+        return training.run_to_end(should_stop)
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"{device}: out of memory at step {training.step} with {config.batch} patches of {config.patch_zyx}; "
+            "set a smaller batch or patch_zyx, or amp: auto"
+        ) from error
 
 
 class _FineTuning:

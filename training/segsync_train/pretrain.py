@@ -78,24 +78,30 @@ def pretrain(
     have collapsed.
     """
     with processes(config.device) as group, RunFolder(folder, main=group.main) as run:
-        device = training_device(config.device, group)
-        seed_everything(config.seed)
-        # oneDNN's and cuDNN's 3D convolutions are two to four times faster with channels innermost.
-        model = build_pretext(config, group).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        checkpoint = load_checkpoint(run.last) if resume else None
-        volumes = open_volumes(config, run.folder, group)
-        if checkpoint is None:
-            run.create(config)
-        else:
-            run.reopen(config, checkpoint.state["step"])
-        training = _Pretraining(config, run, volumes, model, device, group, checkpoint)
-        try:
-            return training.run_to_end(should_stop)
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                f"{device}: out of memory at step {training.step} with {config.batch} volumes and patches of "
-                f"{config.patch_zyx}; set a smaller batch or patch_zyx, or amp: auto"
-            ) from error
+        return _run(config, run, group, resume, should_stop)
+
+
+def _run(
+    config: PretrainConfig, run: RunFolder, group: Processes, resume: bool, should_stop: Callable[[], bool]
+) -> Outcome:
+    device = training_device(config.device, group)
+    seed_everything(config.seed)
+    # oneDNN's and cuDNN's 3D convolutions are two to four times faster with channels innermost.
+    model = build_pretext(config, group).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    checkpoint = load_checkpoint(run.last) if resume else None
+    volumes = open_volumes(config, run.folder, group)
+    if checkpoint is None:
+        run.create(config)
+    else:
+        run.reopen(config, checkpoint.state["step"])
+    training = _Pretraining(config, run, volumes, model, device, group, checkpoint)
+    try:
+        return training.run_to_end(should_stop)
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"{device}: out of memory at step {training.step} with {config.batch} volumes and patches of "
+            f"{config.patch_zyx}; set a smaller batch or patch_zyx, or amp: auto"
+        ) from error
 
 
 def build_pretext(config: PretrainConfig, group: Processes | None = None) -> Pretext:
