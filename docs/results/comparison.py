@@ -27,6 +27,7 @@ from segsync_train.data.dataset import find_cases
 from segsync_train.evaluate import evaluate
 from segsync_train.runs import RunFolder
 from segsync_train.settings import load_settings
+from segsync_train.ssl.config import PretrainConfig
 from segsync_train.system import SYSTEM_FILE
 
 DOCS = Path(__file__).parents[1]
@@ -39,6 +40,7 @@ VIT = (
     "network={preset: unetr, overrides: {feature_size: 8, hidden_size: 192, mlp_dim: 768, num_heads: 6}}",
     "patch_zyx=[32, 48, 32]",
 )
+PEERS = "pretrain-hippocampus-peers.yaml"
 #: The pretexts with what fits them to crops of 35 × 50 × 35 voxels.
 DECODER = "decoder: {width: 128, depth: 2, heads: 4}"
 PRETEXTS = {
@@ -177,18 +179,20 @@ def pretrained(one: Contestant, settings: RunConfig, options: argparse.Namespace
         return pretrained_encoder(options.data, options.runs / "pretrain", settings, options.pretrain_set)
     overrides = [PRETEXTS[str(one.pretext)], *one.network, *options.pretrain_set]
     run = options.runs / f"pretrain-{one.key}"
-    return pretrained_encoder(options.data, run, settings, overrides, "pretrain-hippocampus-peers.yaml")
+    return pretrained_encoder(options.data, run, settings, overrides, PEERS)
 
 
 def introduction(options: argparse.Namespace) -> str:
     """What was compared, on what, and with which budget."""
     settings = load_settings(RunConfig, CONFIGS / "finetune-fast.yaml", options.set)
+    pretraining = load_settings(PretrainConfig, CONFIGS / PEERS, options.pretrain_set)
     return (
         "# Comparison: the paper's systems by one loop\n\n"
         f"{written_by('comparison', options)}: the hippocampus set of the Medical "
         "Segmentation Decathlon, 208 cases to train on and 52 to test, the same for all. Fine-tuning: "
-        f"{settings.steps} steps of {settings.batch} patches, {options.seeds} seed(s), last weights; pretraining on "
-        "the training images without labels, one length for all pretexts. Networks are of sizes that train on two "
+        f"{settings.steps} steps of {settings.batch} patches, {options.seeds} seed(s), last weights; pretraining: "
+        f"{pretraining.steps} steps of {pretraining.batch} on the training images without labels, the same for all "
+        "pretexts, and of them the weights whose held-out loss is lowest. Networks are of sizes that train on two "
         "cores (the budget table has them); the paper's, whose order is held against ours below, are larger ones on "
         "other data. Systems that share a backbone (`3D-SegSync`, `xLSTM-UNet` and those named `…, xLSTM-UNet`; "
         "`UNETR` and `SwinUNETR` with those named after them) differ in the pretext alone; without one they start "
