@@ -41,6 +41,18 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 
 
+def forget(folder: Path, *places: tuple[str, str]) -> None:
+    """Take the distances of some (case, label) out of a folder's scores, as where nothing was found."""
+    rows = rows_of(folder / "cases.csv")
+    for row in rows:
+        if (row["case"], row["label"]) in places:
+            row.update(hd_mm="", hd95_mm="", assd_mm="")
+    with (folder / "cases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def setting_of(*folders: Path, reference: str = "3D-SegSync") -> Setting:
     (setting,) = pool([read_run(str(folder)) for folder in folders], reference)
     return setting
@@ -81,6 +93,25 @@ def test_seeds_are_averaged_case_by_case_and_labels_within_a_case(tmp_path: Path
     assert setting.of(DICE, 1)[0, 3] == pytest.approx(anterior)
     assert setting.of(DICE, MEAN)[0, 3] == pytest.approx((anterior + posterior) / 2)
     assert dict(setting.labels) == {0: "mean of labels", 1: "anterior", 2: "posterior"}
+
+
+def test_who_misses_a_label_gains_nothing_by_it(tmp_path: Path) -> None:
+    """The distance to a label that one system, or one of its seeds, missed is not left out of its means."""
+    folders = [write_scores(tmp_path / f"{seed}", "3D-SegSync", 0.9, seed=seed) for seed in range(2)]
+    other = write_scores(tmp_path / "other", "3D-UNet", 0.8)
+    first, second, third = CASES[:3]
+    forget(folders[1], (first, "1"))
+    # In the second case nobody has a distance: the reference has no such label.
+    for folder in (*folders, other):
+        forget(folder, (second, "2"))
+    setting = setting_of(*folders, other)
+    hd95 = setting.of(HD95, MEAN)
+    assert np.isnan(hd95[0, 0])
+    assert np.isnan(setting.of(HD95, 1)[0, 0])
+    assert np.isfinite(hd95[1, 0])
+    assert hd95[0, 1] == setting.of(HD95, 1)[0, 1]
+    assert setting.cases[2] == third
+    assert hd95[0, 2] == pytest.approx(setting.values[METRICS.index(HD95), 0, 1:, 2].mean())
 
 
 def test_folds_are_put_together(tmp_path: Path) -> None:

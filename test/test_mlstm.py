@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segsync_train.networks import mlstm
+from segsync_train.networks import mlstm, vil
 from segsync_train.networks.mlstm import mlstm_chunkwise, mlstm_recurrent
 
 
@@ -88,6 +88,27 @@ def test_low_precision_stays_near_float64_over_4096_tokens(dtype: torch.dtype, l
     found = mlstm_chunkwise(q, k, v, i, f)
     assert found.dtype == dtype
     assert relative(found, exact) <= largest
+
+
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_autocast_leaves_the_cell_exact(block_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries, keys and values come in bfloat16; the cell then computes as it does by itself."""
+    seen: list[tuple[Tensor, ...]] = []
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
+        found = mlstm_chunkwise(q, k, v, i, f)
+        seen.append((q, k, v, i, f, found))
+        return found
+
+    monkeypatch.setattr(vil, "mlstm_chunkwise", watched)
+    torch.manual_seed(0)
+    path = vil.MLSTMPath(64, 4, block_size)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        path(torch.randn(1, 1024, 64))
+    q, k, v, i, f, found = seen[0]
+    assert [t.dtype for t in (q, k, v, i, f)] == 3 * [torch.bfloat16] + 2 * [torch.float32]
+    exact = mlstm_chunkwise(q.double(), k.double(), v.double(), i.double(), f.double())
+    assert relative(found, exact) <= 1e-2
 
 
 @pytest.mark.parametrize("i", [-50.0, 0.0, 50.0])

@@ -53,6 +53,13 @@ def test_held_out_volumes_never_train() -> None:
     assert len(divide(files_of(4), HeldOutConfig(share=0.9), 0)[0]) == 2
 
 
+def test_one_head_in_several_contrasts_is_held_out_in_all() -> None:
+    files = [file for _ in range(3) for file in files_of(10)]
+    held_out, training = divide(files, HeldOutConfig(share=0.2), 0)
+    assert (len(held_out), len(training)) == (6, 24)
+    assert not {case.name for case in held_out} & {case.name for case in training}
+
+
 def test_every_image_below_a_folder_is_a_volume(cases: Path, tmp_path: Path) -> None:
     """The layout `files`, and several folders taken together; a volume's name there is its path."""
     for patient in ("a", "b"):

@@ -210,7 +210,7 @@ def test_pooled_vectors_are_standardised_by_the_statistics_so_far() -> None:
 
 def test_eqs_9_and_10_by_hand() -> None:
     """Centre of (0, 0), then (0.1 · (2, 4)): softmax of what is left over τ."""
-    centring = RunningCentre(2, 0.9, Processes())
+    centring = RunningCentre((2,), 0.9, Processes())
     first = centring(torch.tensor([[1.0, 3.0], [3.0, 5.0]]), 2.0)
     assert first[0].tolist() == pytest.approx([1 / (1 + math.e), math.e / (1 + math.e)], rel=1e-5)
     assert centring.centre.tolist() == pytest.approx([0.2, 0.4])
@@ -220,7 +220,7 @@ def test_eqs_9_and_10_by_hand() -> None:
 
 def test_eqs_9_and_10_what_all_samples_share_is_taken_away() -> None:
     """A prototype that wins for every sample ends at the uniform target: this is what centring is for."""
-    centring = RunningCentre(4, 0.9, Processes())
+    centring = RunningCentre((4,), 0.9, Processes())
     logits = torch.tensor([[0.0, 1.0, 0.0, 0.0]])
     for _ in range(200):
         targets = centring(logits, 0.1)
@@ -228,7 +228,7 @@ def test_eqs_9_and_10_what_all_samples_share_is_taken_away() -> None:
 
 
 def test_eqs_9_and_10_a_low_temperature_sharpens() -> None:
-    centring = RunningCentre(8, 0.9, Processes()).eval()
+    centring = RunningCentre((8,), 0.9, Processes()).eval()
     logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     entropies = [float(entropy(centring(logits, temperature))) for temperature in (0.01, 0.1, 1.0, 10.0)]
     assert entropies == sorted(entropies)
@@ -379,6 +379,19 @@ def test_masked_cells_alone_are_told() -> None:
     hidden = masks[:, None].expand_as(teacher)
     assert model.masked(student, torch.where(hidden, teacher, 9.0), heads, masks, 0.05).item() == loss
     assert model.masked(student, torch.where(hidden, 9.0, teacher), heads, masks, 0.05).item() != loss
+
+
+def test_what_a_place_always_has_is_no_target() -> None:
+    """Cells of one place look alike in every sample, as padding makes them: once centred, they are told nothing."""
+    model = segsync(objective={"masked": 1.0, "mask_stage": -1})
+    assert model.masked is not None
+    assert model.teacher.masked is not None
+    logits = model.teacher.masked(torch.randn(64, 8)).expand(2, -1, -1)
+    for _ in range(2000):
+        targets = model.masked.centre(logits, 0.04)
+    assert float(entropy(targets.flatten(0, 1))) == pytest.approx(math.log(targets.shape[-1]), abs=1e-3)
+    other = torch.stack([logits[0], logits[0].roll(1, 0)])
+    assert float(entropy(model.masked.centre(other, 0.04)[1])) < 0.9 * math.log(targets.shape[-1])
 
 
 def test_schedules() -> None:

@@ -68,7 +68,7 @@ def _setting(key: tuple[str, str], runs: Mapping[str, Sequence[Run]]) -> Setting
     labels = dict(first.labels)
     if len(labels) > 1:
         labels = {MEAN: "mean of labels", **labels}
-        array = np.concatenate([_means(array, axis=2)[:, :, None], array], axis=2)
+        array = np.concatenate([_mean_of_labels(array)[:, :, None], array], axis=2)
     return Setting(*key, tuple(runs), labels, tuple(cases), array, {name: tuple(own) for name, own in runs.items()})
 
 
@@ -105,7 +105,7 @@ def _differences(one: Any, other: Any, where: str = "") -> Iterable[tuple[str, A
 
 
 def _pooled(runs: Sequence[Run]) -> dict[tuple[str, int], Values]:
-    """Means over the runs that scored each case, which must be equally many for all."""
+    """Means over the runs that scored each case, which must be equally many for all; NaN where one of them is."""
     counts = {case: sum(case in run.cases for run in runs) for run in runs for case in run.cases}
     for case, count in counts.items():
         if count != max(counts.values()):
@@ -114,7 +114,7 @@ def _pooled(runs: Sequence[Run]) -> dict[tuple[str, int], Values]:
                 f"{case} in {count}; evaluate them on the same cases"
             )
     keys = dict.fromkeys(key for run in runs for key in run.values)
-    return {key: _means(np.array([run.values[key] for run in runs if key in run.values]), axis=0) for key in keys}
+    return {key: np.mean([run.values[key] for run in runs if key in run.values], axis=0) for key in keys}
 
 
 def _check_cases(name: str, cases: set[str], first: str, expected: set[str], data: str) -> None:
@@ -129,10 +129,14 @@ def _check_cases(name: str, cases: set[str], first: str, expected: set[str], dat
     )
 
 
-def _means(values: Values, axis: int) -> Values:
-    """Means of what is a number along an axis; NaN where nothing is."""
-    known = np.isfinite(values)
-    count = known.sum(axis=axis)
-    total = np.where(known, values, 0.0).sum(axis=axis)
+def _mean_of_labels(values: Values) -> Values:
+    """Means over labels of (metrics, systems, labels, cases).
+
+    A label that is undefined for every system, as where the reference has none, is left out. What is undefined for one
+    system alone, as the distance to a label that it missed, makes its mean NaN: whoever finds less must not gain by it.
+    """
+    counted = np.isfinite(values).any(axis=1, keepdims=True)
+    total = np.where(counted, values, 0.0).sum(axis=2)
+    count = np.broadcast_to(counted.sum(axis=2), total.shape)
     means: Values = np.divide(total, count, out=np.full(total.shape, math.nan), where=count > 0)
     return means

@@ -31,7 +31,7 @@ class BlockDiagonal(nn.Module):
         """The same shape."""
         blocks, size, _ = self.weight.shape
         parts = torch.einsum("...bi,bij->...bj", x.unflatten(-1, (blocks, size)), self.weight)  # type: ignore[no-untyped-call]
-        return parts.flatten(-2) + self.bias
+        return parts.flatten(-2) + self.bias.to(parts.dtype)
 
 
 class MLSTMPath(nn.Module):
@@ -57,12 +57,13 @@ class MLSTMPath(nn.Module):
         batch, tokens, width = x.shape
         local = F.silu(self.convolution(F.pad(x.transpose(1, 2), (KERNEL - 1, 0))).transpose(1, 2))
         q, k, v = self.query(local), self.key(local), self.value(x)
-        # Gates are float32 even under autocast: their exponentials are what overflows.
+        # Gates are float32 even under autocast: their exponentials are what overflows. The cell itself says what of it
+        # may be coarse; autocast would make its normaliser so as well.
         with torch.autocast(x.device.type, enabled=False):
             joint = torch.cat([q, k, v], dim=-1).to(self.gates.weight.dtype)
             i, f = (GATE_CAP * torch.tanh(self.gates(joint) / GATE_CAP)).transpose(1, 2).chunk(2, dim=1)
-        q, k, v = (t.reshape(batch, tokens, self.heads, -1).transpose(1, 2) for t in (q, k, v))
-        hidden = mlstm_chunkwise(q, k, v, i, f).transpose(1, 2).reshape(batch * tokens, width)
+            q, k, v = (t.reshape(batch, tokens, self.heads, -1).transpose(1, 2) for t in (q, k, v))
+            hidden = mlstm_chunkwise(q, k, v, i, f).transpose(1, 2).reshape(batch * tokens, width)
         normed: Tensor = self.norm(hidden)
         return normed.reshape(batch, tokens, width) + self.skip * local
 

@@ -19,14 +19,15 @@ class RunningCentre(nn.Module):
 
     centre: Tensor
 
-    def __init__(self, prototypes: int, momentum: float, group: Processes) -> None:
+    def __init__(self, shape: tuple[int, ...], momentum: float, group: Processes) -> None:
+        """shape: of a sample's logits, (K,); with a centre for each cell (cells, K)."""
         super().__init__()
         self.momentum, self.group = momentum, group
-        self.register_buffer("centre", torch.zeros(prototypes))
+        self.register_buffer("centre", torch.zeros(shape))
 
     @torch.no_grad()
     def forward(self, logits: Tensor, temperature: float) -> Tensor:
-        """Logits (n, K) → targets (n, K) by the centre so far; in training mode the centre then takes them in."""
+        """Logits (n, …, K) → targets by the centre so far; in training mode the centre then takes them in."""
         targets = ((logits.float() - self.centre) / temperature).softmax(-1)
         if self.training:
             mean = self.group.mean(logits.float().mean(0))

@@ -154,7 +154,7 @@ class HeldOutConfig(Frozen):
     """Volumes that never train: their loss decides on the best weights and on the end."""
 
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    #: At most so many volumes.
+    #: At most so many volumes; those of one name, a head in several contrasts, count as one.
     volumes: Annotated[int, Field(ge=2)] = 32
     #: Steps between evaluations: an epoch, as nnU-Net counts.
     every: PositiveInt = 250

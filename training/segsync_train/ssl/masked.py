@@ -3,6 +3,7 @@
 DINOv2 keeps it beside the loss on whole images; here it is what trains features voxel by voxel, as segmentation needs.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from segsync.geometry import SizeZYX
 from segsync_train.devices import Processes
 from segsync_train.ssl.centering import RunningCentre
+from segsync_train.ssl.config import PretrainConfig
 from segsync_train.ssl.head import ProjectionHead
 from segsync_train.ssl.terms import cross_entropy
 
@@ -34,12 +36,17 @@ def hide(view: Tensor, masks: Tensor) -> Tensor:
 
 
 class MaskedPatches(torch.nn.Module):
-    """Targets and loss of the masked cells at one stage; the heads belong to student and teacher."""
+    """Targets and loss of the masked cells at one stage; the heads belong to student and teacher.
 
-    def __init__(self, prototypes: int, momentum: float, student_temperature: float, group: Processes) -> None:
+    Each cell has its own centre: student and teacher see the same view, padding tells both where a cell lies, and with
+    one centre for all the place alone came to be the target (79 % of the prototypes followed from it).
+    """
+
+    def __init__(self, grid_zyx: SizeZYX, config: PretrainConfig, group: Processes) -> None:
         super().__init__()
-        self.centre = RunningCentre(prototypes, momentum, group)
-        self.student_temperature = student_temperature
+        shape = (math.prod(grid_zyx), config.head.prototypes)
+        self.centre = RunningCentre(shape, config.centring.momentum, group)
+        self.student_temperature = config.teacher.student_temperature
 
     def forward(
         self,
@@ -56,6 +63,6 @@ class MaskedPatches(torch.nn.Module):
         """
         student_head, teacher_head = heads
         with torch.no_grad():
-            targets = self.centre(teacher_head(teacher.movedim(1, -1)[masks]), temperature)
+            targets = self.centre(teacher_head(teacher.flatten(2).transpose(1, 2)), temperature)[masks.flatten(1)]
         logits = student_head(student.movedim(1, -1)[masks])
         return cross_entropy(logits, targets, self.student_temperature)

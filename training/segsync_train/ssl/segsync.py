@@ -90,14 +90,9 @@ class SegSync(Pretext):
         for stage in trained_stages(config, encoder):
             self.standardise[str(stage)] = Standardise(encoder.widths[stage], config.head.standardise, group)
             self.centres[str(stage)] = _centring(config, group)
-        student_temperature = config.teacher.student_temperature
-        self.masked = (
-            MaskedPatches(config.head.prototypes, config.centring.momentum, student_temperature, group)
-            if config.objective.masked
-            else None
-        )
         self.views = Views(config.views, config.patch_zyx)
         self.mask_grid = encoder.grid_zyx(config.patch_zyx, config.objective.mask_stage)
+        self.masked = MaskedPatches(self.mask_grid, config, group) if config.objective.masked else None
 
     @property
     def trained(self) -> nn.Module:
@@ -177,4 +172,4 @@ class SegSync(Pretext):
 def _centring(config: PretrainConfig, group: Processes) -> RunningCentre | SinkhornKnopp:
     if config.centring.kind == "sinkhorn":
         return SinkhornKnopp(config.head.prototypes, config.centring.queue, group)
-    return RunningCentre(config.head.prototypes, config.centring.momentum, group)
+    return RunningCentre((config.head.prototypes,), config.centring.momentum, group)

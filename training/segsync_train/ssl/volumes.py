@@ -109,12 +109,17 @@ def _found(part: VolumeFolder, channels: Sequence[str]) -> list[CaseFiles]:
 def divide(
     files: Sequence[CaseFiles], config: HeldOutConfig, seed: int
 ) -> tuple[tuple[CaseFiles, ...], tuple[CaseFiles, ...]]:
-    """Held-out and training volumes, by the seed and the files' order alone. Raises InputError for fewer than four."""
-    if len(files) < 4:
-        raise InputError(f"data: expected four volumes or more, two of them held out, found {len(files)}; add volumes")
-    order = [files[i] for i in np.random.default_rng([SPLIT, seed]).permutation(len(files))]
-    count = min(config.volumes, len(files) - 2, max(2, round(len(files) * config.share)))
-    return tuple(order[:count]), tuple(order[count:])
+    """Held-out and training volumes, by the seed and the files' order alone; volumes of one name stay together.
+
+    Raises InputError for fewer than four names.
+    """
+    names = list(dict.fromkeys(file.name for file in files))
+    if len(names) < 4:
+        raise InputError(f"data: expected four volumes or more, two of them held out, found {len(names)}; add volumes")
+    order = [names[i] for i in np.random.default_rng([SPLIT, seed]).permutation(len(names))]
+    held_out = set(order[: min(config.volumes, len(names) - 2, max(2, round(len(names) * config.share)))])
+    files = sorted(files, key=lambda file: order.index(file.name))
+    return tuple(f for f in files if f.name in held_out), tuple(f for f in files if f.name not in held_out)
 
 
 def windows_to_train(config: PretrainConfig, source: CaseSource, group: Processes) -> PatchDataset:
