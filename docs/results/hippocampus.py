@@ -12,17 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
 from segsync_train.checkpoints import load_checkpoint
 from segsync_train.config import FolderData, RunConfig, TransferConfig
-from segsync_train.data.dataset import find_cases, split_cases
+from segsync_train.data.dataset import cached_cases, find_cases, open_cases, split_cases
 from segsync_train.finetune import finetune
+from segsync_train.model import build_network, transfer
+from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.pretrain import pretrain
+from segsync_train.probe import linear_probe
 from segsync_train.runs import RunFolder, commit, read_log
 from segsync_train.settings import load_settings
 from segsync_train.ssl.config import PretrainConfig
+from segsync_train.validation import windows_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -30,6 +35,9 @@ CONFIGS = ROOT / "training" / "configs"
 SHARES = (0.05, 0.1, 0.25, 1.0)
 #: How fine-tuning starts, with its name in the figure and its colour (Okabe and Ito).
 STARTS = {"full": ("3D-SegSync", "#0072B2"), "bottom": ("3D-SegSync-Bottom", "#E69F00"), "none": ("scratch", "#555555")}
+
+#: Share of the labelled cases that the linear probe is fitted on.
+PROBE_SHARE = SHARES[0]
 
 Values = npt.NDArray[np.float64]
 Row = tuple[str, ...]
@@ -62,10 +70,16 @@ def main() -> None:
     measured = {}
     for share in SHARES:
         for start in STARTS:
-            transfer = settings.transfer.model_copy(update={"mode": start, "checkpoint": pretrained})
-            measured[share, start] = measure(settings, start, share, transfer, arguments.runs, arguments.seeds)
+            chosen = settings.transfer.model_copy(update={"mode": start, "checkpoint": pretrained})
+            measured[share, start] = measure(settings, start, share, chosen, arguments.runs, arguments.seeds)
+    encoders = {
+        "untrained": None,
+        "pretrained": pretrained,
+        "fine-tuned from scratch with all labels": measured[1.0, "none"].runs[0].last,
+    }
+    probes = {name: probed(settings, checkpoint) for name, checkpoint in encoders.items()}
     figure(measured).savefig(HERE.parent / "images" / "hippocampus.png", dpi=150)
-    (HERE / "hippocampus.md").write_text(page(measured, settings, arguments, pretrained), encoding="utf-8")
+    (HERE / "hippocampus.md").write_text(page(measured, probes, settings, arguments, pretrained), encoding="utf-8")
     sys.stdout.write(f"{HERE / 'hippocampus.md'}\n")
 
 
@@ -113,6 +127,25 @@ def measure(settings: RunConfig, name: str, share: float, transfer: TransferConf
     return Measured(np.array(dice), hours / seeds, done)
 
 
+def probed(settings: RunConfig, checkpoint: Path | None) -> float:
+    """Mean Dice over the test cases of a linear probe, fitted on the labelled cases of PROBE_SHARE; None: untrained."""
+    if not isinstance(settings.data, FolderData):
+        raise TypeError("fine-tuning here is on a folder")
+    torch.manual_seed(settings.seed)
+    network = build_network(settings)
+    if not isinstance(network, XLSTMUNet):
+        raise TypeError("the probe here is of an xLSTM-UNet")
+    if checkpoint is not None:
+        transfer(network, TransferConfig(mode="full", checkpoint=checkpoint))
+    cases = find_cases(settings.data.layout, settings.data.folder, [channel.name for channel in settings.channels])
+    split = split_cases(cases, settings.data.model_copy(update={"labelled": PROBE_SHARE}))
+    folders = cached_cases([*split.training, *split.validation], settings, settings.data.cache or Path())
+    opened, count = open_cases(folders), len(split.training)
+    windows = windows_of(settings.patch_zyx, network.multiple_zyx, settings.validation.overlap)
+    scores = linear_probe(network.encoder, opened[:count], opened[count:], len(settings.labels), windows)
+    return float(np.mean([score.dice for score in scores]))
+
+
 def trained_on(runs: Iterable[RunFolder]) -> str:
     """The hardware that the runs were trained on, as their checkpoints have it."""
     return " and ".join(sorted({str(load_checkpoint(run.last).state["hardware"]) for run in runs}))
@@ -154,7 +187,11 @@ def figure(measured: dict[tuple[float, str], Measured]) -> Figure:
 
 
 def page(
-    measured: dict[tuple[float, str], Measured], settings: RunConfig, arguments: argparse.Namespace, pretrained: Path
+    measured: dict[tuple[float, str], Measured],
+    probes: dict[str, float],
+    settings: RunConfig,
+    arguments: argparse.Namespace,
+    pretrained: Path,
 ) -> str:
     """The page, in Markdown."""
     state = read_log(pretrained.parents[1])
@@ -182,9 +219,22 @@ def page(
         "",
         verdict(measured),
         "",
+        "## Why so",
+        "",
+        headroom(measured),
+        "",
+        "What pretraining learns is another question. With the encoder standing still, a logistic regression on its "
+        f"features, voxel by voxel, fitted on the {round(208 * PROBE_SHARE)} cases of {100 * PROBE_SHARE:g} % "
+        "([probe.py](../../training/segsync_train/probe.py)), reaches this mean Dice on the test cases:",
+        "",
+        "| encoder | Dice of the linear probe |",
+        "| --- | --- |",
+        *(f"| {name} | {dice:.3f} |" for name, dice in probes.items()),
+        "",
         "At the end of pretraining, on volumes held out from it: of the other volumes "
         f"{100 * monitors['held_out/probe']:.0f} % lie farther from a view than the second view of its own volume does "
-        f"(chance is 50), and the deepest features vary in {monitors['held_out/rank']:.0f} directions (RankMe).",
+        f"(chance is 50), and the deepest features vary in {monitors['held_out/rank']:.0f} directions (RankMe, "
+        "bounded by the number of volumes).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -197,9 +247,21 @@ def verdict(measured: dict[tuple[float, str], Measured]) -> str:
         for start, (name, _) in STARTS.items()
         if start != "none" and gain(measured[share, start], measured[share, "none"])[1] > 0
     ]
+    caution = "The intervals hold the differences between cases, not those between repetitions of a training."
     if better:
-        return f"Better than from scratch by an interval that excludes zero: {', '.join(better)}."
-    return "No start from pretrained weights is better than from scratch by an interval that excludes zero."
+        return f"Better than from scratch by an interval that excludes zero: {', '.join(better)}. {caution}"
+    return f"No start from pretrained weights is better than from scratch by an interval that excludes zero. {caution}"
+
+
+def headroom(measured: dict[tuple[float, str], Measured]) -> str:
+    """What more labels give to a network from scratch, which bounds what better features could."""
+    few, many = SHARES[0], SHARES[-1]
+    least, most = (measured[share, "none"].dice.mean() for share in (few, many))
+    return (
+        f"From scratch, {round(many / few)} times the labels ({round(208 * many)} cases instead of "
+        f"{round(208 * few)}) are worth {most - least:+.3f} of Dice. Features that are as good as those of more labels "
+        "have no more than that to give here."
+    )
 
 
 def table(measured: dict[tuple[float, str], Measured]) -> Iterator[str]:
