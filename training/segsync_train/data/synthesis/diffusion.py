@@ -158,23 +158,27 @@ def _infarcts(
     outline = torch.zeros(scene.size_zyx, device=draw.device)
     brighter = outline
     for share in lesions.infarcts(draw, scene, anatomies.acute, config.lesions):
-        # Hours to two weeks: ADC falls at once and comes back, T2 rises later (Lansberg 2001).
+        # Hours to two weeks: ADC falls at once and is normal again in the end, T2 rises later (Lansberg 2001).
         age = draw.uniform((0.0, 1.0))
-        drop = draw.uniform((0.2, 0.6)) * (1 - 0.5 * age**3)
+        drop = draw.uniform((0.2, 0.6)) * (1 - age**3)
         t2 = draw.uniform((0.0, 0.35)) + draw.uniform((0.1, 0.65)) * age
         fall = b * 0.78 * drop
         # What DWI does not show is not outlined: an infarct is at least a quarter to a half brighter than about it.
         t2 += max(0.0, draw.uniform((0.25, 0.45)) - t2 - fall)
         flair = t2 * draw.uniform((0.2, 1.0)) * min(1.0, 2.5 * age)
         texture = _texture(draw, scene)
-        soft = gaussian(share, draw.uniform(config.lesions.border_mm) / scene.spacing_mm / 2) * texture
-        change.t2 = torch.maximum(change.t2, soft * t2)
-        change.flair = torch.maximum(change.flair, soft * flair)
-        change.attenuation = torch.minimum(change.attenuation, -soft * fall)
+        soft = gaussian(share, draw.uniform(config.lesions.border_mm) / scene.spacing_mm / 2)
         # Inside an infarct the white matter's and old lesions' long T2 remains; a cavity is no longer acute.
+        change.t2 = torch.lerp(change.t2, torch.maximum(change.t2, texture * t2), soft)
+        change.flair = torch.lerp(change.flair, torch.maximum(change.flair, texture * flair), soft)
+        change.attenuation = torch.lerp(change.attenuation, -texture * fall, soft)
         change.cavity = change.cavity * (1 - share)
+        if age > 0.2 and draw.chance(0.15):
+            # Petechial bleeding: part of the infarct, dark where it is dense.
+            spots = draw.smooth_noise(scene.size_zyx, draw.uniform((1.0, 3.0)))[0] + draw.uniform((-1.5, -0.3))
+            change.t2 = change.t2 - draw.uniform((0.4, 1.5)) * soft * smoothstep(spots, 0.0, 0.6)
         outline = torch.maximum(outline, share)
-        brighter = torch.maximum(brighter, soft * math.expm1(t2 + fall))
+        brighter = torch.maximum(brighter, soft * texture * math.expm1(t2 + fall))
     outline = lesions.outlined(outline, scene)
     return outline, brighter * outline
 
@@ -237,12 +241,14 @@ def _echo_planar_pair(
     strength = 0.0 if draw.chance(chosen.undistorted) else draw.uniform(chosen.distortion_mm_per_ppm)
     strength *= 1.0 if draw.chance(0.5) else -1.0
     eddy = _eddy(draw, scene, chosen.eddy_mm)
-    # Where the field is steep both images shine, and the weighted one more: motion and imperfect refocusing.
+    # Where the field is steep signal piles up in both images alike, so that ADC stays what it was; that the weighted one
+    # shines more, from motion and imperfect refocusing, comes on top.
     steep = torch.stack(torch.gradient(scene.field_ppm, spacing=scene.spacing_mm)).norm(dim=0)
     glow = smoothstep(steep, 0.04, 0.25) * (strength != 0.0)
-    glow = glow * (1 + 0.5 * draw.smooth_noise(size, 4.0)[0]).clamp(0, 2)
-    plain = plain * profile * torch.exp(draw.uniform((0.0, 0.5)) * glow)
-    weighted = weighted * profile * torch.exp(draw.uniform((0.0, 0.8)) * glow)
+    glow = glow * (1 + 0.5 * draw.smooth_noise(size, 4.0)[0]).clamp(0, 1.5)
+    both = profile * torch.exp(draw.uniform((0.0, 1.2)) * glow)
+    plain = plain * both
+    weighted = weighted * both * torch.exp(draw.uniform((-0.1, 0.4)) * glow)
     pair = torch.cat(
         [
             scanner.echo_planar(plain[None], scene, strength),
