@@ -127,10 +127,11 @@ class TraumaConfig(Frozen):
     contusion_mm: Range = (4.0, 30.0)
     #: Share of contusions anywhere on the cortex, not at the frontal and temporal poles.
     elsewhere: Share = 0.25
-    #: Share of brains whose contusions still hold bright blood products.
-    fresh: Share = 0.25
+    #: Share of brains whose contusions are weeks old and still hold bright blood products.
+    fresh: Share = 0.05
     axonal: tuple[int, int] = (1, 40)
-    axonal_mm: Range = (1.0, 4.5)
+    #: Radius. The challenge deletes what has 50 voxels or fewer.
+    axonal_mm: Range = (2.3, 4.5)
 
 
 class OldStrokeConfig(Frozen):

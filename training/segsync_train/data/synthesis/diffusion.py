@@ -241,8 +241,8 @@ def _echo_planar_pair(
     strength = 0.0 if draw.chance(chosen.undistorted) else draw.uniform(chosen.distortion_mm_per_ppm)
     strength *= 1.0 if draw.chance(0.5) else -1.0
     eddy = _eddy(draw, scene, chosen.eddy_mm)
-    # Where the field is steep signal piles up in both images alike, so that ADC stays what it was; that the weighted one
-    # shines more, from motion and imperfect refocusing, comes on top.
+    # Where the field is steep signal piles up in both images alike, so that ADC stays what it was. That the weighted
+    # one shines more, from motion and imperfect refocusing, comes on top.
     steep = torch.stack(torch.gradient(scene.field_ppm, spacing=scene.spacing_mm)).norm(dim=0)
     glow = smoothstep(steep, 0.04, 0.25) * (strength != 0.0)
     glow = glow * (1 + 0.5 * draw.smooth_noise(size, 4.0)[0]).clamp(0, 1.5)

@@ -77,13 +77,15 @@ def trauma(draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConf
     if kind in (0, 2, 4):
         for _ in range(1 + draw.choice(chosen.contusions)):
             share = _contusion(draw, scene, _struck(draw, scene, chosen.elsewhere), chosen.contusion_mm)
-            _scarred(draw, scene, config, injury, share, cavity=draw.chance(0.35 if fresh else 0.8))
+            _scarred(draw, scene, config, injury, share, cavity=draw.chance(0.35 if fresh else 0.95))
             if fresh:
                 _bleed(draw, scene, injury, share)
+            elif draw.chance(0.4):
+                injury.lay(Foreign.IRON, _rim(draw, scene, share))
     if kind in (3, 4):
         library = anatomies.chronic if draw.chance(0.5) else anatomies.acute
         share = lesions.real_shape(draw, scene, library, config.lesions)
-        _scarred(draw, scene, config, injury, share, cavity=draw.chance(0.8))
+        _scarred(draw, scene, config, injury, share, cavity=draw.chance(0.95))
     if kind in (1, 2):
         count = round(draw.log_uniform((float(chosen.axonal[0]), float(chosen.axonal[1]))))
         share = lesions.spots(draw, scene, _shear(draw, scene), count, chosen.axonal_mm)
@@ -163,6 +165,13 @@ def _bleed(draw: Draw, scene: Scene, injury: Injury, share: Tensor) -> None:
     inner = gaussian(share, 0.7)
     injury.lay(Foreign.IRON, smoothstep(clots, -0.5, 0.0) * inner * draw.uniform((0.0, 0.8)))
     injury.lay(Foreign.BLOOD, smoothstep(clots, 0.0, 0.9) * inner * draw.uniform((0.3, 1.0)))
+
+
+def _rim(draw: Draw, scene: Scene, share: Tensor) -> Tensor:
+    """Share of haemosiderin, which stays in patches about an old bleeding's border."""
+    border = gaussian(share, 1.5 / scene.spacing_mm)
+    patches = smoothstep(draw.smooth_noise(scene.size_zyx, draw.uniform((1.5, 4.0)))[0], -0.3, 0.7)
+    return 4 * border * (1 - border) * patches * draw.uniform((0.2, 0.8))
 
 
 def _struck(draw: Draw, scene: Scene, elsewhere: float) -> Tensor:

@@ -21,8 +21,8 @@ from segsync_train.data.synthesis.sequences import MATTER, Matter, draw_sequence
 from segsync_train.data.synthesis.tissues import INTRACRANIAL, PARENCHYMA, Tissue
 
 #: What tells a lesion from no lesion, relative to the signal of white matter there, and in standard deviations of the
-#: noise.
-VISIBLE, VISIBLE_NOISE = 0.12, 2.0
+#: noise; how far it must also be from cortex, beside which it is otherwise taken for more of it.
+VISIBLE, VISIBLE_NOISE, UNLIKE_CORTEX = 0.12, 2.0, 0.08
 
 
 def render(
@@ -39,7 +39,9 @@ def render(
     tissue, foreign = _signals(draw, config)
     healthy, brain = _healthy(draw, scene, tissue)
     image = healthy + _changed(scene, brain, injury.shares, foreign)
-    change = image - healthy - _changed(scene, brain, before, foreign)
+    change = (image - healthy - _changed(scene, brain, before, foreign)).abs()
+    unlike_cortex = (image - tissue[Tissue.CORTEX]).abs()
+    change = torch.minimum(change, unlike_cortex * (VISIBLE / UNLIKE_CORTEX))
     return _acquired(draw, scene, config, image, change, injury)
 
 
@@ -56,7 +58,7 @@ def _signals(draw: Draw, config: SynthesisConfig) -> tuple[Tensor, Tensor]:
         t1 = fixed.t1 * (field if is_brain else 1.0) * math.exp(draw.normal(0.0, spread))
         density = fixed.density * math.exp(draw.normal(0.0, 0.03 if is_brain else spread))
         matters.append(Matter(density, t1, fixed.t2_star * math.exp(draw.normal(0.0, 0.1))))
-    scar_t1 = matters[Tissue.CORTEX].t1 * draw.uniform((0.95, 1.7))
+    scar_t1 = matters[Tissue.CORTEX].t1 * draw.uniform((1.1, 1.9))
     matters += [
         Matter(1.0, draw.uniform((3600.0, 4500.0)), 800.0),
         Matter(0.98, draw.uniform((2600.0, 4300.0)), draw.uniform((100.0, 800.0))),
@@ -105,11 +107,14 @@ def _changed(scene: Scene, brain: Tensor, shares: Tensor, foreign: Tensor) -> Te
 def _acquired(
     draw: Draw, scene: Scene, config: SynthesisConfig, image: Tensor, change: Tensor, injury: Injury
 ) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
-    """The image through the scanner and onto the model's grid, with the target that it shows."""
+    """The image through the scanner and onto the model's grid, with the target that it shows.
+
+    change: how far lesions stand out (Z, Y, X), relative to white matter.
+    """
     chosen = config.t1.acquisition
     outline = lesions.outlined(injury.outline, scene)
     inside = scanner.within_skull(draw, scene)
-    seen = gaussian(change.abs() * outline, 1.0) / gaussian(outline, 1.0).clamp(min=0.05)
+    seen = gaussian(change * outline, 1.0) / gaussian(outline, 1.0).clamp(min=0.05)
 
     profile = scanner.receive_profile(draw, scene, chosen)
     image = image * profile
@@ -132,7 +137,7 @@ def _acquired(
         if draw.chance(chosen.blanked):
             image = image * (gaussian(air, 1.0) < 0.9)
     image = slices.regrid(image)
-    if draw.chance(0.3):
+    if draw.chance(0.6):
         # Exported with the brightest, fat and vessels, cut off.
         image = image.clamp(max=draw.uniform((1.3, 2.5)) * float(image[image > 0.5].median()))
     target = slices.regrid(marked.float()) >= 0.5
