@@ -14,12 +14,21 @@ from torch import Tensor
 from segsync.tasks import TASKS
 from segsync_train.config import RunConfig, SyntheticData
 from segsync_train.data.sources import prepare_synthetic
-from segsync_train.data.synthesis import CHANNELS, Anatomies, Anatomy, Generator, SynthesisConfig, ischaemia
+from segsync_train.data.synthesis import (
+    CHANNELS,
+    Anatomies,
+    Anatomy,
+    Generator,
+    SynthesisConfig,
+    ischaemia,
+    vessels,
+)
 from segsync_train.data.synthesis.fields import Draw
 from segsync_train.data.synthesis.masks import MaskLibrary
 from segsync_train.data.synthesis.perfusion import mean_transit_time, render
 from segsync_train.data.synthesis.scene import Scene, place
 from segsync_train.data.synthesis.tissues import INTRACRANIAL, MNI_OUTLINE_LPS_ZYX, Tissue
+from segsync_train.data.synthesis.vessels import ARTERIES
 from segsync_train.settings import load_settings
 
 SETTINGS = Path(__file__).parents[1] / "training" / "configs" / "isles24.yaml"
@@ -243,3 +252,45 @@ def test_settings_read_what_the_generator_draws(anatomies: Anatomies) -> None:
     case = prepare_synthetic(Generator("isles24", anatomies, config.data.settings)(1), config, "one")
     assert case.image.shape[0] == 6
     assert np.isfinite(case.image).all()
+
+
+def test_what_dies_later_is_no_rim_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole parts of the penumbra become infarct, down to all of it; the infarct stays within what lacks flow."""
+    monkeypatch.setattr(ischaemia, "OUTCOME", (0.0, 1.0, 0.0))
+    infarct = torch.zeros(40, 40, 40)
+    infarct[8:32, 8:32, 8:32] = 1.0
+    cores = [ischaemia._core(Draw(seed, torch.device("cpu")), infarct) for seed in range(30)]
+    shares = [float((core > 0.5).sum() / infarct.sum()) for core in cores]
+    assert min(shares) < 0.05
+    assert max(shares) > 0.6
+    deepest = [float((infarct.bool() & (core < 0.5))[16:24, 16:24, 16:24].float().mean()) for core in cores]
+    assert sum(share > 0.5 for share in deepest) > 5
+
+
+def test_behind_a_closed_carotid_all_branches_fill_by_collaterals(
+    anatomies: Anatomies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vessels, "_closing", lambda draw, occlusion: "carotid")
+    for only in ("superior", "inferior"):
+        monkeypatch.setattr(vessels, "ARTERIES", {only: ARTERIES[only]})
+        draw = Draw(0, torch.device("cpu"))
+        scene = place(draw, anatomies.heads[0], settings().anatomy, False, SPACING_MM)
+        lumen, filled, _ = vessels.arteries(draw, scene, [ischaemia.Occlusion("deep", 0, whole=True)])
+        left = scene.standard_mm[2] < 0
+        assert float(filled[left].sum()) < 0.95 * float(lumen[left].sum())
+        assert torch.equal(filled[~left], lumen[~left])
+
+
+def test_the_basilar_artery_is_one(anatomies: Anatomies, monkeypatch: pytest.MonkeyPatch) -> None:
+    volumes = []
+    for name in ("basilar", "posterior"):
+        monkeypatch.setattr(vessels, "ARTERIES", {name: ARTERIES[name]})
+        laid: list[float] = []
+        monkeypatch.setattr(vessels, "_lay", lambda share, scene, at, volume: laid.append(len(at)))  # noqa: B023
+        vessels.arteries(
+            Draw(0, torch.device("cpu")),
+            place(Draw(0, torch.device("cpu")), anatomies.heads[0], settings().anatomy, False, SPACING_MM),
+            [],
+        )
+        volumes.append(len(laid))
+    assert volumes == [2, 4]  # lumen and medium, on one side and on two

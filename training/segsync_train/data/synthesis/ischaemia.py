@@ -16,8 +16,9 @@ from segsync_train.data.synthesis.tissues import INTRACRANIAL
 #: Weights of how far an occlusion reaches beyond its infarct: a rim; the parts that the infarct touches; all parts of
 #: that branch; the whole artery.
 REACH = (0.13, 0.3, 0.32, 0.25)
-#: Weights of: an infarct much like the core; larger (it grew until the artery was opened); smaller (part was saved).
-OUTCOME = (0.6, 0.25, 0.15)
+#: Weights of: an infarct much like the core; larger (parts of the penumbra died until the artery was opened, or it
+#: never was); smaller (part was saved).
+OUTCOME = (0.4, 0.45, 0.15)
 #: Usual volume of a patient's infarcts, and how often they are drawn again to get there.
 VOLUME_ML, TRIES = (1.0, 350.0), 4
 #: Share of strokes that had reperfused before the scan: flow is normal or high, the infarct comes nevertheless.
@@ -94,19 +95,19 @@ def _infarcts(draw: Draw, scene: Scene, library: MaskLibrary, config: LesionConf
 
 
 def _core(draw: Draw, infarct: Tensor) -> Tensor:
-    """The core seen at first, from the infarct that came of it."""
+    """The core seen at first, from the infarct that came of it; nothing where all of it was penumbra still."""
     outcome = draw.choice(OUTCOME)
-    if outcome == 0:
-        level = draw.uniform((0.35, 0.6))
-    elif outcome == 1:
-        level = draw.uniform((0.65, 0.9))
-    else:
-        level = draw.uniform((0.12, 0.3))
+    level = draw.uniform((0.12, 0.3) if outcome == 2 else (0.35, 0.6))
     soft = gaussian(infarct, draw.uniform((0.6, 2.0)))
     rough = draw.uniform((0.0, 0.25)) * draw.smooth_noise(infarct.shape, draw.uniform((2.0, 5.0)))[0]
     core = smoothstep(soft + rough * smoothstep(soft, 0.02, 0.3), level - 0.1, level + 0.1)
     # A lesion smaller than the smoothing would be lost: it is then all core.
-    return core if float(core.sum()) > 0.2 * float(infarct.sum()) else infarct
+    core = core if float(core.sum()) > 0.2 * float(infarct.sum()) else infarct
+    if outcome == 1:
+        # Tissue dies part by part: whole gyri of what will be infarct still live.
+        parts = draw.smooth_noise(infarct.shape, draw.uniform((8.0, 20.0)))[0] + draw.uniform((-1.0, 0.6))
+        core = core * smoothstep(parts, -0.15, 0.15)
+    return core
 
 
 def _hypoperfused(draw: Draw, scene: Scene, layout: Territories, core: Tensor) -> tuple[Tensor, Occlusion]:

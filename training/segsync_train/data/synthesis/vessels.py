@@ -1,5 +1,7 @@
 """The large arteries of the head as centre-lines in standard space, and what flows in them past a clot."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -35,10 +37,12 @@ def arteries(draw: Draw, scene: Scene, occlusions: list[Occlusion]) -> tuple[Ten
         closed = {_closing(draw, occlusion) for occlusion in occlusions if occlusion.side == side}
         collaterals = draw.uniform((0.1, 0.9))
         for name, (points, radius) in ARTERIES.items():
+            if side and not any(x for x, _, _ in points):
+                continue  # in the midline there is one for both sides
             at = _centre_line(draw, points, side)
             area = np.pi * (radius * width * np.exp(draw.normal(0.0, 0.12))) ** 2
             volume = np.full(len(at), area * STEP_MM)
-            medium = np.full(len(at), collaterals if BEFORE.get(name) in closed else 1.0)
+            medium = np.full(len(at), collaterals if closed.intersection(_upstream(name)) else 1.0)
             if name in closed:
                 start = draw.integer(0, len(at) // 2)
                 medium[start:] = collaterals
@@ -48,6 +52,13 @@ def arteries(draw: Draw, scene: Scene, occlusions: list[Occlusion]) -> tuple[Ten
             _lay(lumen, scene, at, volume)
             _lay(filled, scene, at, volume * medium)
     return lumen.clamp(max=1), filled.clamp(max=1), clot.clamp(max=1)
+
+
+def _upstream(name: str) -> Iterator[str]:
+    """The arteries through which the contrast medium comes to one."""
+    while name in BEFORE:
+        name = BEFORE[name]
+        yield name
 
 
 def _closing(draw: Draw, occlusion: Occlusion) -> str:
