@@ -1,5 +1,6 @@
 """`make comparison-smoke`: every system trained, scored and compared on eight real cases; every table and figure."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def test_every_system_gives_every_table_and_figure(
     pictures = {path.name for path in (tmp_path / "docs" / "images").iterdir()}
     for figure in ("by-data", "labels-hippocampus", "cases-hippocampus", "significance", "ranking"):
         assert f"comparison-100-{figure}.png" in pictures
-        assert f"(../images/comparison-100-{figure}.png)" in page
+        assert re.search(rf"\(\.\./images/comparison-100-{figure}\.png\)\n\n\*\w", page), "a figure and its caption"
     folder = tmp_path / "runs" / "comparison-100"
     for table in ("overview", "budget", "data-hippocampus"):
         for ending in ("csv", "md", "tex"):

@@ -6,7 +6,6 @@ both need.
 
 import argparse
 import logging
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -118,7 +117,7 @@ def compared(share: float, options: argparse.Namespace) -> str:
     """Train, score and compare every system with one share of the labels; returns its part of the page."""
     runs = [scored(one, share, seed, options) for one in CONTESTANTS for seed in range(options.seeds)]
     folder = options.runs / f"comparison-{100 * share:g}"
-    compare(runs, folder, paper=True)
+    chapters = compare(runs, folder, paper=True)
     images = options.docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     (setting,) = pool([read_run(run) for run in runs], CONTESTANTS[0].name)
@@ -127,10 +126,10 @@ def compared(share: float, options: argparse.Namespace) -> str:
         found = folder / "tables" / f"{table}.md"
         if found.is_file():
             parts.append(found.read_text(encoding="utf-8"))
-    for picture in sorted((folder / "figures").glob("*.png")):
-        name = f"comparison-{100 * share:g}-{picture.name}"
-        shutil.copyfile(picture, images / name)
-        parts.append(f"![{picture.stem.replace('-', ' ')}](../images/{name})\n")
+    for picture in (picture for chapter in chapters for picture in chapter.pictures):
+        name = f"comparison-{100 * share:g}-{picture.name}.png"
+        (images / name).write_bytes(picture.png)
+        parts.append(f"![{picture.name.replace('-', ' ')}](../images/{name})\n\n*{picture.caption}*\n")
     return "\n".join(parts) + "\n"
 
 
@@ -197,7 +196,9 @@ def introduction(options: argparse.Namespace) -> str:
         "other data. Systems that share a backbone (`3D-SegSync`, `xLSTM-UNet` and those named `…, xLSTM-UNet`; "
         "`UNETR` and `SwinUNETR` with those named after them) differ in the pretext alone; without one they start "
         "from scratch. All tests are over the test cases: how much a system's score changes with the seed is not in "
-        "them.\n\n"
+        "them. Each family of tests is corrected by Holm for itself, so that one pair's p differs between them: "
+        "3D-SegSync against every other system (the first tables), each pretext against its own network from scratch, "
+        "the paper's pairs, and every system against every other (the map of significance).\n\n"
     )
 
 

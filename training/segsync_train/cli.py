@@ -234,7 +234,8 @@ def compare(
     set_up_logging(verbose=verbose)
     from segsync_train.compare import compare as run
 
-    sys.stdout.write(f"{run(runs, output, reference=reference, paper=paper)}\n")
+    run(runs, output, reference=reference, paper=paper)
+    sys.stdout.write(f"{output / 'index.html'}\n")
 
 
 @app.command()

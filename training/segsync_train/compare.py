@@ -43,12 +43,14 @@ REFERENCE = "3D-SegSync"
 DPI = 150
 
 
-def compare(runs: Sequence[str], output: Path, *, reference: str | None = None, paper: bool = False) -> Path:
-    """Compare runs (`FOLDER`, or `NAME=FOLDER` to name its system) and write everything to `output`; returns the page.
+def compare(
+    runs: Sequence[str], output: Path, *, reference: str | None = None, paper: bool = False
+) -> tuple[Chapter, ...]:
+    """Compare runs (`FOLDER`, or `NAME=FOLDER` to name its system) and write everything to `output`.
 
-    reference: the system that the others are tested against; None takes 3D-SegSync, or else the first one given.
-    paper: set the paper's numbers and its order beside ours. Raises InputError where runs cannot be compared,
-    OutputError.
+    Returns what the page, `index.html`, shows. reference: the system that the others are tested against; None takes
+    3D-SegSync, or else the first one given. paper: set the paper's numbers and its order beside ours. Raises InputError
+    where runs cannot be compared, OutputError.
     """
     read = [read_run(run) for run in runs]
     names = list(dict.fromkeys(run.name for run in read))
@@ -57,10 +59,10 @@ def compare(runs: Sequence[str], output: Path, *, reference: str | None = None, 
     given = published() if paper else ()
     make_folder(output / "figures")
     look = looks(sorted(names, key=lambda name: name != chosen))
-    chapters = [*_together(settings, look, given, output), *_apart(settings, chosen, look, given, output)]
+    chapters = (*_together(settings, look, given, output), *_apart(settings, chosen, look, given, output))
     seeds = f"{len(read)} runs of {len(names)} systems; each other system is tested against {chosen}."
     write_texts({"index.html": page(len(names), seeds, chapters)}, output)
-    return output / "index.html"
+    return chapters
 
 
 def reference_of(names: Sequence[str], wanted: str | None) -> str:
