@@ -15,6 +15,7 @@ from segsync.geometry import Grid, Volume, resample
 from segsync.images import read
 from segsync.lesions import measure
 from segsync.montage import draw
+from segsync.postprocess import components_of
 from segsync.predict import Result, Settings
 from segsync_train.runs import commit
 
@@ -42,9 +43,27 @@ def main() -> None:
     draw(plain, summary).image.save(picture, optimize=True)
     shifts = [(name, f"{dice(mask, plain.mask > 0):.3f}", f"{ml:.1f}") for name, mask, ml in changes(images, run)]
     scored = list(scored_cases(bundle, arguments.sources, arguments.cache, arguments.cases))
-    page = render(bundle.spec, plain, shifts, scored, picture)
+    page = render(bundle.spec, plain, list(components(plain, images)), shifts, scored, picture)
     (HERE / "stroke.md").write_text(page, encoding="utf-8")
     sys.stdout.write(f"{HERE / 'stroke.md'}\n")
+
+
+def components(plain: Result, images: Images) -> Iterator[Row]:
+    """Of every component, largest first: volume, how bright it is on DWI beside the brain, and its ADC."""
+    dwi, adc = images["dwi"], resample(images["adc"], images["dwi"].grid)
+    signal = dwi.array.astype(np.float32)
+    brain = signal > 0
+    usual = float(np.median(signal[brain]))
+    places, count = components_of(plain.mask > 0)
+    voxel_ml = float(np.prod(dwi.grid.spacing_zyx)) / 1000
+    found = sorted((places == number for number in range(1, count + 1)), key=np.count_nonzero, reverse=True)
+    for inside in found:
+        yield (
+            f"{np.count_nonzero(inside) * voxel_ml:.2f}",
+            f"{float(np.median(signal[inside])) / usual:.1f}",
+            f"{float(np.median(adc[inside])):.0f}",
+        )
+    yield ("the brain", "1.0", f"{float(np.median(adc[brain])):.0f}")
 
 
 def changes(images: Images, run: Callable[[Images], Result]) -> Iterator[tuple[str, Mask, float]]:
@@ -105,7 +124,14 @@ def turned(volume: Volume) -> Volume:
     return Volume(volume.array[::-1, :, ::-1].copy(), other)
 
 
-def render(spec: ModelSpec, plain: Result, shifts: Sequence[Row], scored: Sequence[Scored], picture: Path) -> str:
+def render(
+    spec: ModelSpec,
+    plain: Result,
+    parts: Sequence[Row],
+    shifts: Sequence[Row],
+    scored: Sequence[Scored],
+    picture: Path,
+) -> str:
     """The page."""
     lesions = measure(plain.mask, plain.grid, {1: "lesion"})
     largest = max(lesions, key=lambda lesion: lesion.volume_ml)
@@ -122,6 +148,11 @@ def render(spec: ModelSpec, plain: Result, shifts: Sequence[Row], scored: Sequen
         f"{'left' if side == 'right' else 'right'}).",
         "",
         f"![The outline on DWI](../images/{picture.name})",
+        "",
+        "Fresh infarcts are bright on DWI with a low ADC; a bright spot at the skull base whose ADC is that of the "
+        "brain is more likely an artefact of the air beside it.",
+        "",
+        *table(("component, ml", "DWI, times the brain's median", "median ADC, 10⁻⁶ mm²/s"), parts),
         "",
         "What changes when the images change. Dice against the mask of the unchanged images:",
         "",

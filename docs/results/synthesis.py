@@ -13,8 +13,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from segsync.geometry import Array, resample, respaced
 from segsync.images import read
-from segsync_train.data.synthesis import CHANNELS, Generator, SynthesisSources, load_sources
+from segsync_train.config import RunConfig, SyntheticData
+from segsync_train.data.synthesis import CHANNELS, Generator, SynthesisConfig, SynthesisSources, load_sources
 from segsync_train.runs import commit
+from segsync_train.settings import load_settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -28,10 +30,12 @@ WINDOWS = {
 }  # fmt: skip
 HEAD = """# What the networks learn from
 
-Written by `make synthesis-pictures` (commit {commit}). Every image below was drawn by `segsync-train synthesize` from
-an anatomical label map and real lesion masks; seeds 0 to {last}, none left out. Axial slices through most of the
-lesion, which is outlined in orange; samples without a lesion show the middle of the brain. A missing channel is black.
-The patient's left is on the right.
+Written by `make synthesis-pictures` (commit {commit}). Drawn by the generator of `segsync-train synthesize` from an
+anatomical label map and real lesion masks, with the settings and the spacing of each task's recipe
+([training/configs](../../training/configs), `isles26` with the defaults); seeds 0 to {last}, none left out. The first
+of `isles22` alone is a real patient, the bundled one, to compare with. Axial slices through most of the lesion, which
+is outlined in orange; samples without a lesion show the middle of the brain. A missing channel is black. The patient's
+left is on the right.
 """
 
 
@@ -51,10 +55,11 @@ def main() -> None:
     parser.add_argument("--task", choices=CHANNELS, action="append", help="this task alone; the page stays as it is")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    anatomies = load_sources(SynthesisSources.below(arguments.sources), SPACING_MM, cache=arguments.cache)
+    sources = SynthesisSources.below(arguments.sources)
     page = [HEAD.format(commit=commit(), last=SAMPLES - 1)]
     for task in arguments.task or CHANNELS:
-        generator = Generator(task, anatomies)
+        settings, spacing_mm = recipe(task)
+        generator = Generator(task, load_sources(sources, spacing_mm, cache=arguments.cache), settings)
         samples = [real_case()] if task == "isles22" else []
         for seed in range(SAMPLES):
             case = generator(seed)
@@ -66,6 +71,17 @@ def main() -> None:
     if not arguments.task:
         (HERE / "synthesis.md").write_text("\n".join(page), encoding="utf-8")
         sys.stdout.write(f"{HERE / 'synthesis.md'}\n")
+
+
+def recipe(task: str) -> tuple[SynthesisConfig, float]:
+    """What the task's recipe draws, and its spacing in mm; the defaults where there is none."""
+    path = ROOT / "training" / "configs" / f"{task}.yaml"
+    if not path.is_file():
+        return SynthesisConfig(), SPACING_MM
+    run = load_settings(RunConfig, path)
+    if not isinstance(run.data, SyntheticData):
+        raise TypeError(f"{path} is not of synthetic cases")
+    return run.data.settings, run.spacing_zyx[0]
 
 
 def real_case() -> Sample:
@@ -84,7 +100,7 @@ def contact_sheet(samples: list[Sample], channels: tuple[str, ...]) -> Figure:
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     figure = Figure(figsize=(width * across, 1.75 * down), layout=layout, facecolor="black")
     cells = figure.subfigures(down, across, squeeze=False).ravel()
-    for cell, sample in zip(cells, samples, strict=False):
+    for number, (cell, sample) in enumerate(zip(cells, samples, strict=False)):
         cell.set_facecolor("black")
         cell.suptitle(sample.title, color="orange" if sample.target is None else "lightgrey", fontsize=7)
         place = middle(sample)
@@ -94,6 +110,8 @@ def contact_sheet(samples: list[Sample], channels: tuple[str, ...]) -> Figure:
             if sample.target is not None and sample.target[place].any():
                 axes.contour(sample.target[place], [0.5], colors="#E69F00", linewidths=0.6)
             axes.set_axis_off()
+            if number < across and len(channels) > 1:
+                axes.set_title(name.upper(), color="lightgrey", fontsize=7, pad=2)
     return figure
 
 

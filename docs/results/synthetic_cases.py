@@ -54,7 +54,7 @@ def arguments_of(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--weights", type=Path, default=ROOT / "weights")
     parser.add_argument("--sources", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--cases", type=int, default=24)
+    parser.add_argument("--cases", type=int, default=72)
     parser.add_argument("--cache", type=Path, default=ROOT / "test" / "output" / "synthesis-cache")
     return parser
 

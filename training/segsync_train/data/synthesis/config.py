@@ -170,7 +170,7 @@ class T1Config(Frozen):
 
 
 class SynthesisConfig(Frozen):
-    """All settings of the generator; the defaults are those the shipped weights are trained with."""
+    """All settings of the generator; `data.settings` of a recipe changes some."""
 
     anatomy: AnatomyConfig = AnatomyConfig()
     lesions: LesionConfig = LesionConfig()
