@@ -1,5 +1,6 @@
 """Which cases lie in a folder and which file is which channel, and what becomes of a folder with a broken case."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from builders import (
     isles22_volumes,
     write_dicom,
     write_image,
+    write_isles22_platform,
     write_platform,
 )
 from segsync.cases import find_cases, find_task
@@ -307,3 +309,73 @@ def test_a_case_that_lacks_a_channel_is_named(tmp_path: Path, cli: Cli, weights:
     done = predict(cli, tmp_path / "study", tmp_path / "masks", weights, "--task", "isles22")
     assert done.code == 3
     assert "case sub-01: channel adc: expected the patient's image, found none" in done.err
+
+
+@pytest.mark.parametrize("output", ["t1s", "t1s/p1.nii.gz"])
+def test_an_image_is_never_overwritten_by_its_mask(tmp_path: Path, cli: Cli, weights: Path, output: str) -> None:
+    path = write_image(tmp_path / "t1s" / "p1.nii.gz", LESION, GRID)
+    before = path.read_bytes()
+    source = path.parent if output == "t1s" else path
+    done = predict(cli, source, tmp_path / output, weights, "--task", "aims-tbi")
+    assert done.code == 5
+    assert "p1.nii.gz: expected a place for the mask, found an input image" in done.err
+    assert path.read_bytes() == before
+
+
+def test_two_cases_of_one_name_are_refused_before_anything_is_written(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    write_isles22_platform(tmp_path / "input" / "p1")
+    write_case(tmp_path / "input", "p1_{}.mha", {"dwi": "dwi", "adc": "adc"})
+    done = predict(cli, tmp_path / "input", tmp_path / "output", weights, "--task", "isles22")
+    assert done.code == 5
+    assert "expected one case of that name, found p1 as well" in done.err
+    assert not (tmp_path / "output").exists()
+
+
+def test_platform_folders_lie_at_any_depth(tmp_path: Path) -> None:
+    write_isles22_platform(tmp_path / "p0")
+    write_isles22_platform(tmp_path / "site1" / "p1")
+    write_isles22_platform(tmp_path / "site2" / "p1")
+    assert [case.name for case in whole_cases(tmp_path)] == ["p0", "site1_p1", "site2_p1"]
+
+
+def test_images_that_are_left_out_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a_t1", "b", "c"):
+        write_image(tmp_path / f"{name}.nii.gz", LESION, GRID)
+    assert [case.name for case in whole_cases(tmp_path, TASKS["aims-tbi"])] == ["a"]
+    assert "2 images whose names tell no channel of aims-tbi are left out, b.nii.gz first" in caplog.text
+
+
+def test_a_folders_name_speaks_for_no_file_beside_one_that_speaks_for_itself(tmp_path: Path) -> None:
+    """BIDS keeps a single-band reference beside the series in `dwi`."""
+    folder = tmp_path / "sub-01" / "dwi"
+    for name in ("dwi", "adc", "sbref"):
+        write_image(folder / f"sub-01_{name}.nii.gz", LESION, GRID)
+    [case] = whole_cases(tmp_path)
+    assert {name: Path(str(path)).name for name, path in case.channels.items()} == {
+        "dwi": "sub-01_dwi.nii.gz",
+        "adc": "sub-01_adc.nii.gz",
+    }
+
+
+def test_a_folder_that_may_not_be_read_is_a_failed_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_isles22_platform(tmp_path / "p1")
+    (tmp_path / "p2").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("p2"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found, failed = find_cases(tmp_path, ISLES22, {})
+    assert [case.name for case in found] == ["p1"]
+    assert [str(error) for error in failed] == [
+        f"{tmp_path / 'p2'}: expected a folder to read, found Permission denied; change its permissions"
+    ]
+
+
+def test_a_mistyped_path_is_said_to_be_one(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    done = predict(cli, tmp_path / "none", tmp_path / "output", weights)
+    assert done.code == 3
+    assert "none: expected a file or folder with a case's images, found none; check the path" in done.err

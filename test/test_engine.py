@@ -1,6 +1,7 @@
 """ONNX Runtime as a predictor, what it says when something is wrong, and how much memory a case takes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 from onnx import helper
 
 from builders import copying, graph, greedy, grid_of, tissue_of, write_bundle, write_image
+from segsync import engine
 from segsync.bundle import ChannelSpec, Fixed, load_bundle
-from segsync.engine import Device, Engine, choose_device, providers
+from segsync.engine import Device, Engine, choose_device, open_engine, providers, threads
 from segsync.errors import ResourceError, WeightsError
 from segsync.memory import Footprint
 
@@ -170,3 +172,23 @@ def test_a_large_ct_stays_below_8_gb(tmp_path: Path) -> None:
     assert windows > 27
     assert volume_ml == pytest.approx(100 * 100 * 100 * 0.45 * 0.45 / 1000, rel=0.05)
     assert peak < 8e9
+
+
+def test_auto_goes_on_on_the_cpu_where_the_gpu_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver that is too old shows its GPU, and the runtime then cannot start on it."""
+    bundle = load_bundle(write_bundle(tmp_path / "isles22", "isles22"))
+    monkeypatch.setattr(engine, "_why_no_cuda", lambda: None)
+    monkeypatch.setattr(engine, "_providers", lambda *arguments: ["CPUExecutionProvider"])
+    assert open_engine(bundle, "auto").device == Device()
+    assert "could not start on the GPU" in caplog.text
+    with pytest.raises(ResourceError, match="could not start on the GPU"):
+        open_engine(bundle, "cuda")
+
+
+def test_a_machine_with_many_cores_starts_no_more_threads_than_the_platform_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(96)))
+    assert 3 * threads() < 128

@@ -237,3 +237,15 @@ def test_a_single_slice_comes_back(axis: int) -> None:
     assert back[stays].all()
     assert not back[never].any()
     assert dice(back, mask) > 0.95
+
+
+def test_memory_that_ends_in_itk_is_a_memory_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line then says so of that case, and goes on with the next."""
+
+    def resample_without_memory(*arguments: object) -> None:
+        raise RuntimeError("Exception thrown\nITK ERROR: Image: Failed to allocate memory for image.")
+
+    monkeypatch.setattr(sitk, "Resample", resample_without_memory)
+    one, other = grid_of((4, 4, 4)), grid_of((4, 4, 4), (1.5, 1.0, 1.0))
+    with pytest.raises(MemoryError, match="Failed to allocate memory"):
+        resample(Volume(np.ones((4, 4, 4), np.float32), one), other)

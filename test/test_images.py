@@ -1,7 +1,11 @@
 """Image files: what is whole is read as SimpleITK reads it, what is not gives one clear line, written whole or not."""
 
 import gzip
+import locale
+import math
+import os
 import re
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from builders import IDENTITY, files_below, grid_of, itk_image, tissue_of, turned, write_dicom, write_image
-from segsync.errors import InputError, OutputError, SegsyncError
+from segsync.errors import InputError, OutputError, ResourceError, SegsyncError
 from segsync.geometry import Grid, Volume
 from segsync.images import read, stem_of, suffix_of, write
 
@@ -129,6 +133,62 @@ def test_a_dicom_series_that_lacks_a_slice_is_refused(tmp_path: Path) -> None:
     (folder / "002.dcm").unlink()
     with pytest.raises(InputError, match=r"dwi: expected .*even"):
         read(folder)
+
+
+def test_a_dicom_series_of_a_tilted_gantry_is_refused(tmp_path: Path) -> None:
+    """Even steps, but sheared: ITK would stack the slices upright, and the volume would be too large."""
+    grid = grid_of((6, 8, 8), (5.0, 1.0, 1.0))
+    folder = write_dicom(tmp_path / "ct", Volume(tissue_of(grid, 100), grid))
+    for number, path in enumerate(sorted(folder.iterdir())):
+        image = sitk.ReadImage(str(path))
+        shifted = f"0\\{-number * 5.0 * math.tan(math.radians(20)):.6f}\\{number * 5.0:g}"
+        rewrite_dicom(image, path, {"0020|0032": shifted})
+    with pytest.raises(InputError, match=r"ct: expected slices .* gantry tilt of 20\.0 degrees; convert"):
+        read(folder)
+
+
+def test_dicom_slices_all_at_one_place_are_refused(tmp_path: Path) -> None:
+    grid = grid_of((5, 8, 8), (5.0, 1.0, 1.0))
+    folder = write_dicom(tmp_path / "ct", Volume(tissue_of(grid, 100), grid))
+    for path in folder.iterdir():
+        rewrite_dicom(sitk.ReadImage(str(path)), path, {"0020|0032": "0\\0\\0"})
+    with pytest.raises(InputError, match=r"ct: expected evenly spaced slices, found steps of 0\.00"):
+        read(folder)
+
+
+def rewrite_dicom(image: sitk.Image, path: Path, changes: dict[str, str]) -> None:
+    """The same slice with other tags."""
+    kept = locale.setlocale(locale.LC_ALL)
+    for tag, value in changes.items():
+        image.SetMetaData(tag, value)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(path))
+    writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, kept)
+
+
+def test_a_name_that_is_no_utf8_is_one_line(tmp_path: Path) -> None:
+    """ITK would end the process, and with it every case that comes after."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcller.nii.gz"))
+    shutil.copy(write_image(tmp_path / "image.nii.gz", np.ones((4, 4, 4), np.float32)), path)
+    with pytest.raises(InputError, match="expected a name in UTF-8"):
+        read(path)
+    with pytest.raises(OutputError, match="expected a name in UTF-8"):
+        write(np.ones((4, 4, 4), np.uint8), grid_of((4, 4, 4)), path)
+
+
+def test_memory_that_ends_while_reading_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_image(tmp_path / "image.nii.gz", np.ones((4, 4, 4), np.float32))
+
+    def execute(reader: object) -> None:
+        raise RuntimeError("Exception thrown in SimpleITK\nITK ERROR: nifti_image_load failed for file: image")
+
+    monkeypatch.setattr(sitk.ImageFileReader, "Execute", execute)
+    with pytest.raises(ResourceError, match=r"image.nii.gz: expected memory for 4×4×4 voxels, found too little"):
+        read(path)
 
 
 def test_voxels_that_are_no_number(tmp_path: Path) -> None:

@@ -194,13 +194,13 @@ def test_a_missing_optional_channel_is_said(isles22: segsync.Model) -> None:
     assert np.array_equal(result.mask, ball(grid, 4.0))
 
 
-def test_an_image_without_tissue_gives_an_empty_mask(t1: segsync.Model) -> None:
+def test_an_image_without_tissue_is_refused(t1: segsync.Model) -> None:
+    """An empty mask would say that somebody looked."""
     grid = grid_of((8, 8, 8))
     array = np.full(grid.size_zyx, -3, dtype=np.int16)
     array[0] = -2
-    result = t1.predict({"t1": Volume(array, grid)})
-    assert not result.mask.any()
-    assert result.done.windows == 0
+    with pytest.raises(InputError, match="case case: channel t1: expected the patient, found nothing that is tissue"):
+        t1.predict({"t1": Volume(array, grid)})
 
 
 def test_memory_that_ends_halves_the_windows(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_memory_limit_makes_windows_smaller(weights: Path, monkeypatch: pytest
     grid = grid_of((20, 20, 20))
     lesion = ball(grid, 8.0)
     model = segsync.load("aims-tbi", weights=weights, device="cpu", max_memory=1_300_000)
-    result = model.predict({"t1": Volume(lesion, grid)}, Settings(max_memory=1_300_000))
+    result = model.predict({"t1": Volume(lesion, grid)}, Settings())
     assert result.done.patch_zyx == (8, 8, 8)
     assert np.array_equal(result.mask, lesion)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from builders import Cli, ball, files_below, grid_of, write_image, write_platform
+from builders import Cli, ball, files_below, flip_byte, grid_of, write_bundle, write_image, write_platform
 from segsync.errors import InputError
 from segsync.geometry import Volume
 from segsync.server import PORT, make_server
@@ -150,6 +150,14 @@ def test_without_weights_nothing_is_served(cli: Cli, tmp_path: Path) -> None:
     done = cli("serve", "--weights", tmp_path, "--port", "0")
     assert done.code == 4
     assert "expected weights for the task" in done.err
+
+
+def test_altered_weights_are_not_served(cli: Cli, tmp_path: Path) -> None:
+    """Not a server that answers /health and then fails every case."""
+    flip_byte(write_bundle(tmp_path / "isles22", "isles22") / "model.onnx")
+    done = cli("serve", "--weights", tmp_path, "--port", "0")
+    assert done.code == 4
+    assert "model.onnx: expected sha256" in done.err
 
 
 def test_a_port_in_use_is_one_line(cli: Cli, weights: Path) -> None:

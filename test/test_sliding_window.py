@@ -237,6 +237,21 @@ def test_a_deadline_that_cannot_be_met_still_gives_a_whole_case() -> None:
     assert found == pytest.approx(array, abs=1e-5)
 
 
+def test_a_slow_first_window_costs_nothing() -> None:
+    """A GPU chooses its kernels at the first window: what the second takes is what the rest will take."""
+
+    class Warming(Clock):
+        def predictor(self, window: Array) -> Array:
+            self.now += 30.0 if self.now == 100.0 else self.seconds
+            return window
+
+    clock, array = Warming(0.1), volume_of(SIZE)
+    windows = Windows((16, 16, 16), (8, 8, 8), 0.5, all_flips((0, 1, 2)))
+    _, done = predict(array, clock.predictor, 1, windows, deadline=160.0, clock=clock)
+    assert (done.flips, done.overlap, done.notes) == (8, 0.5, [])
+    assert clock.now <= 160.0
+
+
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 

@@ -3,9 +3,8 @@
 import logging
 import os
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segsync.errors import InputError
@@ -19,6 +18,8 @@ log = logging.getLogger(__name__)
 
 def find_task(source: Path) -> Task:
     """The only task whose channels the source offers; raises InputError where there is none or more than one."""
+    if not source.exists():
+        raise InputError(f"{source}: expected a file or folder with a case's images, found none; check the path")
     platform = next(_platform_folders(source), None) if source.is_dir() else None
     if platform is not None:
         return choose_task(read_inputs(platform))
@@ -33,7 +34,7 @@ def _complete(source: Path, task: Task) -> bool:
     if not source.is_dir():
         return False
     required = {channel.name for channel in task.channels if channel.required}
-    return any(required <= set(channels) for channels in _grouped(source, task)[0].values())
+    return any(required <= set(channels) for channels in _grouped(source, task).cases.values())
 
 
 def find_cases(source: Path, task: Task, named: Mapping[str, Path]) -> tuple[list[Case], list[InputError]]:
@@ -51,10 +52,17 @@ def find_cases(source: Path, task: Task, named: Mapping[str, Path]) -> tuple[lis
             except InputError as error:
                 failed.append(error)
             else:
-                cases.append(case if folder == source else replace(case, name=folder.name))
-        groups, clashes = _grouped(source, task, named)
-        failed += clashes.values()
-        cases += [Case(name, channels) for name, channels in sorted(groups.items()) if name not in clashes]
+                cases.append(case if folder == source else replace(case, name=_name(folder, source)))
+        grouped = _grouped(source, task, named)
+        failed += (*grouped.clashes.values(), *grouped.closed)
+        cases += [
+            Case(name, channels) for name, channels in sorted(grouped.cases.items()) if name not in grouped.clashes
+        ]
+        if grouped.others:
+            log.warning(
+                "%s: %d images whose names tell no channel of %s are left out, %s first",
+                source, len(grouped.others), task.name, grouped.others[0].relative_to(source),
+            )  # fmt: skip
     elif source.is_file():
         cases = [Case(stem_of(source), {_channel_of_file(source, task): source})]
     else:
@@ -83,56 +91,79 @@ def _channel_of_file(path: Path, task: Task) -> str:
 
 
 def _platform_folders(source: Path) -> Iterator[Path]:
-    if is_platform_folder(source):
-        yield source
-        return
-    yield from (child for child in sorted(source.iterdir()) if child.is_dir() and is_platform_folder(child))
+    for folder, _, is_platform in _walk(source):
+        if is_platform:
+            yield folder
 
 
-def _grouped(
-    source: Path, task: Task, named: Collection[str] = ()
-) -> tuple[dict[str, dict[str, Path]], dict[str, InputError]]:
-    """Files of all cases by case name, then channel; and for cases where two claim a channel not named, which."""
-    groups: dict[str, dict[str, Path]] = defaultdict(dict)
-    clashes: dict[str, InputError] = {}
-    found = list(_found(source, task))
+@dataclass
+class _Grouped:
+    """What lies in a folder, without the platform's folders.
+
+    cases: files by case, then channel. clashes: of cases where two files claim a channel. closed: folders that may not
+    be read. others: images whose names tell no channel.
+    """
+
+    cases: dict[str, dict[str, Path]]
+    clashes: dict[str, InputError]
+    closed: list[InputError]
+    others: list[Path]
+
+
+def _grouped(source: Path, task: Task, named: Collection[str] = ()) -> _Grouped:
+    """The images below `source` by what their names tell; channels that are named need not be told apart."""
+    grouped = _Grouped({}, {}, [], [])
+    found = list(_found(source, task, grouped))
     if not found and len(task.channels) == 1:
-        found = [(task.reference, stem_of(path), path) for path in _images_below(source)]
+        found = [(task.reference, stem_of(path), path) for path in grouped.others if path.parent == source]
+        grouped.others = [path for path in grouped.others if path.parent != source]
     for channel, name, path in found:
-        first = groups[name].setdefault(channel, path)
+        first = grouped.cases.setdefault(name, {}).setdefault(channel, path)
         if first != path and channel not in named:
-            clashes[name] = InputError(
+            grouped.clashes[name] = InputError(
                 f"{path}: expected one {channel} image for the case {name}, found {first} as well; "
                 "leave one, or give --channel"
             )
-    return dict(groups), clashes
+    return grouped
 
 
-def _images_below(source: Path) -> list[Path]:
-    return sorted(p for p in source.iterdir() if p.is_file() and suffix_of(p) and not p.name.startswith("."))
+def _walk(source: Path, closed: list[InputError] | None = None) -> Iterator[tuple[Path, list[str], bool]]:
+    """Every folder from `source` on, the visible files in it, and whether it is the platform's, which is not entered.
 
+    closed: takes folders that may not be read.
+    """
 
-def _found(source: Path, task: Task) -> Iterator[tuple[str, str, Path]]:
-    """(channel, case name, path) of every image below `source` whose name or folder tells its channel."""
-    for parent, folders, files in os.walk(source, followlinks=True):
+    def refused(error: OSError) -> None:
+        if closed is not None:
+            reason = f"found {error.strerror}"
+            closed.append(InputError(f"{error.filename}: expected a folder to read, {reason}; change its permissions"))
+
+    for parent, folders, files in os.walk(source, followlinks=True, onerror=refused):
         folder = Path(parent)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and not is_platform_folder(folder / f))
-        if is_platform_folder(folder):
-            folders.clear()
+        is_platform = is_platform_folder(folder)
+        folders[:] = [] if is_platform else sorted(name for name in folders if not name.startswith("."))
+        yield folder, sorted(file for file in files if not file.startswith(".")), is_platform
+
+
+def _found(source: Path, task: Task, grouped: _Grouped) -> Iterator[tuple[str, str, Path]]:
+    """(channel, case name, path) of every image below `source` whose name or folder tells its channel."""
+    for folder, files, is_platform in _walk(source, grouped.closed):
+        if is_platform:
             continue
-        visible = sorted(file for file in files if not file.startswith("."))
-        images = [folder / file for file in visible if suffix_of(Path(file))]
+        images = [folder / file for file in files if suffix_of(Path(file))]
         folder_channel = _channel_called(folder.name, task) if folder != source else None
-        if folder_channel and visible and not images:
+        if folder_channel and files and not images:
             yield folder_channel, _name(folder.parent, source), folder  # a DICOM series
-        for path in images:
-            label = _labelled(path, task)
+        labels = {path: _labelled(path, task) for path in images}
+        # A folder's name speaks for files whose own names say nothing, not for those beside one that does.
+        told = any(label is not None and label[0] == folder_channel for label in labels.values())
+        for path, label in labels.items():
             if label is not None:
                 yield label[0], label[1] or _name(folder, source), path
-            elif folder_channel:
+            elif folder_channel and not told:
                 yield folder_channel, _name(folder.parent, source), path
             else:
-                log.debug("%s: no channel of %s by its name", path, task.name)
+                grouped.others.append(path)
 
 
 def _name(folder: Path, source: Path) -> str:

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import SimpleITK as sitk
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -16,7 +18,7 @@ from rich.table import Table
 import segsync
 from segsync import cases, grand_challenge
 from segsync.bundle import MANIFEST_FILE, SPEC_FILE, load_bundle, load_manifest, verify_files
-from segsync.engine import providers
+from segsync.engine import providers, threads
 from segsync.errors import CasesFailedError, InputError, OutputError, SegsyncError, WeightsError
 from segsync.images import WRITABLE, suffix_of, write
 from segsync.lesions import measure
@@ -67,6 +69,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors alone.")]
 
 def main() -> None:
     """Run the command line; errors are one line on stderr and a documented exit code."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads())
     _guarded(app)
 
 
@@ -128,6 +131,7 @@ def predict(
     for line in broken:
         log.error("%s", line)
     targets = _targets(output, found, chosen)
+    _check_targets(targets, found)
     todo = [(case, path) for case, path in zip(found, targets, strict=True) if not (resume and path.is_file())]
     if len(todo) < len(found):
         log.info("%d of %d cases are done already", len(found) - len(todo), len(found))
@@ -135,7 +139,7 @@ def predict(
         return
     memory = int(max_memory * GIB) if max_memory is not None else None
     model = load(chosen.name, weights=weights, device=device, max_memory=memory)
-    settings = Settings(tta, overlap, deadline, memory)
+    settings = Settings(tta, overlap, deadline)
     failed: list[SegsyncError] = [*broken]
     for number, (case, path) in enumerate(todo, start=1):
         try:
@@ -143,7 +147,7 @@ def predict(
                 result = model.predict(case, settings, progress)
             _write(result, path, save_probabilities, arguments if report else None)
         except (InputError, OutputError, segsync.errors.ResourceError) as error:
-            if len(todo) + len(broken) == 1:
+            if len(found) + len(broken) == 1:
                 raise
             log.error("%s", error)
             failed.append(error)
@@ -192,6 +196,29 @@ def _targets(output: Path, found: list[Case], task: Task) -> list[Path]:
     return targets
 
 
+def _check_targets(targets: list[Path], found: list[Case]) -> None:
+    """Before anything is computed: no mask overwrites an image or another mask, and there is a folder to write to.
+
+    Raises OutputError.
+    """
+    images = {source.resolve() for case in found for source in case.channels.values() if isinstance(source, Path)}
+    taken: dict[Path, str] = {}
+    for case, target in zip(found, targets, strict=True):
+        place = target.resolve()
+        if place in images:
+            raise OutputError(f"{target}: expected a place for the mask, found an input image; give another folder")
+        if place in taken:
+            raise OutputError(f"{target}: expected one case of that name, found {taken[place]} as well; rename a case")
+        taken[place] = case.name
+    for target in targets:
+        there = next(place for place in target.absolute().parents if place.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            found_there = "no permission to write there" if there.is_dir() else "a file"
+            raise OutputError(
+                f"{target}: expected to write the image below {there}, found {found_there}; choose another folder"
+            )
+
+
 def _write(result: Result, path: Path, probabilities: bool, arguments: dict[str, object] | None) -> None:
     """Everything that belongs to a case; the mask last, since its being there says that the case is done."""
     suffix = suffix_of(path)
@@ -199,7 +226,7 @@ def _write(result: Result, path: Path, probabilities: bool, arguments: dict[str,
     if probabilities:
         labels = result.bundle.spec.labels
         for value, name in labels.items():
-            ending = "probability" if len(labels) == 1 else f"probability-{name}"
+            ending = "probability" if len(labels) == 1 else f"probability-{name.replace('/', '-')}"
             write(result.probability(value), result.grid, stem.with_name(f"{stem.name}_{ending}{suffix}"))
     if arguments is not None:
         from segsync.report import write_report  # needs Pillow, which no other command does
@@ -270,16 +297,20 @@ def serve(
 
 
 def _tasks_with_weights(weights: Path | None) -> list[str]:
-    names = []
+    """The challenges' tasks whose weights are there; raises WeightsError for broken ones, and where there are none."""
+    names, folders, missing = [], set(), None
     for name in TASKS:
         try:
-            bundle = load_bundle(find_weights(name, weights))
+            folder = find_weights(name, weights)
         except WeightsError as error:
-            log.debug("%s", error)
+            missing = error
         else:
-            names += [name] if bundle.spec.task == name else []
+            folders.add(folder)
+            names += [name] if load_bundle(folder).spec.task == name else []
     if not names:
-        find_weights(next(iter(TASKS)), weights)  # says where it looked
+        raise missing or WeightsError(
+            f"{', '.join(map(str, folders))}: expected weights of one of {', '.join(TASKS)}, found another task's"
+        )
     return names
 
 

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from segsync.bundle import Bundle
-from segsync.errors import ResourceError, WeightsError
+from segsync.errors import OUT_OF_MEMORY, ResourceError, WeightsError
 from segsync.geometry import Array, SizeZYX
 
 log = logging.getLogger(__name__)
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-#: What runtimes and allocators say when memory ends.
-OUT_OF_MEMORY = re.compile(r"out of memory|bad.?alloc|failed to allocate|alloc.*fail|CUDNN_STATUS_ALLOC", re.IGNORECASE)
+#: Threads of each library at most: the platform allows a container 128 processes and threads, on any machine.
+MAX_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,12 @@ def choose_device(wanted: str) -> Device:
         log.info("no GPU: %s; running on the CPU", reason)
         return Device()
     raise ResourceError(f"--device {wanted}: expected a GPU, found none ({reason}); use --device cpu or auto")
+
+
+def threads() -> int:
+    """Threads for a library: the cores that this process may use (libraries count the host's), within MAX_THREADS."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return min(len(allowed), MAX_THREADS)
 
 
 def providers() -> list[str]:
@@ -90,8 +96,7 @@ class Engine:
         runtime = _runtime()
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # its errors are raised, and told in one line here
-        # The runtime's own default counts physical cores of the host, not those this process may use.
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads()
         self.bundle = bundle
         self.device = device
         try:
@@ -139,6 +144,18 @@ class Engine:
     def warm_up(self, patch_zyx: SizeZYX) -> None:
         """Run one empty window, so that the first case does not pay for choosing kernels."""
         self(np.zeros((1, len(self.bundle.spec.channels), *patch_zyx), dtype=np.float32))
+
+
+def open_engine(bundle: Bundle, wanted: str, *, memory_bytes: int | None = None) -> Engine:
+    """The network on the device that is wanted (see `choose_device`); with `auto` on the CPU where the GPU fails."""
+    device = choose_device(wanted)
+    try:
+        return Engine(bundle, device, memory_bytes=memory_bytes)
+    except ResourceError as error:
+        if wanted != "auto" or device.cuda is None:
+            raise
+        log.warning("%s; running on the CPU", error)
+        return Engine(bundle, Device(), memory_bytes=memory_bytes)
 
 
 def _providers(runtime: Any, device: Device, memory_bytes: int | None) -> list[object]:

@@ -3,6 +3,24 @@
 Every message is one line: which file, what was expected, what was found, what to do.
 """
 
+import contextlib
+import re
+from collections.abc import Iterator
+
+#: What runtimes, allocators and ITK say when memory ends.
+OUT_OF_MEMORY = re.compile(r"out of memory|bad.?alloc|failed to allocate|alloc.*fail|CUDNN_STATUS_ALLOC", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """ITK's RuntimeErrors that say that memory ended become MemoryError, as numpy's are."""
+    try:
+        yield
+    except RuntimeError as error:
+        if OUT_OF_MEMORY.search(str(error)):
+            raise MemoryError(str(error).strip().splitlines()[-1]) from error
+        raise
+
 
 class SegsyncError(Exception):
     """Base of all errors this package raises on purpose."""

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from segsync.errors import memory_errors
+
 Array = npt.NDArray[np.float32]
 Triple = tuple[float, float, float]
 SizeZYX = tuple[int, int, int]
@@ -158,30 +160,31 @@ def resample(volume: Volume, target: Grid, *, outside: float = 0.0, antialias: b
 
     Voxels outside the volume's field of view get `outside`. Grids that differ by turns and mirrorings alone are not
     interpolated: the values come back bit for bit. With `antialias`, axes along which `target` is coarser are first
-    smoothed to its resolution (Gaussian whose FWHM² is the difference of the squared voxel sizes).
+    smoothed to its resolution (Gaussian whose FWHM² is the difference of the squared voxel sizes). Raises MemoryError.
     """
     turned = _reordered(volume, target)
     if turned is not None:
         return np.ascontiguousarray(turned, dtype=np.float32)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array, dtype=np.float32))
-    image.SetSpacing(volume.grid.spacing_xyz)
-    image.SetOrigin(volume.grid.origin)
-    image.SetDirection(volume.grid.direction)
-    if antialias:
-        image = _smoothed(image, volume.grid, target)
-    z, y, x = target.size_zyx
-    resampled = sitk.Resample(
-        image,
-        (x, y, z),
-        sitk.Transform(3, sitk.sitkIdentity),
-        sitk.sitkLinear,
-        target.origin,
-        target.spacing_xyz,
-        target.direction,
-        outside,
-        sitk.sitkFloat32,
-    )
-    array: Array = sitk.GetArrayFromImage(resampled)
+    with memory_errors():
+        image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array, dtype=np.float32))
+        image.SetSpacing(volume.grid.spacing_xyz)
+        image.SetOrigin(volume.grid.origin)
+        image.SetDirection(volume.grid.direction)
+        if antialias:
+            image = _smoothed(image, volume.grid, target)
+        z, y, x = target.size_zyx
+        resampled = sitk.Resample(
+            image,
+            (x, y, z),
+            sitk.Transform(3, sitk.sitkIdentity),
+            sitk.sitkLinear,
+            target.origin,
+            target.spacing_xyz,
+            target.direction,
+            outside,
+            sitk.sitkFloat32,
+        )
+        array: Array = sitk.GetArrayFromImage(resampled)
     return array
 
 

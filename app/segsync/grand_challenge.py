@@ -33,12 +33,18 @@ class Inputs:
 
 
 def is_platform_folder(folder: Path) -> bool:
-    """Whether a folder is laid out as `/input`: with `inputs.json`, or a known socket below `images`."""
-    if (folder / INPUTS_FILE).is_file():
-        return True
+    """Whether a folder is laid out as `/input`: with `inputs.json`, or a known socket below `images`.
+
+    One that may not be read is none.
+    """
     known = {socket.lower() for task in TASKS.values() for channel in task.channels for socket in channel.sockets}
     below = folder / "images"
-    return below.is_dir() and any(child.name.lower() in known for child in below.iterdir())
+    try:
+        if (folder / INPUTS_FILE).is_file():
+            return True
+        return below.is_dir() and any(child.name.lower() in known for child in below.iterdir())
+    except PermissionError:
+        return False
 
 
 def read_inputs(folder: Path) -> Inputs:
@@ -88,7 +94,7 @@ def _socket(item: Any) -> dict[str, Any]:
     """The item's `socket` (2026), or its `interface` as it was called before."""
     if not isinstance(item, dict):
         return {}
-    socket = item.get("socket", item.get("interface"))
+    socket = item.get("socket") or item.get("interface")
     return socket if isinstance(socket, dict) else {}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from segsync.errors import InputError, OutputError
+from segsync.errors import OUT_OF_MEMORY, InputError, OutputError, ResourceError
 from segsync.geometry import Grid, Volume
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ METAIMAGE_HEADER = 8192
 SLICE_POSITION = "0020|0032"
 #: How far the steps between slices may differ, as a share of their median.
 UNEVEN_SLICES = 0.1
+#: Angle between the way from the first slice to the last and the slices' normal: from here on it is a tilted gantry.
+TILT_DEGREES = 0.5
 
 
 def suffix_of(path: Path) -> str:
@@ -53,8 +55,9 @@ def read(path: Path) -> Volume:
     """Read one scalar three-dimensional image, a file or a folder with one DICOM series.
 
     Raises InputError where the file is unreadable or truncated, of another dimension, with several values a voxel, or
-    with a geometry that is none (spacing not positive, directions not orthonormal).
+    with a geometry that is none (spacing not positive, directions not orthonormal); ResourceError without memory.
     """
+    _check_name(path, InputError)
     # Warnings of the image library go straight to the terminal; what matters is checked and raised here.
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     if path.is_dir():
@@ -79,8 +82,22 @@ def read(path: Path) -> Volume:
     try:
         image = reader.Execute()
     except RuntimeError as error:
+        # Of a NIfTI whose length is right ITK says no more than that it could not be loaded.
+        if OUT_OF_MEMORY.search(str(error)) or "nifti_image_load" in str(error):
+            voxels = "×".join(str(side) for side in reader.GetSize())
+            raise ResourceError(
+                f"{path}: expected memory for {voxels} voxels, found too little; give the container more memory"
+            ) from error
         raise InputError(f"{path}: expected a whole {suffix} image, {_unreadable(path, error)}") from error
     return _volume(image)
+
+
+def _check_name(path: Path, kind: type[InputError | OutputError]) -> None:
+    """ITK ends the process at a name that is no UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise kind(f"{path}: expected a name in UTF-8, found other bytes in it; rename the file or folder") from error
 
 
 def _volume(image: sitk.Image) -> Volume:
@@ -197,20 +214,28 @@ def _read_dicom(folder: Path) -> Volume:
         raise InputError(f"{folder}: expected a readable DICOM series, found: {reason}; convert it to NIfTI") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{folder}: expected one 3D grey-value series, found another kind; give the image series")
-    _check_slices(folder, reader, len(names))
+    _check_slices(folder, reader, len(names), Grid.of(image).matrix[:, 2])
     return _volume(image)
 
 
-def _check_slices(folder: Path, reader: sitk.ImageSeriesReader, count: int) -> None:
-    """Slices that lack one among them, or lie twice: ITK takes them for evenly spaced ones."""
-    places = [reader.GetMetaData(n, SLICE_POSITION) for n in range(count) if reader.HasMetaDataKey(n, SLICE_POSITION)]
-    if len(places) < 3:
+def _check_slices(folder: Path, reader: sitk.ImageSeriesReader, count: int, normal: npt.NDArray[np.float64]) -> None:
+    """Slices that lack one among them, lie twice, or are sheared: ITK stacks them evenly along their normal."""
+    found = [reader.GetMetaData(n, SLICE_POSITION) for n in range(count) if reader.HasMetaDataKey(n, SLICE_POSITION)]
+    if len(found) < 2:
         return
-    steps = np.linalg.norm(np.diff([[float(mm) for mm in place.split("\\")] for place in places], axis=0), axis=1)
-    if np.ptp(steps) > UNEVEN_SLICES * np.median(steps):
+    places = np.array([[float(mm) for mm in place.split("\\")] for place in found])
+    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    if np.ptp(steps) > UNEVEN_SLICES * np.median(steps) or steps.min() == 0:
         raise InputError(
             f"{folder}: expected evenly spaced slices, found steps of {steps.min():.2f} to {steps.max():.2f} mm; "
             "add the missing slice, or give one volume a folder"
+        )
+    along = (places[-1] - places[0]) / np.linalg.norm(places[-1] - places[0])
+    tilt = math.degrees(math.acos(min(1.0, abs(float(along @ normal)))))
+    if tilt > TILT_DEGREES:
+        raise InputError(
+            f"{folder}: expected slices stacked along their normal, found a gantry tilt of {tilt:.1f} degrees; convert "
+            "the series with dcm2niix, which takes the tilt out"
         )
 
 
@@ -222,6 +247,7 @@ def write(array: npt.NDArray[np.generic], grid: Grid, path: Path) -> None:
     suffix = suffix_of(path)
     if suffix not in WRITABLE:
         raise OutputError(f"{path}: expected an ending of {', '.join(WRITABLE)}, found another; choose one of these")
+    _check_name(path, OutputError)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array))
     image.SetSpacing(grid.spacing_xyz)
     image.SetOrigin(grid.origin)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from segsync.bundle import MODEL_FILE, SPEC_FILE, Bundle, ModelSpec, load_bundle
-from segsync.engine import Engine, choose_device
+from segsync.engine import open_engine
 from segsync.errors import ChannelError, InputError, ResourceError, WeightsError
 from segsync.geometry import Array, Grid, Volume, resample
 from segsync.images import read, write
 from segsync.memory import Footprint
-from segsync.postprocess import Mask, labels_on
+from segsync.postprocess import BYTES_A_VOXEL, Mask, labels_on
 from segsync.preprocess import prepare
 from segsync.sliding_window import Done, Windows, all_flips, predict
 from segsync.tasks import TASKS, Task, own_task, task_named
@@ -36,8 +36,6 @@ class Settings:
     overlap: float = 0.5
     #: Seconds a case may take; mirroring, then overlap, give way. None: as long as it takes.
     deadline_s: float | None = None
-    #: Bytes the process should stay below; windows give way. None: no limit.
-    max_memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,13 +107,16 @@ class Model:
     """A task's network, loaded once and used for any number of cases."""
 
     def __init__(self, bundle: Bundle, task: Task, *, device: str = "auto", max_memory: int | None = None) -> None:
-        """Open a verified bundle on a device (`auto`, `cpu`, `cuda`, `cuda:N`); max_memory in bytes."""
+        """Open a verified bundle on a device (`auto`, `cpu`, `cuda`, `cuda:N`).
+
+        max_memory: bytes the process should stay below; windows give way. None: no limit.
+        """
         self.bundle = bundle
         self.task = task
         began = time.monotonic()
-        self.engine = Engine(bundle, choose_device(device), memory_bytes=max_memory)
+        self.engine = open_engine(bundle, device, memory_bytes=max_memory)
         spec = bundle.spec
-        self._footprint = None
+        self._max_memory, self._footprint = max_memory, None
         if max_memory is not None:
             z, y, x = (max(m, p // 2 // m * m) for p, m in zip(spec.patch_zyx, spec.multiple_zyx, strict=True))
             self._footprint = Footprint.measure(self.engine.warm_up, (z, y, x))
@@ -151,7 +152,7 @@ class Model:
             prepared = prepare(load, spec, self.task.reference)
             reference = references[self.task.reference]
             ready = time.monotonic()
-            windows = self._windows(settings, prepared.array.nbytes + 12 * reference.array.size)
+            windows = self._windows(settings, prepared.array.nbytes + BYTES_A_VOXEL * reference.array.size)
             deadline = None
             if settings.deadline_s is not None:
                 # The way back takes about as long as the way there.
@@ -200,8 +201,8 @@ class Model:
         spec = self.bundle.spec
         mirror = settings.tta == "mirror" or (settings.tta == "auto" and self.engine.device.cuda is not None)
         patch = spec.patch_zyx
-        if settings.max_memory is not None and self._footprint is not None:
-            patch = self._footprint.largest(patch, spec.multiple_zyx, arrays, settings.max_memory)
+        if self._max_memory is not None and self._footprint is not None:
+            patch = self._footprint.largest(patch, spec.multiple_zyx, arrays, self._max_memory)
         flips = all_flips(spec.mirror_axes) if mirror else ((),)
         return Windows(patch, spec.multiple_zyx, settings.overlap, flips)
 

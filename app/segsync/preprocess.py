@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segsync.bundle import Fixed, ModelSpec, ZScore
+from segsync.bundle import ChannelSpec, Fixed, ModelSpec, ZScore
 from segsync.errors import ChannelError, WeightsError
 from segsync.geometry import Array, Grid, Volume, resample, respaced
+
+Shown = npt.NDArray[np.bool_]
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,10 @@ MIN_OVERLAP = 0.05
 GOOD_OVERLAP = 0.8
 #: Median ADC of brain tissue lies in this range whatever the field strength, in 10⁻⁶ mm²/s; wide enough for oedema.
 ADC_MEDIAN = (300.0, 2500.0)
+#: Channels in Hounsfield units. Bone and contrast medium lie above the first of these values, and little of them above
+#: the second; with 1024 added to all, nearly everything above the first lies above the second.
+CT = {"ncct", "cta"}
+DENSE_HU, DENSEST_SHARE = (150.0, 900.0), 0.8
 
 
 @dataclass(frozen=True)
@@ -33,18 +39,18 @@ class Prepared:
 
     array: Array
     grid: Grid
-    tissue: npt.NDArray[np.bool_]
+    tissue: Shown
     warnings: tuple[str, ...]
 
 
-def tissue(array: Array, how: ZScore | Fixed) -> npt.NDArray[np.bool_]:
+def tissue(array: Array, how: ZScore | Fixed) -> Shown:
     """Where an image (Z, Y, X) shows the patient rather than air: with skull or without, in signal or in units."""
     if isinstance(how, Fixed):
         floor = how.low
     else:
         positive = array[array > 0]
         floor = TISSUE_SHARE * float(np.percentile(positive, 98)) if positive.size else 0.0
-    shown: npt.NDArray[np.bool_] = array > floor
+    shown: Shown = array > floor
     return shown
 
 
@@ -98,14 +104,18 @@ def prepare(load: Callable[[str], Volume | None], spec: ModelSpec, reference: st
         raise ChannelError(reference, "expected an image, found none; give the image that the task measures on")
     grid = respaced(volume.grid, spec.spacing_zyx)
     raw: dict[str, Array] = {}
+    here: Shown | None = None
     for name in (reference, *(name for name in channels if name != reference)):
         volume = volume if name == reference else _loaded(load, name)
-        array = _on_grid(name, volume, grid, raw.get(reference), channels[name].optional, warnings)
+        array = _on_grid(name, volume, grid, here, channels[name].optional, warnings)
         if array is not None:
             raw[name] = array
+        if name == reference:
+            here = _tissue_of(raw[name], channels[name])
         volume = None
     _check_diffusion(raw, warnings)
-    here = tissue(raw[reference], channels[reference].normalisation)
+    _check_hounsfield(raw, warnings)
+    assert here is not None
     stack = np.zeros((len(channels), *grid.size_zyx), dtype=np.float32)
     for index, (name, channel) in enumerate(channels.items()):
         if name in raw:
@@ -113,6 +123,17 @@ def prepare(load: Callable[[str], Volume | None], spec: ModelSpec, reference: st
     for line in warnings:
         log.warning(line)
     return Prepared(stack, grid, here, tuple(warnings))
+
+
+def _tissue_of(array: Array, channel: ChannelSpec) -> Shown:
+    here = tissue(array, channel.normalisation)
+    if not here.any():
+        raise ChannelError(
+            channel.name,
+            f"expected the patient, found nothing that is tissue (values of {array.min():g} to {array.max():g}); check "
+            "the image and its unit",
+        )
+    return here
 
 
 def _loaded(load: Callable[[str], Volume | None], name: str) -> Volume | None:
@@ -126,9 +147,12 @@ def _loaded(load: Callable[[str], Volume | None], name: str) -> Volume | None:
 
 
 def _on_grid(
-    name: str, volume: Volume | None, grid: Grid, reference: Array | None, optional: bool, warnings: list[str]
+    name: str, volume: Volume | None, grid: Grid, here: Shown | None, optional: bool, warnings: list[str]
 ) -> Array | None:
-    """The channel on the model's grid; None where it is missing or empty and the model can do without."""
+    """The channel on the model's grid; None where it is missing or empty and the model can do without.
+
+    here: where the reference shows the patient; None for the reference itself.
+    """
     if volume is not None and volume.array.min() == volume.array.max():
         found = f"only the value {float(volume.array.flat[0]):g}"
     elif volume is None:
@@ -136,8 +160,8 @@ def _on_grid(
     else:
         array = resample(volume, grid, outside=np.nan, antialias=True)
         inside = np.isfinite(array)
-        if reference is not None:
-            _check_overlap(name, inside, reference, warnings)
+        if here is not None:
+            _check_overlap(name, inside, here, warnings)
         return np.where(inside, array, np.float32(0))
     if not optional:
         raise ChannelError(name, f"expected the patient's image, found {found}; give that channel's image")
@@ -145,9 +169,8 @@ def _on_grid(
     return None
 
 
-def _check_overlap(name: str, inside: npt.NDArray[np.bool_], reference: Array, warnings: list[str]) -> None:
-    patient = reference > 0
-    share = float(inside[patient].mean()) if patient.any() else float(inside.mean())
+def _check_overlap(name: str, inside: Shown, here: Shown, warnings: list[str]) -> None:
+    share = float(inside[here].mean())
     if share < MIN_OVERLAP:
         raise ChannelError(
             name,
@@ -172,3 +195,14 @@ def _check_diffusion(raw: dict[str, Array], warnings: list[str]) -> None:
     elif scale != 1.0:
         warnings.append(f"channel adc: given in {'10⁻³ mm²/s' if scale == 1e3 else 'mm²/s'}, brought to 10⁻⁶ mm²/s")
         adc *= np.float32(scale)
+
+
+def _check_hounsfield(raw: dict[str, Array], warnings: list[str]) -> None:
+    """Say where a CT's rescale intercept is lost, so that everything lies 1024 HU too high."""
+    for name in CT & raw.keys():
+        dense = raw[name][raw[name] > DENSE_HU[0]]
+        if dense.size and float((dense > DENSE_HU[1]).mean()) > DENSEST_SHARE:
+            warnings.append(
+                f"channel {name}: nearly all of the patient lies above {DENSE_HU[1]:g} HU; give the image in "
+                "Hounsfield units (is its rescale intercept lost?)"
+            )

@@ -93,7 +93,7 @@ def predict(
     """Probabilities (L, Z, Y, X) float32 of a volume (C, Z, Y, X) float32, window by window.
 
     outputs: L. tissue: windows without any are not computed, and their voxels are 0. deadline: a time of `clock` by
-    which to have finished; the time of the first windows decides how much mirroring, then overlap, there is time for.
+    which to have finished; the second window's time decides how much mirroring, then overlap, there is time for.
     progress: called with the share done. A window for which the predictor raises MemoryError is halved.
     Raises ResourceError where even the smallest window does not fit into memory.
     """
@@ -172,8 +172,10 @@ class _Run:
                 weights[inside] += weight
                 steps += 1
                 self.progress(steps / (len(corners) * len(passes)))
-                if steps == min(2, len(corners)) and number == 0 and self.deadline is not None:
-                    seconds = (self.clock() - began) / steps
+                if steps == 1 and len(corners) > 1:
+                    began = self.clock()  # the first window pays for warming up
+                elif steps == min(2, len(corners)) and number == 0 and self.deadline is not None:
+                    seconds = self.clock() - began
                     fit = self._passes_in_time(seconds, len(corners), steps)
                     if fit < 1 and (coarser := self._coarser(overlap, seconds, tissue, patch)) is not None:
                         return self._stitched(patch, coarser, flips[:1])

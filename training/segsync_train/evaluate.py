@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from segsync.bundle import SPEC_FILE, ModelSpec, load_bundle
-from segsync.engine import Engine, choose_device
+from segsync.engine import open_engine
 from segsync.errors import ChannelError, InputError
 from segsync.geometry import Array, Volume
 from segsync.images import read, stem_of, suffix_of, write
@@ -166,7 +166,7 @@ def _of_run(run: Path, device: str, checkpoint: Path) -> Model:
 
 def _exported(weights: Path, device: str) -> Model:
     bundle = load_bundle(weights)
-    engine = Engine(bundle, choose_device(device))
+    engine = open_engine(bundle, device)
     provenance = bundle.spec.provenance
     if "config" not in provenance:
         return Model(bundle.spec, engine)
