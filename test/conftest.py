@@ -42,11 +42,21 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_weights(tmp_path_factory.mktemp("weights"))
 
 
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Runs `segsync ARGUMENT...` in this process, as the installed command does; libraries' output is caught."""
+@pytest.fixture(autouse=True)
+def put_back_logging() -> Iterator[None]:
+    """What a command sets up for its own process is put back: handlers, and the levels of both packages."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    loggers = [root, *map(logging.getLogger, ("segsync", "segsync_train"))]
+    handlers, levels = root.handlers[:], [logger.level for logger in loggers]
+    yield
+    root.handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Runs `segsync ARGUMENT...` in this process, as the installed command does; libraries' output is caught."""
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["segsync", *map(str, arguments)])
@@ -59,6 +69,4 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
             code = 0
         return Outcome(code, *capfd.readouterr())
 
-    yield run
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    return run

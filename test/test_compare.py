@@ -3,10 +3,8 @@
 import base64
 import csv
 import io
-import logging
 import re
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -56,15 +54,6 @@ def forget(folder: Path, *places: tuple[str, str]) -> None:
 def setting_of(*folders: Path, reference: str = "3D-SegSync") -> Setting:
     (setting,) = pool([read_run(str(folder)) for folder in folders], reference)
     return setting
-
-
-@pytest.fixture
-def quiet_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -359,7 +348,6 @@ class Page(HTMLParser):
         self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
-@pytest.mark.usefixtures("quiet_logging")
 def test_every_file_is_written_and_says_what_the_scores_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -396,7 +384,6 @@ def test_every_file_is_written_and_says_what_the_scores_say(
         assert min(picture.size) > 300
 
 
-@pytest.mark.usefixtures("quiet_logging")
 def test_the_command_refuses_in_one_line_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

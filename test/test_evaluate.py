@@ -3,10 +3,8 @@
 import csv
 import io
 import json
-import logging
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -272,13 +270,6 @@ def test_the_operating_point_of_the_run_is_used(trained: Path, tmp_path: Path) -
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def quiet_logging() -> Iterator[None]:
-    handlers = logging.getLogger().handlers[:]
-    yield
-    logging.getLogger().handlers[:] = handlers
-
-
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["segsync-train", "evaluate", *map(str, arguments)])
     try:
@@ -288,7 +279,6 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return 0
 
 
-@pytest.mark.usefixtures("quiet_logging")
 def test_the_command_writes_a_table_to_stdout(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -300,7 +290,6 @@ def test_the_command_writes_a_table_to_stdout(
     assert "0.917 ± 0.144" in printed
 
 
-@pytest.mark.usefixtures("quiet_logging")
 def test_the_command_says_what_is_wrong_and_ends_with_3(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,5 @@
 """What a pretraining is given: volumes, settings and the command line; what is wrong is one clear line."""
 
-import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -163,9 +162,8 @@ def test_bad_input_is_one_clear_line_before_the_first_step(
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
-    """Runs `segsync-train pretrain ARGUMENT...` in this process; logging and signals are put back."""
-    root, at_term = logging.getLogger(), signal.getsignal(signal.SIGTERM)
-    handlers, level = root.handlers[:], root.level
+    """Runs `segsync-train pretrain ARGUMENT...` in this process; signals are put back."""
+    at_term = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["segsync-train", "pretrain", *map(str, arguments)])
@@ -175,8 +173,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return Outcome(int(ended.value.code or 0), *capfd.readouterr())
 
     yield run
-    root.handlers[:] = handlers
-    root.setLevel(level)
     signal.signal(signal.SIGTERM, at_term)
 
 
