@@ -144,7 +144,7 @@ def test_the_script_trains_tests_and_writes_its_page(tmp_path: Path, monkeypatch
     monkeypatch.syspath_prepend(SCRIPTS)
     import cross_modality
 
-    maps = heads(tmp_path / "maps", 4)
+    maps = heads(tmp_path / "maps", 6)
     small = [
         "steps=2",
         "spacing_zyx=[4, 4, 4]",
@@ -155,7 +155,7 @@ def test_the_script_trains_tests_and_writes_its_page(tmp_path: Path, monkeypatch
         "device=cpu",
     ]
     arguments = ["--label-maps", str(maps), "--runs", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs")]
-    arguments += ["--training-heads", "2"]
+    arguments += ["--training-heads", "4"]
     for value in small:
         arguments += ["--set", value, "--pretrain-set", value]
     arguments += ["--set", "validation.overlays=0"]

@@ -142,7 +142,7 @@ def changed(cases: Path, tmp_path: Path, what: str) -> dict[str, Any]:
         ("an empty folder", r"empty: expected images, found none; check"),
         ("no folder", r"empty: expected a folder of images, found none; check"),
         ("a broken file", r"case1_0000\.nii\.gz: expected .*found "),
-        ("too few", r"expected four volumes or more, two of them held out, found 3; add volumes"),
+        ("too few", r"expected volumes of four names or more, two of them held out, found 3; add volumes"),
         ("a wrong name", r"data\.exclude: expected names of volumes, found 'cas2'"),
         ("two channels", r"expected one channel for the layout 'files'.* found t1, t2; give another"),
         ("a baseline", r"network\.preset: expected a network whose encoder can be pretrained .*, found 'nnunet'"),

@@ -115,7 +115,9 @@ def divide(
     """
     names = list(dict.fromkeys(file.name for file in files))
     if len(names) < 4:
-        raise InputError(f"data: expected four volumes or more, two of them held out, found {len(names)}; add volumes")
+        raise InputError(
+            f"data: expected volumes of four names or more, two of them held out, found {len(names)}; add volumes"
+        )
     order = [names[i] for i in np.random.default_rng([SPLIT, seed]).permutation(len(names))]
     held_out = set(order[: min(config.volumes, len(names) - 2, max(2, round(len(names) * config.share)))])
     files = sorted(files, key=lambda file: order.index(file.name))
