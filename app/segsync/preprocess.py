@@ -25,7 +25,7 @@ GOOD_OVERLAP = 0.8
 ADC_MEDIAN = (300.0, 2500.0)
 #: Channels in Hounsfield units. Bone and contrast medium lie above the first of these values, and little of them above
 #: the second; with 1024 added to all, nearly everything above the first lies above the second.
-CT = {"ncct", "cta"}
+CT = ("ncct", "cta")
 DENSE_HU, DENSEST_SHARE = (150.0, 900.0), 0.8
 
 
@@ -199,7 +199,7 @@ def _check_diffusion(raw: dict[str, Array], warnings: list[str]) -> None:
 
 def _check_hounsfield(raw: dict[str, Array], warnings: list[str]) -> None:
     """Say where a CT's rescale intercept is lost, so that everything lies 1024 HU too high."""
-    for name in CT & raw.keys():
+    for name in (name for name in CT if name in raw):
         dense = raw[name][raw[name] > DENSE_HU[0]]
         if dense.size and float((dense > DENSE_HU[1]).mean()) > DENSEST_SHARE:
             warnings.append(
