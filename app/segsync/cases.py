@@ -135,8 +135,8 @@ def _walk(source: Path, closed: list[InputError] | None = None) -> Iterator[tupl
 
     def refused(error: OSError) -> None:
         if closed is not None:
-            reason = f"found {error.strerror}"
-            closed.append(InputError(f"{error.filename}: expected a folder to read, {reason}; change its permissions"))
+            line = f"{error.filename}: expected a folder to read, found {error.strerror}; change its permissions"
+            closed.append(InputError(line))
 
     for parent, folders, files in os.walk(source, followlinks=True, onerror=refused):
         folder = Path(parent)

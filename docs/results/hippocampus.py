@@ -129,8 +129,8 @@ def measure(settings: RunConfig, name: str, share: float, transfer: TransferConf
 
 def probed(settings: RunConfig, checkpoint: Path | None) -> float:
     """Mean Dice over the test cases of a linear probe, fitted on the labelled cases of PROBE_SHARE; None: untrained."""
-    if not isinstance(settings.data, FolderData):
-        raise TypeError("fine-tuning here is on a folder")
+    if not isinstance(settings.data, FolderData) or settings.data.cache is None:
+        raise TypeError("fine-tuning here is on a folder, whose cases are cached")
     torch.manual_seed(settings.seed)
     network = build_network(settings)
     if not isinstance(network, XLSTMUNet):
@@ -139,7 +139,7 @@ def probed(settings: RunConfig, checkpoint: Path | None) -> float:
         transfer(network, TransferConfig(mode="full", checkpoint=checkpoint))
     cases = find_cases(settings.data.layout, settings.data.folder, [channel.name for channel in settings.channels])
     split = split_cases(cases, settings.data.model_copy(update={"labelled": PROBE_SHARE}))
-    folders = cached_cases([*split.training, *split.validation], settings, settings.data.cache or Path())
+    folders = cached_cases([*split.training, *split.validation], settings, settings.data.cache)
     opened, count = open_cases(folders), len(split.training)
     windows = windows_of(settings.patch_zyx, network.multiple_zyx, settings.validation.overlap)
     scores = linear_probe(network.encoder, opened[:count], opened[count:], len(settings.labels), windows)

@@ -55,11 +55,10 @@ def components(plain: Result, images: Images) -> Iterator[Row]:
     brain = signal > 0
     usual = float(np.median(signal[brain]))
     places, count = components_of(plain.mask > 0)
-    voxel_ml = float(np.prod(dwi.grid.spacing_zyx)) / 1000
     found = sorted((places == number for number in range(1, count + 1)), key=np.count_nonzero, reverse=True)
     for inside in found:
         yield (
-            f"{np.count_nonzero(inside) * voxel_ml:.2f}",
+            f"{np.count_nonzero(inside) * dwi.grid.voxel_ml:.2f}",
             f"{float(np.median(signal[inside])) / usual:.1f}",
             f"{float(np.median(adc[inside])):.0f}",
         )

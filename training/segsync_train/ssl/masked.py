@@ -39,7 +39,7 @@ class MaskedPatches(torch.nn.Module):
     """Targets and loss of the masked cells at one stage; the heads belong to student and teacher.
 
     Each cell has its own centre: student and teacher see the same view, padding tells both where a cell lies, and with
-    one centre for all the place alone came to be the target (79 % of the prototypes followed from it).
+    one centre for all the place alone comes to be the target.
     """
 
     def __init__(self, grid_zyx: SizeZYX, config: PretrainConfig, group: Processes) -> None:

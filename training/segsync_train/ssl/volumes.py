@@ -120,7 +120,8 @@ def divide(
         )
     order = [names[i] for i in np.random.default_rng([SPLIT, seed]).permutation(len(names))]
     held_out = set(order[: min(config.volumes, len(names) - 2, max(2, round(len(names) * config.share)))])
-    files = sorted(files, key=lambda file: order.index(file.name))
+    place = {name: number for number, name in enumerate(order)}
+    files = sorted(files, key=lambda file: place[file.name])
     return tuple(f for f in files if f.name in held_out), tuple(f for f in files if f.name not in held_out)
 
 
