@@ -90,12 +90,104 @@ def test_one_frame_of_four_dimensions_is_three(tmp_path: Path) -> None:
         assert close(volume.grid, SKEWED)
 
 
-def test_tiff_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tiff_is_read_with_a_warning(tmp_path: Path) -> None:
     array = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
     path = tmp_path / "image.tif"
     sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    volume = read(path)
+    assert np.array_equal(volume.array, array)
+    assert "no patient geometry" in volume.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("IMAGE.MHA", {}),
+        ("image.mha", {b"= LOCAL": b"= local", b"CompressedData = True": b"CompressedData = 1"}),
+        (
+            "image.mha",
+            {
+                b"NDims = 3": b"NDims = 3"
+                + b"".join(b"\n0008|%04d = a DICOM tag and what it says" % n for n in range(300))
+            },
+        ),
+    ],
+    ids=["upper case", "other words", "long header"],
+)
+def test_metaimage_as_others_write_it(tmp_path: Path, name: str, changes: dict[bytes, bytes]) -> None:
+    array = np.random.default_rng(0).integers(0, 9, (5, 6, 7)).astype(np.int16)
+    content = write_image(tmp_path / "itk.mha", array, compress=True).read_bytes()
+    for old, new in changes.items():
+        assert old in content
+        content = content.replace(old, new)
+    (tmp_path / name).write_bytes(content)
+    assert np.array_equal(read(tmp_path / name).array, array)
+
+
+def test_two_placements_of_a_nifti_are_told(tmp_path: Path) -> None:
+    """ITK goes by the qform and most viewers by the sform: the mask would lie beside the image, and nobody would know
+    why.
+    """
+    path = write_image(tmp_path / "moved.nii", np.ones((4, 5, 6), np.float32), grid_of((4, 5, 6), (2.0, 2.0, 2.0)))
+    assert read(path).warnings == ()
+    content = bytearray(path.read_bytes())
+    (offset,) = struct.unpack_from("<f", content, 292)
+    struct.pack_into("<f", content, 292, offset + 30)
+    struct.pack_into("<2h", content, 252, 1, 2)  # from the scanner; aligned to another image
+    path.write_bytes(content)
+    [warning] = read(path).warnings
+    assert "up to 30 mm apart" in warning
+
+
+def test_a_nifti_without_spacing_is_refused(tmp_path: Path) -> None:
+    """ITK would take it for voxels of 1 mm."""
+    path = write_image(tmp_path / "flat.nii.gz", np.ones((4, 5, 6), np.float32))
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    struct.pack_into("<3f", content, 80, 0, math.nan, 4.8)
+    path.write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(InputError, match=r"flat.nii.gz: expected a positive voxel spacing in mm, found \(0.0, nan"):
+        read(path)
+
+
+@pytest.mark.parametrize("mm", [0.001, 1000.0])
+def test_a_spacing_in_another_unit_is_refused(tmp_path: Path, mm: float) -> None:
+    """As memory that ends, or as air alone, nobody would find it."""
+    path = write_image(tmp_path / "image.mha", np.ones((10, 10, 10), np.float32), grid_of((10, 10, 10), (mm, mm, mm)))
+    with pytest.raises(
+        InputError, match=rf"expected a voxel spacing in mm, found .* which makes {re.escape(f'{10 * mm:.3g}')} mm"
+    ):
+        read(path)
+
+
+def test_an_ending_in_mixed_case_is_told(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "image.nii.gz", np.ones((4, 4, 4), np.float32)).rename(tmp_path / "image.Nii.gz")
+    with pytest.raises(InputError, match=r"found the ending \.Nii\.gz; write it in lower case"):
+        read(path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
+@pytest.mark.parametrize("suffix", [".tif", ".nrrd", ".raw.nrrd"])
+def test_cut_tiff_and_nrrd_are_refused(tmp_path: Path, suffix: str, share: float) -> None:
+    """Of a TIFF libtiff gives the slices before the cut, of an NRRD teem what could be inflated."""
+    array = np.random.default_rng(3).integers(0, 1000, (12, 20, 20)).astype(np.uint16)
+    path = tmp_path / f"image{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path), useCompression=suffix != ".raw.nrrd")
     assert np.array_equal(read(path).array, array)
-    assert "no patient geometry" in caplog.text
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=rf"image{re.escape(suffix)}: expected"):
+        read(path)
+
+
+def test_an_nrrd_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.nrrd"
+    array = np.random.default_rng(3).integers(0, 1000, (12, 20, 20)).astype(np.uint16)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path), useCompression=True)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="expected a whole gzip file"):
+        read(path)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["ascending", "descending"])

@@ -87,10 +87,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Volume:
-    """One scalar image: `array` of shape (Z, Y, X) on `grid`."""
+    """One scalar image: `array` of shape (Z, Y, X) on `grid`; warnings: what of the file's geometry is in doubt."""
 
     array: npt.NDArray[np.generic]
     grid: Grid
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.shape != self.grid.size_zyx:

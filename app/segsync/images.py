@@ -4,12 +4,11 @@ MetaImage (.mha), NIfTI (.nii, .nii.gz), NRRD (.nrrd), TIFF (.tif, .tiff) and fo
 """
 
 import contextlib
-import gzip
-import logging
 import math
 import os
 import re
-import zlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,7 @@ import SimpleITK as sitk
 
 from segsync.errors import OUT_OF_MEMORY, InputError, OutputError, ResourceError
 from segsync.geometry import Grid, Volume
-
-log = logging.getLogger(__name__)
+from segsync.integrity import check_whole, nifti_spacing
 
 #: Endings of the image files that are read; written are the first three.
 SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff", ".nrrd")
@@ -27,10 +25,10 @@ WRITABLE = SUFFIXES[:3]
 
 #: How far the columns of a direction may be from orthonormal (NIfTI stores float32).
 ORTHONORMAL_TOLERANCE = 1e-3
-#: No deflate stream is denser: a header that promises more voxels than this is wrong.
-DEFLATE_LIMIT = 1032
-#: Bytes at the start of a .mha in which its header must end.
-METAIMAGE_HEADER = 8192
+#: Millimetres along the longest axis; beyond them lies a spacing in another unit.
+FIELD_OF_VIEW_MM = (1.0, 2000.0)
+#: A NIfTI's two placements of its voxels are one where they agree to so many millimetres.
+SAME_PLACE_MM = 1.0
 #: Where a DICOM slice lies: Image Position (Patient).
 SLICE_POSITION = "0020|0032"
 #: How far the steps between slices may differ, as a share of their median.
@@ -69,16 +67,15 @@ def read(path: Path) -> Volume:
         raise InputError(f"{path}: expected one of {', '.join(SUFFIXES)}, found another ending; convert the image")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    if suffix == ".mha" and not path.name.endswith(suffix):
+        reader.SetImageIO("MetaImageIO")  # of itself it takes no upper case
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"{path}: expected a {suffix} image, {_unreadable(path, error)}") from error
     _check_header(path, reader)
-    _check_length(path, suffix, reader)
-    if suffix in (".tif", ".tiff"):
-        log.warning(
-            "%s: TIFF holds no patient geometry; voxels are taken as its header's spacing without position", path
-        )
+    check_whole(path, suffix, reader)
+    _check_extent(path, reader)
     try:
         image = reader.Execute()
     except RuntimeError as error:
@@ -89,7 +86,8 @@ def read(path: Path) -> Volume:
                 f"{path}: expected memory for {voxels} voxels, found too little; give the container more memory"
             ) from error
         raise InputError(f"{path}: expected a whole {suffix} image, {_unreadable(path, error)}") from error
-    return _volume(image)
+    volume = _volume(image)
+    return replace(volume, warnings=tuple(_doubts(suffix, reader, volume.grid)))
 
 
 def _check_name(path: Path, kind: type[InputError | OutputError]) -> None:
@@ -106,6 +104,25 @@ def _volume(image: sitk.Image) -> Volume:
     return Volume(sitk.GetArrayFromImage(image), Grid.of(image))
 
 
+def _doubts(suffix: str, reader: sitk.ImageFileReader, grid: Grid) -> Iterator[str]:
+    """What of a header's geometry is not to be trusted, though it can be read."""
+    if suffix in (".tif", ".tiff"):
+        yield "TIFF holds no patient geometry: neither place nor orientation, and a slice spacing of 1 mm"
+    if suffix in (".nii", ".nii.gz") and all(
+        int(reader.GetMetaData(f"{form}_code")) > 0 for form in ("sform", "qform")
+    ):
+        rows = np.array([[float(value) for value in reader.GetMetaData(f"srow_{axis}").split()] for axis in "xyz"])
+        z, y, x = (side - 1 for side in grid.size_zyx)
+        corners = np.array([(i, j, k, 1) for k in (0, z) for j in (0, y) for i in (0, x)])
+        by_sform = corners @ rows.T * (-1, -1, 1)  # NIfTI's x points to the right and its y to the front
+        apart = float(np.linalg.norm(by_sform - grid.corners(), axis=1).max())
+        if apart > SAME_PLACE_MM:
+            yield (
+                f"qform and sform place the image up to {apart:.0f} mm apart; the qform is used, and software that "
+                "prefers the sform will show the mask elsewhere"
+            )
+
+
 def _unreadable(path: Path, error: RuntimeError) -> str:
     size = path.stat().st_size
     if not os.access(path, os.R_OK):
@@ -114,6 +131,9 @@ def _unreadable(path: Path, error: RuntimeError) -> str:
         return "found an empty file (0 bytes); copy it again"
     reason = re.sub(r"\(0x[0-9a-f]+\)", "", str(error)).strip().splitlines()[-1]
     reason = re.sub(r"^.*(ITK|sitk::) ?ERROR:\s*", "", reason)
+    ending = path.name[-len(suffix_of(path)) :]
+    if ".nii" in ending.lower() and ending not in (ending.lower(), ending.upper()):
+        return f"found the ending {ending}; write it in lower case"
     return f"found {size} bytes that are none ({reason}); copy or convert it again"
 
 
@@ -129,6 +149,10 @@ def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
         raise InputError(f"{path}: expected one value a voxel, found {found} (colour or vector); convert the image")
     if min(size) < 1:
         raise InputError(f"{path}: expected voxels along every axis, found {shape}; convert the image again")
+    if ".nii" in suffix_of(path):
+        # ITK reads a spacing of 0, or of no number, as 1; of one below 0 it takes the size.
+        stored = nifti_spacing(path)
+        spacing = spacing if all(mm and math.isfinite(mm) for mm in stored) else stored
     if not all(math.isfinite(mm) and mm > 0 for mm in spacing):
         raise InputError(f"{path}: expected a positive voxel spacing in mm, found {spacing}; correct the header")
     n = reader.GetDimension()
@@ -140,62 +164,15 @@ def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
         raise InputError(f"{path}: expected a finite origin in mm, found {reader.GetOrigin()}; correct the header")
 
 
-def _check_length(path: Path, suffix: str, reader: sitk.ImageFileReader) -> None:
-    """Compare the header's promise with the bytes that are there: ITK fills a cut NIfTI silently."""
-    voxels, size = math.prod(reader.GetSize()), path.stat().st_size
-    if suffix in (".nii", ".nii.gz"):
-        # As stored: what a slope scales is read as float32 or float64, whatever lies in the file.
-        needed = voxels * int(reader.GetMetaData("bitpix")) // 8
-        whole = suffix == ".nii" or needed > size * DEFLATE_LIMIT
-        held = (size if whole else _inflated_size(path)) - int(float(reader.GetMetaData("vox_offset")))
-    elif suffix == ".mha":
-        needed = voxels * _bytes_per_voxel(reader.GetPixelID())
-        held = _metaimage_body(path, needed)
-    else:
-        return
-    if held < needed:
+def _check_extent(path: Path, reader: sitk.ImageFileReader) -> None:
+    size, spacing = reader.GetSize()[:3], reader.GetSpacing()[:3]
+    longest = max(side * mm for side, mm in zip(size, spacing, strict=True))
+    if not FIELD_OF_VIEW_MM[0] <= longest <= FIELD_OF_VIEW_MM[1]:
+        shape = "×".join(str(side) for side in size)
         raise InputError(
-            f"{path}: expected the {needed} bytes of voxels that its header promises, found {max(0, held)}; "
-            "the file is cut: copy it again"
+            f"{path}: expected a voxel spacing in mm, found {spacing}, which makes {longest:.3g} mm of {shape} voxels; "
+            "correct the header"
         )
-
-
-def _metaimage_body(path: Path, needed: int) -> int:
-    """Bytes of voxels in a .mha, inflated where they are compressed: ITK takes a broken stream for an image."""
-    with path.open("rb") as file:
-        start = file.read(METAIMAGE_HEADER)
-        end = re.search(rb"ElementDataFile *= *LOCAL *\r?\n", start)
-        if end is None:
-            raise InputError(
-                f"{path}: expected a .mha with its voxels inside, found a reference to a second file; convert it"
-            )
-        body = path.stat().st_size - end.end()
-        if not re.search(rb"CompressedData *= *True", start[: end.start()]) or needed > body * DEFLATE_LIMIT:
-            return body
-        file.seek(end.end())
-        inflate, total = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
-        try:
-            while not inflate.eof and (block := file.read(1 << 16)):
-                total += len(inflate.decompress(block))
-        except zlib.error as error:
-            raise InputError(f"{path}: expected whole compressed voxels, found {error}; copy it again") from error
-        return total
-
-
-def _bytes_per_voxel(pixel_id: int) -> int:
-    wide = {sitk.sitkInt16: 2, sitk.sitkUInt16: 2, sitk.sitkInt32: 4, sitk.sitkUInt32: 4, sitk.sitkFloat32: 4}
-    return wide.get(pixel_id, 8 if pixel_id in (sitk.sitkFloat64, sitk.sitkInt64, sitk.sitkUInt64) else 1)
-
-
-def _inflated_size(path: Path) -> int:
-    total = 0
-    try:
-        with gzip.open(path) as file:
-            while block := file.read(1 << 22):
-                total += len(block)
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: expected a whole gzip file, found {error}; copy it again") from error
-    return total
 
 
 def _read_dicom(folder: Path) -> Volume:

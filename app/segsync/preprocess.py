@@ -99,14 +99,14 @@ def prepare(load: Callable[[str], Volume | None], spec: ModelSpec, reference: st
         raise WeightsError(
             f"model {spec.name!r}: expected it to read the channel {reference!r}, found {list(channels)}"
         )
-    volume = _loaded(load, reference)
+    volume = _loaded(load, reference, warnings)
     if volume is None:
         raise ChannelError(reference, "expected an image, found none; give the image that the task measures on")
     grid = respaced(volume.grid, spec.spacing_zyx)
     raw: dict[str, Array] = {}
     here: Shown | None = None
     for name in (reference, *(name for name in channels if name != reference)):
-        volume = volume if name == reference else _loaded(load, name)
+        volume = volume if name == reference else _loaded(load, name, warnings)
         array = _on_grid(name, volume, grid, here, channels[name].optional, warnings)
         if array is not None:
             raw[name] = array
@@ -136,11 +136,12 @@ def _tissue_of(array: Array, channel: ChannelSpec) -> Shown:
     return here
 
 
-def _loaded(load: Callable[[str], Volume | None], name: str) -> Volume | None:
+def _loaded(load: Callable[[str], Volume | None], name: str, warnings: list[str]) -> Volume | None:
     """The channel in float32, with voxels that are no number set to 0, as outside the field of view."""
     volume = load(name)
     if volume is None:
         return None
+    warnings += [f"channel {name}: {line}" for line in volume.warnings]
     array = volume.array.astype(np.float32)
     np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     return Volume(array, volume.grid)
