@@ -264,6 +264,83 @@ def test_resume_skips_what_is_done(tmp_path: Path, cli: Cli, weights: Path) -> N
     assert (masks / "a.nii.gz").read_bytes() != b"done before"
 
 
+def test_two_patients_of_one_name_are_never_one_case(tmp_path: Path) -> None:
+    """Two sites that both have a sub-01: whole cases stay apart, and pieces are not put together across folders."""
+    write_case(tmp_path / "siteA", "sub-01_{}.nii.gz", BIDS)
+    write_case(tmp_path / "siteB", "sub-01_{}.nii.gz", {"dwi": "dwi", "adc": "adc"})
+    assert {case.name: len(case.channels) for case in whole_cases(tmp_path)} == {"siteA_sub-01": 3, "siteB_sub-01": 2}
+    (tmp_path / "siteB" / "sub-01_dwi.nii.gz").unlink()
+    [case], [error] = find_cases(tmp_path, ISLES22, {})
+    assert case.name == "siteA_sub-01"
+    assert "siteB/sub-01_adc.nii.gz: expected the images of the case sub-01 in one folder" in str(error)
+
+
+def test_images_of_a_kind_may_lie_in_a_folder_each(tmp_path: Path) -> None:
+    for name in ("p1", "p2"):
+        for channel, word in BIDS.items():
+            write_image(tmp_path / f"{word}_images" / f"{name}_{word}.nii.gz", VOLUMES[channel].array, GRID)
+    assert [(case.name, len(case.channels)) for case in whole_cases(tmp_path)] == [("p1", 3), ("p2", 3)]
+
+
+def test_bids_names_that_differ_by_channel_are_one_case(tmp_path: Path) -> None:
+    for folder, name in (
+        ("dwi", "acq-b1000_dwi"),
+        ("dwi", "adc"),
+        ("anat", "acq-3d_run-1_FLAIR"),
+        ("anat", "acq-3d_FLAIR"),
+    ):
+        write_image(tmp_path / "sub-01" / folder / f"sub-01_{name}.nii.gz", LESION, GRID)
+    [case] = [case for case in whole_cases(tmp_path) if "adc" in case.channels]
+    assert case.name == "sub-01"
+    assert {name: Path(str(path)).name for name, path in case.channels.items()} == {
+        "dwi": "sub-01_acq-b1000_dwi.nii.gz",
+        "adc": "sub-01_adc.nii.gz",
+        "flair": "sub-01_acq-3d_FLAIR.nii.gz",
+    }
+
+
+def test_the_layout_of_isles24(tmp_path: Path) -> None:
+    """Plain CT in `raw_data`, all else brought to it in `derivatives`, and a CT angiography in both."""
+    acute = tmp_path / "derivatives" / "sub-stroke0001" / "ses-01"
+    names = [
+        tmp_path / "raw_data" / "sub-stroke0001" / "ses-01" / f"sub-stroke0001_ses-01_{n}" for n in ("ncct", "cta")
+    ]
+    names += [acute / "sub-stroke0001_ses-01_space-ncct_cta"]
+    maps = ("tmax", "cbf", "cbv", "mtt")
+    names += [acute / "perfusion-maps" / f"sub-stroke0001_ses-01_space-ncct_{name}" for name in maps]
+    for name in names:
+        write_image(name.with_name(f"{name.name}.nii.gz"), LESION, GRID)
+    assert find_task(tmp_path) is TASKS["isles24"]
+    [case] = whole_cases(tmp_path, TASKS["isles24"])
+    assert case.name == "sub-stroke0001_ses-01"
+    assert set(case.channels) == {"ncct", "cta", *maps}
+    assert case.channels["cta"] == acute / "sub-stroke0001_ses-01_space-ncct_cta.nii.gz"
+
+
+def test_numbers_of_cases_are_no_channels(tmp_path: Path) -> None:
+    """scan_0000 to scan_0002 for a task of one channel are three patients; alone, _0000 is nnU-Net's channel."""
+    write_image(tmp_path / "scan_0000.nii.gz", LESION, GRID)
+    assert [case.name for case in whole_cases(tmp_path, TASKS["aims-tbi"])] == ["scan"]
+    for number in (1, 2):
+        write_image(tmp_path / f"scan_000{number}.nii.gz", LESION, GRID)
+    names = [case.name for case in whole_cases(tmp_path, TASKS["aims-tbi"])]
+    assert names == ["scan_0000", "scan_0001", "scan_0002"]
+
+
+def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
+    bids(tmp_path / "sub-01")
+    for name in ("again", "loop"):
+        (tmp_path / name).symlink_to(tmp_path)
+    (tmp_path / "latest").symlink_to(tmp_path / "sub-01")
+    assert [(case.name, len(case.channels)) for case in whole_cases(tmp_path)] == [("sub-01", 3)]
+
+
+def test_images_given_by_name_are_not_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_case(tmp_path, "{}.nii.gz", {"dwi": "first", "adc": "second"})
+    find_cases(tmp_path, ISLES22, {"dwi": tmp_path / "first.nii.gz", "adc": tmp_path / "second.nii.gz"})
+    assert "left out" not in caplog.text
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,9 @@ from segsync.tasks import TASKS, Task
 
 log = logging.getLogger(__name__)
 
+#: Words of folders that tell what kind of image lies in them, not whose.
+KINDS_OF_FOLDERS = {"anat", "ct", "data", "derivatives", "dwi", "images", "maps", "perf", "perfusion", "raw", "rawdata"}
+
 
 def find_task(source: Path) -> Task:
     """The only task whose channels the source offers; raises InputError where there is none or more than one."""
@@ -31,10 +34,11 @@ def find_task(source: Path) -> Task:
 
 
 def _complete(source: Path, task: Task) -> bool:
-    if not source.is_dir():
-        return False
-    required = {channel.name for channel in task.channels if channel.required}
-    return any(required <= set(channels) for channels in _grouped(source, task).cases.values())
+    return source.is_dir() and any(_enough(channels, task) for channels in _grouped(source, task).cases.values())
+
+
+def _enough(channels: Collection[str], task: Task) -> bool:
+    return all(channel.name in channels for channel in task.channels if channel.required)
 
 
 def find_cases(source: Path, task: Task, named: Mapping[str, Path]) -> tuple[list[Case], list[InputError]]:
@@ -56,12 +60,16 @@ def find_cases(source: Path, task: Task, named: Mapping[str, Path]) -> tuple[lis
         grouped = _grouped(source, task, named)
         failed += (*grouped.clashes.values(), *grouped.closed)
         cases += [
-            Case(name, channels) for name, channels in sorted(grouped.cases.items()) if name not in grouped.clashes
+            Case(name, {channel: paths[0] for channel, paths in channels.items()})
+            for name, channels in sorted(grouped.cases.items())
+            if name not in grouped.clashes
         ]
-        if grouped.others:
+        used = {path.resolve() for path in named.values()}
+        others = [path for path in grouped.others if path.resolve() not in used]
+        if others:
             log.warning(
                 "%s: %d images whose names tell no channel of %s are left out, %s first",
-                source, len(grouped.others), task.name, grouped.others[0].relative_to(source),
+                source, len(others), task.name, others[0].relative_to(source),
             )  # fmt: skip
     elif source.is_file():
         cases = [Case(stem_of(source), {_channel_of_file(source, task): source})]
@@ -100,14 +108,30 @@ def _platform_folders(source: Path) -> Iterator[Path]:
 class _Grouped:
     """What lies in a folder, without the platform's folders.
 
-    cases: files by case, then channel. clashes: of cases where two files claim a channel. closed: folders that may not
-    be read. others: images whose names tell no channel.
+    cases: files by case, then channel; one each, except in clashes. clashes: of cases where two files claim a channel,
+    or that lie in pieces. closed: folders that may not be read. others: images whose names tell no channel.
     """
 
-    cases: dict[str, dict[str, Path]]
+    cases: dict[str, dict[str, list[Path]]]
     clashes: dict[str, InputError]
     closed: list[InputError]
     others: list[Path]
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What the files of a case have in common: a name, and the folders they lie in, where those tell patients apart."""
+
+    place: tuple[str, ...]
+    name: str
+
+    @property
+    def patient(self) -> "_Key":
+        """Without what BIDS names tell besides subject, session and run: `acq-`, `space-`, which differ by channel."""
+        entities = self.name.split("_")
+        if not entities[0].startswith("sub-"):
+            return self
+        return _Key(self.place, "_".join(entity for entity in entities if entity.startswith(("sub-", "ses-", "run-"))))
 
 
 def _grouped(source: Path, task: Task, named: Collection[str] = ()) -> _Grouped:
@@ -115,16 +139,68 @@ def _grouped(source: Path, task: Task, named: Collection[str] = ()) -> _Grouped:
     grouped = _Grouped({}, {}, [], [])
     found = list(_found(source, task, grouped))
     if not found and len(task.channels) == 1:
-        found = [(task.reference, stem_of(path), path) for path in grouped.others if path.parent == source]
+        here = [path for path in grouped.others if path.parent == source]
+        found = [(task.reference, _Key((), stem_of(path)), path) for path in here]
         grouped.others = [path for path in grouped.others if path.parent != source]
-    for channel, name, path in found:
-        first = grouped.cases.setdefault(name, {}).setdefault(channel, path)
-        if first != path and channel not in named:
-            grouped.clashes[name] = InputError(
-                f"{path}: expected one {channel} image for the case {name}, found {first} as well; "
-                "leave one, or give --channel"
+    files: dict[_Key, dict[str, list[Path]]] = {}
+    for channel, key, path in found:
+        files.setdefault(key, {}).setdefault(channel, []).append(path)
+    if len(task.channels) > 1:
+        files = _joined(files, task)
+    places: dict[str, list[_Key]] = {}
+    for key in files:
+        places.setdefault(key.name, []).append(key)
+    for key, channels in files.items():
+        others = [other for other in places[key.name] if other != key]
+        name = "_".join((*key.place, key.name)) if others else key.name
+        found_too = None
+        if name in grouped.cases:
+            found_too = f"expected one case named {name}, found others at {_first(grouped.cases[name])}; rename one"
+        elif others and not _enough({*channels, *named}, task):
+            found_too = (
+                f"expected the images of the case {key.name} in one folder, found some at {_first(files[others[0]])}; "
+                "bring one patient's images together, or give --channel"
             )
+        if found_too is not None:
+            grouped.clashes[name] = InputError(f"{_first(channels)}: {found_too}")
+        for channel, (first, *more) in channels.items():
+            if more and channel not in named:
+                grouped.clashes[name] = InputError(
+                    f"{more[0]}: expected one {channel} image for the case {name}, found {first} as well; "
+                    "leave one, or give --channel"
+                )
+        grouped.cases[name] = channels
     return grouped
+
+
+def _first(channels: Mapping[str, list[Path]]) -> Path:
+    return next(iter(channels.values()))[0]
+
+
+def _joined(files: Mapping[_Key, dict[str, list[Path]]], task: Task) -> dict[_Key, dict[str, list[Path]]]:
+    """Names of one patient that differ by channel become one case, where no two of them are cases by themselves.
+
+    Where a patient has a channel twice, the image of the whole name counts, else the one brought to another's space.
+    """
+    patients: dict[_Key, list[_Key]] = {}
+    for key in files:
+        patients.setdefault(key.patient, []).append(key)
+    joined: dict[_Key, dict[str, list[Path]]] = {}
+    for patient, keys in patients.items():
+        whole = [key for key in keys if _enough(files[key], task)]
+        if len(keys) == 1 or len(whole) > 1:
+            joined.update({key: files[key] for key in keys})
+            continue
+        order = sorted(keys, key=lambda key: (key not in whole, "_space-" not in key.name))
+        channels: dict[str, list[Path]] = {}
+        settled: dict[str, _Key] = {}
+        for key in order:
+            for channel, paths in files[key].items():
+                first = settled.setdefault(channel, key)
+                if first == key or not (first in whole or ("_space-" in first.name and "_space-" not in key.name)):
+                    channels.setdefault(channel, []).extend(paths)
+        joined[whole[0] if whole else patient] = channels
+    return joined
 
 
 def _walk(source: Path, closed: list[InputError] | None = None) -> Iterator[tuple[Path, list[str], bool]]:
@@ -138,37 +214,57 @@ def _walk(source: Path, closed: list[InputError] | None = None) -> Iterator[tupl
             line = f"{error.filename}: expected a folder to read, found {error.strerror}; change its permissions"
             closed.append(InputError(line))
 
+    seen = set()
     for parent, folders, files in os.walk(source, followlinks=True, onerror=refused):
         folder = Path(parent)
+        there = folder.stat()
+        if (there.st_dev, there.st_ino) in seen:  # by way of a link
+            folders.clear()
+            continue
+        seen.add((there.st_dev, there.st_ino))
         is_platform = is_platform_folder(folder)
         folders[:] = [] if is_platform else sorted(name for name in folders if not name.startswith("."))
         yield folder, sorted(file for file in files if not file.startswith(".")), is_platform
 
 
-def _found(source: Path, task: Task, grouped: _Grouped) -> Iterator[tuple[str, str, Path]]:
-    """(channel, case name, path) of every image below `source` whose name or folder tells its channel."""
+def _found(source: Path, task: Task, grouped: _Grouped) -> Iterator[tuple[str, _Key, Path]]:
+    """(channel, case, path) of every image below `source` whose name or folder tells its channel."""
     for folder, files, is_platform in _walk(source, grouped.closed):
         if is_platform:
             continue
         images = [folder / file for file in files if suffix_of(Path(file))]
         folder_channel = _channel_called(folder.name, task) if folder != source else None
         if folder_channel and files and not images:
-            yield folder_channel, _name(folder.parent, source), folder  # a DICOM series
+            yield folder_channel, _Key((), _name(folder.parent, source)), folder  # a DICOM series
         labels = {path: _labelled(path, task) for path in images}
+        if len(task.channels) == 1 and any(int(number[2]) for path in images if (number := _numbered(path))):
+            labels = {path: None if _numbered(path) else label for path, label in labels.items()}  # they count cases
         # A folder's name speaks for files whose own names say nothing, not for those beside one that does.
         told = any(label is not None and label[0] == folder_channel for label in labels.values())
         for path, label in labels.items():
             if label is not None:
-                yield label[0], label[1] or _name(folder, source), path
+                place = _place(folder.relative_to(source).parts, task)
+                key = _Key(place, label[1]) if label[1] else _Key((), "_".join(place) or source.absolute().name)
+                yield label[0], key, path
             elif folder_channel and not told:
-                yield folder_channel, _name(folder.parent, source), path
+                yield folder_channel, _Key((), _name(folder.parent, source)), path
             else:
                 grouped.others.append(path)
 
 
+def _place(parts: tuple[str, ...], task: Task) -> tuple[str, ...]:
+    """The folders on the way to an image that may tell patients apart: not `dwi`, `anat`, `DWI_images`, nor what lies
+    between BIDS' `derivatives` and the subject.
+    """
+    lowered = [part.lower() for part in parts]
+    subject = next((index for index, part in enumerate(lowered) if part.startswith("sub-")), 0)
+    start = subject if "derivatives" in lowered[:subject] else 0
+    known = KINDS_OF_FOLDERS | {word for channel in task.channels for word in channel.suffixes}
+    return tuple(part for part in parts[start:] if not known.issuperset(re.split(r"[-_. ]", part.lower())))
+
+
 def _name(folder: Path, source: Path) -> str:
-    relative = folder.relative_to(source)
-    return "_".join(relative.parts) or source.absolute().name
+    return "_".join(folder.relative_to(source).parts) or source.absolute().name
 
 
 def _channel_called(name: str, task: Task) -> str | None:
@@ -182,9 +278,14 @@ def _channel_called(name: str, task: Task) -> str | None:
 def _labelled(path: Path, task: Task) -> tuple[str, str] | None:
     """The channel that a file's name tells and the case's name before it (may be empty), or None."""
     stem = stem_of(path)
-    numbered = re.fullmatch(r"(.+)_(\d{4})", stem)
+    numbered = _numbered(path)
     if numbered and int(numbered[2]) < len(task.channels):
         return task.channels[int(numbered[2])].name, numbered[1]
     head, _, last = stem.replace("-", "_").replace(".", "_").rpartition("_")
     channel = _channel_called(last, task)
     return (channel, stem[: len(head)]) if channel is not None else None
+
+
+def _numbered(path: Path) -> re.Match[str] | None:
+    """nnU-Net's `case_0000`: the case, and the number of the channel."""
+    return re.fullmatch(r"(.+)_(\d{4})", stem_of(path))
