@@ -161,8 +161,20 @@ def test_a_folder_of_tasks_or_one_tasks_folder(tmp_path: Path) -> None:
     weights = write_weights(tmp_path / "weights")
     assert find_weights("isles26", weights) == weights / "isles26"
     assert find_weights("isles26", weights / "isles26") == weights / "isles26"
-    with pytest.raises(WeightsError, match=r"expected weights for the task isles22 in one of .*; found none; give"):
-        find_weights("isles22", tmp_path)
+    assert find_weights("isles26", tmp_path) == weights / "isles26"  # packed with its own name
+    with pytest.raises(WeightsError, match=r"expected weights for the task heart in one of .*; found none; give"):
+        find_weights("heart", tmp_path)
+
+
+def test_the_manifest_counts_from_within_the_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--weights .`: of a dot neither name nor parent lead to the manifest."""
+    folder = write_weights(tmp_path / "weights") / "isles26"
+    monkeypatch.chdir(folder)
+    load_bundle(Path())
+    spec = (folder / "model.json").read_text()
+    (folder / "model.json").write_text(spec.replace('"threshold":', '"threshold" :'))
+    with pytest.raises(WeightsError, match="the file is altered"):
+        load_bundle(Path())
 
 
 def test_uploaded_weights_come_before_the_images_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from builders import (
 from segsync.cases import find_cases, find_task
 from segsync.errors import InputError
 from segsync.geometry import Grid
+from segsync.lesions import measure
 from segsync.predict import Case
 from segsync.tasks import TASKS, Task
 
@@ -406,6 +408,48 @@ def test_two_cases_of_one_name_are_refused_before_anything_is_written(tmp_path: 
     assert done.code == 5
     assert "expected one case of that name, found p1 as well" in done.err
     assert not (tmp_path / "output").exists()
+
+
+def test_nothing_that_lies_among_the_images_is_replaced(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    """An expert's mask of the name that ours would get; a name that is given may be written again."""
+    write_case(tmp_path / "study", "a_{}.nii.gz", BIDS)
+    expert = write_image(tmp_path / "study" / "a.nii.gz", 1 - LESION, GRID)
+    before = expert.read_bytes()
+    done = predict(cli, tmp_path / "study", tmp_path / "study", weights)
+    assert done.code == 5
+    assert "a.nii.gz: expected a place for the mask, found a file beside the input images" in done.err
+    assert expert.read_bytes() == before
+    for _ in range(2):
+        assert predict(cli, tmp_path / "study", tmp_path / "study" / "mask.mha", weights).code == 0
+
+
+def test_a_mask_replaces_no_other_cases_probability_map(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    for name in ("a", "a_probability"):
+        write_image(tmp_path / "t1s" / f"{name}.nii.gz", LESION, GRID)
+    arguments = (tmp_path / "t1s", tmp_path / "masks", weights, "--task", "aims-tbi")
+    done = predict(cli, *arguments, "--save-probabilities")
+    assert done.code == 5
+    assert "a_probability.nii.gz: expected one case of that name, found a as well" in done.err
+    assert predict(cli, *arguments).code == 0
+
+
+def test_memory_that_ends_after_the_network_costs_one_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli, weights: Path
+) -> None:
+    def short_of_memory(*arguments: Any) -> object:
+        if not files_below(tmp_path / "masks"):
+            (tmp_path / "masks").mkdir()
+            (tmp_path / "masks" / "begun").touch()
+            raise MemoryError
+        return measure(*arguments)
+
+    monkeypatch.setattr("segsync.cli.measure", short_of_memory)
+    for name in ("a", "b"):
+        write_image(tmp_path / "t1s" / f"{name}.nii.gz", LESION, GRID)
+    done = predict(cli, tmp_path / "t1s", tmp_path / "masks", weights, "--task", "aims-tbi")
+    assert done.code == 7
+    assert files_below(tmp_path / "masks") == ["b.nii.gz", "begun"]
+    assert "case a: expected memory for its results, found too little" in done.err
 
 
 def test_platform_folders_lie_at_any_depth(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_weights_of_a_task_of_ones_own(cli: Cli, tmp_path: Path) -> None:
         assert done.code == 0, done.err
         assert Grid.of(sitk.ReadImage(str(tmp_path / "out" / "p1.nii.gz"))) == half
     unknown = cli("predict", "-i", tmp_path / "cases", *chosen, "--task", "liver")
-    assert unknown.code == 3
+    assert unknown.code == 2
     assert "--task: expected one of isles22," in unknown.err
 
 
@@ -127,6 +127,23 @@ def test_verify(cli: Cli, tmp_path: Path) -> None:
     assert "isles24/model.onnx: listed in manifest.json, found no such file" in missing.err
     (weights / "manifest.json").unlink()
     assert cli("verify", "--weights", weights).code == 4
+
+
+def test_verify_without_a_manifest(cli: Cli, tmp_path: Path) -> None:
+    """One task's folder, as it is uploaded: model.json has the sha256 too."""
+    write_bundle(tmp_path / "isles22", "isles22")
+    for place in (tmp_path, tmp_path / "isles22"):
+        assert cli("verify", "--weights", place).out == f"{tmp_path / 'isles22'}: model.onnx as in model.json\n"
+    flip_byte(tmp_path / "isles22" / "model.onnx")
+    done = cli("verify", "--weights", tmp_path)
+    assert done.code == 4
+    assert "model.onnx: expected sha256" in done.err
+    shown = cli("info", "--json", "--weights", tmp_path).out
+    assert {task["name"]: list(task["weights"]) for task in json.loads(shown)["tasks"]}["isles22"] == [
+        "folder",
+        "unusable",
+    ]
+    assert cli("verify", "--weights", tmp_path / "none").code == 4
 
 
 def test_version_and_help(cli: Cli) -> None:

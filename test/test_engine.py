@@ -14,7 +14,7 @@ from builders import copying, graph, greedy, grid_of, tissue_of, write_bundle, w
 from segsync import engine
 from segsync.bundle import ChannelSpec, Fixed, load_bundle
 from segsync.engine import Device, Engine, choose_device, open_engine, providers, threads
-from segsync.errors import ResourceError, WeightsError
+from segsync.errors import ResourceError, UsageError, WeightsError
 from segsync.memory import Footprint
 
 GIB = 2**30
@@ -94,7 +94,7 @@ def test_the_cpu_is_always_there() -> None:
 
 @pytest.mark.parametrize("word", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu "])
 def test_a_word_that_is_no_device(word: str) -> None:
-    with pytest.raises(ResourceError, match="expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(UsageError, match="expected auto, cpu, cuda or cuda:N"):
         choose_device(word)
 
 

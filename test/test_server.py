@@ -1,5 +1,6 @@
 """The platform's HTTP door: 200 when ready, 201 when a case is written, and a server that outlives a bad case."""
 
+import http.client
 import json
 import re
 import subprocess
@@ -57,6 +58,25 @@ def test_health_and_invoke() -> None:
         assert calls == ["case", "case"]
         assert ask(f"{url}/")[0] == ask(f"{url}/invoke")[0] == ask(f"{url}/health", "POST", b"")[0] == 404
     assert PORT == 4743
+
+
+def test_bodies_without_a_plain_length() -> None:
+    """Chunks are not read: the next request on the connection would begin in them. No length is no reason to hang."""
+    calls: list[str] = []
+    with serving(lambda: calls.append("case")) as url:
+        host = url.removeprefix("http://")
+        for _ in range(2):
+            connection = http.client.HTTPConnection(host, timeout=30)
+            connection.request("POST", "/invoke", body=iter([b"{}"]), encode_chunked=True)
+            answer = connection.getresponse()
+            assert (answer.status, answer.will_close) == (201, True)
+            connection.close()
+        for length in ("-1", "abc"):
+            connection = http.client.HTTPConnection(host, timeout=30)
+            connection.request("POST", "/invoke", headers={"Content-Length": length})
+            assert connection.getresponse().status == 400
+            connection.close()
+    assert calls == ["case", "case"]
 
 
 @pytest.mark.parametrize("error", [InputError("dwi.mha: expected an image, found none"), ZeroDivisionError("oops")])

@@ -136,9 +136,12 @@ class Bundle:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's sha256 as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The file's sha256 as 64 hexadecimal digits; raises WeightsError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
 
 
 def _read_json(path: Path, model: type[BaseModel]) -> Any:
@@ -161,6 +164,7 @@ def load_bundle(folder: Path, task: str | None = None) -> Bundle:
 
     Raises WeightsError where a file is missing or altered, or the model is of another task or too new an opset.
     """
+    folder = folder.absolute()  # of `.` neither name nor parent say anything
     if not folder.is_dir():
         raise WeightsError(f"{folder}: expected a folder with {MODEL_FILE} and {SPEC_FILE}, found none; give --weights")
     spec: ModelSpec = _read_json(folder / SPEC_FILE, ModelSpec)

@@ -1,11 +1,12 @@
 """The command line: `segsync predict | run | serve | info | verify`."""
 
+import contextlib
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +18,19 @@ from rich.table import Table
 
 import segsync
 from segsync import cases, grand_challenge
-from segsync.bundle import MANIFEST_FILE, SPEC_FILE, load_bundle, load_manifest, verify_files
+from segsync.bundle import MANIFEST_FILE, MODEL_FILE, SPEC_FILE, load_bundle, load_manifest, verify_files
 from segsync.engine import providers, threads
-from segsync.errors import CasesFailedError, InputError, OutputError, SegsyncError, WeightsError
-from segsync.images import WRITABLE, suffix_of, write
+from segsync.errors import (
+    CasesFailedError,
+    InputError,
+    OutputError,
+    ResourceError,
+    SegsyncError,
+    UsageError,
+    WeightsError,
+    memory_errors,
+)
+from segsync.images import WRITABLE, stem_of, suffix_of, write
 from segsync.lesions import measure
 from segsync.predict import WEIGHTS_PLACES, Case, Model, Result, Settings, Tta, find_task, find_weights, load, task_of
 from segsync.progress import report_progress
@@ -131,28 +141,30 @@ def predict(
     for line in broken:
         log.error("%s", line)
     targets = _targets(output, found, chosen)
-    _check_targets(targets, found)
     todo = [(case, path) for case, path in zip(found, targets, strict=True) if not (resume and path.is_file())]
+    _check_folders(targets)
     if len(todo) < len(found):
         log.info("%d of %d cases are done already", len(found) - len(todo), len(found))
     if not todo and not broken:
         return
     memory = int(max_memory * GIB) if max_memory is not None else None
     model = load(chosen.name, weights=weights, device=device, max_memory=memory)
+    _check_targets(todo, source, output, model.bundle.spec.labels if save_probabilities else {})
     settings = Settings(tta, overlap, deadline)
     failed: list[SegsyncError] = [*broken]
     for number, (case, path) in enumerate(todo, start=1):
         try:
-            with report_progress(f"{case.name} ({number}/{len(todo)})", quiet) as progress:
+            with report_progress(f"{case.name} ({number}/{len(todo)})", quiet) as progress, _memory_of(case):
                 result = model.predict(case, settings, progress)
-            _write(result, path, save_probabilities, arguments if report else None)
-        except (InputError, OutputError, segsync.errors.ResourceError) as error:
+                lesions = measure(result.mask, result.grid, result.bundle.spec.labels)
+                _write(result, path, save_probabilities, arguments if report else None)
+        except (InputError, OutputError, ResourceError) as error:
             if len(found) + len(broken) == 1:
                 raise
             log.error("%s", error)
+            log.debug("where it came from:", exc_info=error)
             failed.append(error)
         else:
-            lesions = measure(result.mask, result.grid, result.bundle.spec.labels)
             sys.stdout.write(f"{case.name}\t{result.volume_ml:.2f} ml\t{len(lesions)} lesions\t{path}\n")
             sys.stdout.flush()
     if failed:
@@ -174,7 +186,7 @@ def _named_channels(pairs: list[str], task: Task) -> dict[str, Path]:
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not equals or not path:
-            raise InputError(f"--channel: expected NAME=FILE, found {pair!r}")
+            raise UsageError(f"--channel: expected NAME=FILE, found {pair!r}")
         named[task.channel(name).name] = Path(path)
     return named
 
@@ -196,20 +208,8 @@ def _targets(output: Path, found: list[Case], task: Task) -> list[Path]:
     return targets
 
 
-def _check_targets(targets: list[Path], found: list[Case]) -> None:
-    """Before anything is computed: no mask overwrites an image or another mask, and there is a folder to write to.
-
-    Raises OutputError.
-    """
-    images = {source.resolve() for case in found for source in case.channels.values() if isinstance(source, Path)}
-    taken: dict[Path, str] = {}
-    for case, target in zip(found, targets, strict=True):
-        place = target.resolve()
-        if place in images:
-            raise OutputError(f"{target}: expected a place for the mask, found an input image; give another folder")
-        if place in taken:
-            raise OutputError(f"{target}: expected one case of that name, found {taken[place]} as well; rename a case")
-        taken[place] = case.name
+def _check_folders(targets: list[Path]) -> None:
+    """Before the weights are loaded: there is a folder to write to. Raises OutputError."""
     for target in targets:
         there = next(place for place in target.absolute().parents if place.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
@@ -219,19 +219,58 @@ def _check_targets(targets: list[Path], found: list[Case]) -> None:
             )
 
 
+def _check_targets(todo: list[tuple[Case, Path]], source: Path, output: Path, labels: Mapping[int, str]) -> None:
+    """Before anything is computed: nothing overwrites an image, or what another case writes.
+
+    Nor does a mask whose name nobody gave replace a file that lies among the images. labels: those whose probability
+    maps will be written. Raises OutputError.
+    """
+    images = {image.resolve() for case, _ in todo for image in case.channels.values() if isinstance(image, Path)}
+    folder = source.resolve()
+    taken: dict[Path, str] = {}
+    for case, target in todo:
+        for path in (target, *_probability_paths(target, labels).values()):
+            place = path.resolve()
+            if place in images or (place.is_file() and folder in place.parents and path != output):
+                kind = "an input image" if place in images else "a file beside the input images"
+                raise OutputError(f"{path}: expected a place for the mask, found {kind}; give another folder")
+            stem = place.with_name(stem_of(place))  # a report's files differ from the mask in the ending
+            if stem in taken:
+                raise OutputError(f"{path}: expected one case of that name, found {taken[stem]} as well; rename a case")
+            taken[stem] = case.name
+
+
+def _probability_paths(target: Path, labels: Mapping[int, str]) -> dict[int, Path]:
+    """Where the probability map of each label goes, beside the mask."""
+    stem, suffix = stem_of(target), suffix_of(target)
+    ending = "_probability" if len(labels) == 1 else "_probability-{}"
+    return {
+        value: target.with_name(f"{stem}{ending.format(name.replace('/', '-'))}{suffix}")
+        for value, name in labels.items()
+    }
+
+
+@contextlib.contextmanager
+def _memory_of(case: Case) -> Iterator[None]:
+    """Memory that ends costs the case, not the run."""
+    try:
+        with memory_errors():
+            yield
+    except MemoryError as error:
+        raise ResourceError(
+            f"case {case.name}: expected memory for its results, found too little; give the container more memory"
+        ) from error
+
+
 def _write(result: Result, path: Path, probabilities: bool, arguments: dict[str, object] | None) -> None:
     """Everything that belongs to a case; the mask last, since its being there says that the case is done."""
-    suffix = suffix_of(path)
-    stem = path.with_name(path.name[: -len(suffix)])
     if probabilities:
-        labels = result.bundle.spec.labels
-        for value, name in labels.items():
-            ending = "probability" if len(labels) == 1 else f"probability-{name.replace('/', '-')}"
-            write(result.probability(value), result.grid, stem.with_name(f"{stem.name}_{ending}{suffix}"))
+        for value, place in _probability_paths(path, result.bundle.spec.labels).items():
+            write(result.probability(value), result.grid, place)
     if arguments is not None:
         from segsync.report import write_report  # needs Pillow, which no other command does
 
-        write_report(result, stem, arguments)
+        write_report(result, path.with_name(stem_of(path)), arguments)
     result.save(path)
 
 
@@ -272,7 +311,7 @@ def serve(
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     tta: TtaOption = "auto",
-    port: Annotated[int, typer.Option("--port", help="TCP port; the platform calls 4743.")] = PORT,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; the platform calls 4743.")] = PORT,
     verbose: Verbose = 0,
 ) -> None:
     """Serve POST /invoke and GET /health as Grand Challenge calls them; models are loaded before the port opens."""
@@ -322,15 +361,13 @@ def info(
     _logging()
     tasks = []
     for task in TASKS.values():
+        found: dict[str, str] = {}
         try:
-            bundle = load_bundle(find_weights(task.name, weights), task.name)
-            found: dict[str, object] = {
-                "name": bundle.spec.name,
-                "folder": str(bundle.folder),
-                "sha256": bundle.spec.sha256,
-            }
+            found["folder"] = str(find_weights(task.name, weights))
+            spec = load_bundle(Path(found["folder"]), task.name).spec
+            found |= {"name": spec.name, "sha256": spec.sha256}
         except WeightsError as error:
-            found = {"missing": str(error)}
+            found["unusable" if "folder" in found else "missing"] = str(error)
         tasks.append(
             {
                 "name": task.name,
@@ -346,7 +383,8 @@ def info(
     table = Table("task", "what", "channels", "weights")
     for entry in tasks:
         held = entry["weights"]
-        shown = str(held.get("name", "none")) if isinstance(held, dict) else ""
+        assert isinstance(held, dict)
+        shown = held.get("name", "unusable: see `segsync verify`" if "unusable" in held else "none")
         table.add_row(str(entry["name"]), str(entry["title"]), ", ".join(entry["channels"]), shown)
     console = Console()
     console.print(", ".join(f"{name} {version}" for name, version in versions().items()), highlight=False)
@@ -356,17 +394,26 @@ def info(
 
 @app.command()
 def verify(weights: WeightsOption = None) -> None:
-    """Compare every file of the weights with weights/manifest.json."""
+    """Compare the files of the weights with their sha256: in manifest.json, or in a single bundle's model.json."""
     _logging()
-    places = (
-        [weights] if weights is not None else [place for place in WEIGHTS_PLACES if (place / MANIFEST_FILE).is_file()]
-    )
-    if not places:
-        raise WeightsError(f"expected {MANIFEST_FILE} in one of {', '.join(map(str, WEIGHTS_PLACES))}, found none")
-    for place in places:
+    checked = [line for place in ([weights] if weights is not None else WEIGHTS_PLACES) for line in _verified(place)]
+    if not checked:
+        places = ", ".join(map(str, [weights] if weights is not None else WEIGHTS_PLACES))
+        raise WeightsError(f"expected {MANIFEST_FILE} or {SPEC_FILE} in one of {places}, found none; give --weights")
+
+
+def _verified(place: Path) -> Iterator[Path]:
+    """Every folder of weights at this place that is as it should be; raises WeightsError at the first that is not."""
+    if (place / MANIFEST_FILE).is_file():
         for name, entry in load_manifest(place / MANIFEST_FILE).tasks.items():
             verify_files(place / name, entry)
             sys.stdout.write(f"{place / name}: {len(entry.files)} files as in {MANIFEST_FILE}\n")
+            yield place / name
+    else:
+        for spec in (*place.glob(SPEC_FILE), *sorted(place.glob(f"*/{SPEC_FILE}"))):
+            load_bundle(spec.parent)
+            sys.stdout.write(f"{spec.parent}: {MODEL_FILE} as in {SPEC_FILE}\n")
+            yield spec.parent
 
 
 @app.callback(invoke_without_command=True)

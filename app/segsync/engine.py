@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segsync.bundle import Bundle
-from segsync.errors import OUT_OF_MEMORY, ResourceError, WeightsError
+from segsync.errors import OUT_OF_MEMORY, ResourceError, UsageError, WeightsError
 from segsync.geometry import Array, SizeZYX
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ def choose_device(wanted: str) -> Device:
     """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there.
 
     `auto` takes the first GPU that both the driver and the installed ONNX Runtime can use, else the CPU.
-    Raises ResourceError where a GPU is asked for and there is none, or the word is none of these.
+    Raises ResourceError where a GPU is asked for and there is none, UsageError where the word is none of these.
     """
     if not DEVICE.fullmatch(wanted):
-        raise ResourceError(f"--device: expected auto, cpu, cuda or cuda:N, found {wanted!r}")
+        raise UsageError(f"--device: expected auto, cpu, cuda or cuda:N, found {wanted!r}")
     if wanted == "cpu":
         return Device()
     reason = _why_no_cuda()

@@ -34,6 +34,12 @@ class InputError(SegsyncError):
     exit_code = 3
 
 
+class UsageError(InputError):
+    """A name in the call that is none: of a task, a channel, a device."""
+
+    exit_code = 2
+
+
 class ChannelError(InputError):
     """One channel of a case is missing, empty, or lies elsewhere; `channel` is its name."""
 

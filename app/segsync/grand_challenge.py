@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from segsync.errors import InputError, OutputError
+from segsync.errors import InputError, OutputError, ResourceError
 from segsync.images import stem_of, suffix_of, write
 from segsync.predict import Case, Result
 from segsync.tasks import TASKS, Content, Task
@@ -60,7 +60,7 @@ def read_inputs(folder: Path) -> Inputs:
     below = folder / "images"
     if not below.is_dir():
         raise InputError(f"{folder}: expected {INPUTS_FILE} or images/SOCKET/, found neither; see the README's layout")
-    images = {child.name.lower(): child for child in sorted(below.iterdir()) if child.is_dir()}
+    images = {child.name.lower(): child for child in _children(below) if child.is_dir()}
     files = {path.stem.lower(): path for path in sorted(folder.glob("*.json"))}
     return Inputs(folder, images, files)
 
@@ -140,12 +140,21 @@ def only_image(folder: Path) -> Path:
         return folder
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder with one image, found none; add the image")
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    names = [path.name for path in _children(folder) if not path.name.startswith(".")]
     found = [name for name in names if suffix_of(folder / name)]
     if len(found) != 1:
         listed = ", ".join(found or names) or "nothing"
         raise InputError(f"{folder}: expected exactly one image, found {len(found)} ({listed}); leave one")
     return folder / found[0]
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"{folder}: expected a folder to read, found {error.strerror}; change its permissions"
+        ) from error
 
 
 def _metadata(inputs: Inputs, task: Task) -> dict[str, object]:
@@ -173,9 +182,13 @@ def write_outputs(result: Result, output: Path) -> list[Path]:
             written.append(_write_json(output / "results.json", [_results_item(result)]))
         if result.task.presence_json is not None:
             written.append(_write_json(output / result.task.presence_json, bool(np.any(result.mask))))
-    except OutputError:
+    except BaseException as error:
         for path in written:
             path.unlink(missing_ok=True)
+        if isinstance(error, MemoryError):
+            raise ResourceError(
+                f"{output}: expected memory to write the case, found too little; give the container more memory"
+            ) from error
         raise
     return written
 

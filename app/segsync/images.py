@@ -251,6 +251,9 @@ def write(array: npt.NDArray[np.generic], grid: Grid, path: Path) -> None:
 
 
 def _why_not(path: Path) -> str:
+    longest = os.pathconf(path.parent, "PC_NAME_MAX")
+    if len(os.fsencode(path.name)) + len(f"..{os.getpid()}.part.nii.gz") > longest:
+        return f"a name too long for the disk ({longest} bytes); rename the case"
     if not os.access(path.parent, os.W_OK):
         return "no permission to write there; choose another folder"
     disk = os.statvfs(path.parent)

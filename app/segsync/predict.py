@@ -95,8 +95,9 @@ def find_weights(task: str, weights: Path | None = None) -> Path:
     """
     places = (weights,) if weights is not None else WEIGHTS_PLACES
     for place in places:
-        # A single bundle may lie at the top, as it does when one task's folder alone is uploaded.
-        for folder in (place / task, place):
+        # A single bundle may lie at the top, as it does when one task's folder alone is uploaded; a packed `weights`
+        # keeps its own name.
+        for folder in (place / task, place, place / "weights" / task):
             if (folder / SPEC_FILE).is_file() or (folder / MODEL_FILE).is_file():
                 return folder
     looked = ", ".join(str(place) for place in places)
@@ -121,7 +122,7 @@ class Model:
             z, y, x = (max(m, p // 2 // m * m) for p, m in zip(spec.patch_zyx, spec.multiple_zyx, strict=True))
             self._footprint = Footprint.measure(self.engine.warm_up, (z, y, x))
         self.load_seconds = time.monotonic() - began
-        log.info("%s on %s, loaded in %.2f s", spec.name, self.engine.device, self.load_seconds)
+        log.info("%s on %s, loaded in %.2f s from %s", spec.name, self.engine.device, self.load_seconds, bundle.folder)
 
     def predict(
         self,

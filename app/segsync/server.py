@@ -34,7 +34,14 @@ def make_server(invoke: Callable[[], None], port: int = PORT) -> ThreadingHTTPSe
 
         def do_POST(self) -> None:
             """`/invoke`."""
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = self.headers.get("Content-Length", "0")
+            if "Transfer-Encoding" in self.headers:
+                self.close_connection = True  # the body is left unread, and the next request would begin in it
+            elif length.isascii() and length.isdigit():
+                self.rfile.read(int(length))
+            else:
+                self.close_connection = True
+                return self._answer(HTTPStatus.BAD_REQUEST, f"expected a Content-Length in bytes, found {length!r}")
             if self.path != "/invoke":
                 return self._answer(HTTPStatus.NOT_FOUND, "expected POST /invoke")
             try:
@@ -53,6 +60,8 @@ def make_server(invoke: Callable[[], None], port: int = PORT) -> ThreadingHTTPSe
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
+            if self.close_connection:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(body)
 

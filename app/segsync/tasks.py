@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from segsync.errors import InputError
+from segsync.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Task:
     presence_json: str | None = None
 
     def channel(self, name: str) -> Channel:
-        """The channel of this name; raises InputError where the task has none such."""
+        """The channel of this name; raises UsageError where the task has none such."""
         for channel in self.channels:
             if channel.name == name:
                 return channel
         names = ", ".join(channel.name for channel in self.channels)
-        raise InputError(f"expected a channel of the task {self.name} ({names}), found {name!r}")
+        raise UsageError(f"expected a channel of the task {self.name} ({names}), found {name!r}")
 
 
 _T1 = Channel("t1", ("t1-brain-mri",), ("t1", "t1w"))
@@ -141,7 +141,7 @@ def own_task(name: str, title: str, channels: Mapping[str, bool], reference: str
 
 
 def task_named(name: str) -> Task:
-    """The task of this name; raises InputError that lists the names there are."""
+    """The task of this name; raises UsageError that lists the names there are."""
     if name not in TASKS:
-        raise InputError(f"--task: expected one of {', '.join(TASKS)}, found {name!r}")
+        raise UsageError(f"--task: expected one of {', '.join(TASKS)}, found {name!r}")
     return TASKS[name]
