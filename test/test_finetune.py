@@ -122,7 +122,8 @@ def pretraining(folder: Path, cases: Path) -> Path:
     weights = build_network(run_config(cases)).state_dict()
     path = folder / "pretrained.safetensors"
     encoder = {f"encoder/{name.removeprefix('encoder.')}": t for name, t in weights.items() if "encoder." in name}
-    save_checkpoint(path, encoder, {"kind": "pretrain", "step": 70, "hours": 0.5})
+    made = {"kind": "pretrain", "step": 70, "hours": 0.5, "config": {"pretext": {"kind": "voco"}}}
+    save_checkpoint(path, encoder, made)
     return path
 
 
@@ -132,7 +133,7 @@ def test_transfer_takes_over_what_it_says(cases: Path, tmp_path: Path, mode: Any
     network = build_network(run_config(cases))
     before = {name: t.clone() for name, t in network.state_dict().items()}
     inherited = transfer(network, TransferConfig(mode=mode, checkpoint=path, lr_factor=0.1))
-    assert (inherited.steps, inherited.hours) == (70, 0.5)
+    assert (inherited.steps, inherited.hours, inherited.pretext) == (70, 0.5, "voco")
     pretrained = load_checkpoint(path).part("encoder")
     for name, tensor in network.state_dict().items():
         own = name.removeprefix("encoder.")

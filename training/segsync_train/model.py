@@ -123,6 +123,8 @@ class Inherited:
     factors: Mapping[str, float] = field(default_factory=dict)
     steps: int = 0
     hours: float = 0.0
+    #: The pretext task of its encoder's pretraining; None where a fine-tuning made it, or nothing.
+    pretext: str | None = None
 
 
 def transfer(network: SegmentationNetwork, config: TransferConfig) -> Inherited:
@@ -167,7 +169,9 @@ def transfer(network: SegmentationNetwork, config: TransferConfig) -> Inherited:
     taken = set(wanted)
     factors = {name: config.lr_factor for name, _ in network.named_parameters() if name in taken}
     before = made.get("inherited", {})
-    return Inherited(factors, made["step"] + before.get("steps", 0), made["hours"] + before.get("hours", 0.0))
+    steps, hours = made["step"] + before.get("steps", 0), made["hours"] + before.get("hours", 0.0)
+    pretext = made["config"]["pretext"]["kind"] if made.get("kind") == "pretrain" else None
+    return Inherited(factors, steps, hours, pretext)
 
 
 def _fitted(weight: Tensor, channels: int) -> Tensor:

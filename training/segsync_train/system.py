@@ -22,9 +22,23 @@ from segsync_train.runs import LOG_FILE, read_log
 from segsync_train.settings import Frozen
 
 SYSTEM_FILE = "system.json"
-#: The paper's names: of the xLSTM-UNet by what it inherits, of the baselines by their preset.
-BY_TRANSFER = {"full": "3D-SegSync", "bottom": "3D-SegSync-Bottom", "none": "xLSTM-UNet"}
-BASELINES = {"nnunet": "3D-nnUNet", "resunet": "3D-ResUNet", "unet": "3D-UNet"}
+#: The paper's names: of networks by their preset, where it is not the xLSTM-UNet's, and of pretext tasks.
+XLSTM_UNET = "xLSTM-UNet"
+NETWORKS = {
+    "nnunet": "3D-nnUNet",
+    "resunet": "3D-ResUNet",
+    "unet": "3D-UNet",
+    "swinunetr": "SwinUNETR",
+    "unetr": "UNETR",
+}
+PRETEXTS = {
+    "segsync": "3D-SegSync",
+    "mae": "MAE",
+    "hiendmae": "Hi-End-MAE",
+    "voco": "VoCo",
+    "swinssl": "SwinSSL",
+    "swinmm": "SwinMM",
+}
 
 
 class Budget(Frozen):
@@ -40,6 +54,8 @@ class Budget(Frozen):
     #: Of the trainings that its first weights come from.
     inherited_steps: NonNegativeInt
     inherited_hours: NonNegativeFloat
+    #: The pretext task of an inherited encoder's pretraining; None where a fine-tuning made it, or nothing.
+    inherited_pretext: str | None = None
     hardware: str
     #: Median of the log, and the largest value in it; None where there is no log, as beside exported weights.
     seconds_per_step: NonNegativeFloat | None = None
@@ -67,10 +83,18 @@ class System(Frozen):
     masks: dict[str, Path]
 
 
-def system_name(config: RunConfig) -> str:
-    """The paper's name for what a run trains."""
-    name = BASELINES.get(config.network.preset) or BY_TRANSFER.get(config.transfer.mode, "xLSTM-UNet")
-    return f"{name}, continued" if config.transfer.mode == "network" else name
+def system_name(config: RunConfig, pretext: str | None) -> str:
+    """The paper's name for what a run trains; pretext: of its encoder's pretraining, None where there was none."""
+    network = NETWORKS.get(config.network.preset, XLSTM_UNET)
+    if config.transfer.mode == "none":
+        return network
+    if config.transfer.mode == "network":
+        return f"{network}, continued"
+    bottom = "-Bottom" if config.transfer.mode == "bottom" else ""
+    if pretext is None:
+        return f"{network}, encoder continued{bottom}"
+    own = pretext == "segsync" and network == XLSTM_UNET
+    return f"{PRETEXTS[pretext]}{bottom}" if own else f"{PRETEXTS[pretext]}{bottom}, {network}"
 
 
 def data_name(data: FolderData | SyntheticData, task: str) -> str:
@@ -100,7 +124,7 @@ def system_of(
     """The record of a network. data: other cases than those of its run; masks: whether what was found is kept."""
     trained_on = data_name(config.data, config.task) if config else None
     return System(
-        name=system_name(config) if config else spec.name,
+        name=system_name(config, budget.inherited_pretext if budget else None) if config else spec.name,
         data=data_name(data, spec.task) if data else trained_on or spec.task,
         trained_on=trained_on,
         rules=rules,
@@ -127,6 +151,7 @@ def budget_of(config: RunConfig, network: SegmentationNetwork, made: Mapping[str
         hours=made["hours"],
         inherited_steps=made["inherited"]["steps"],
         inherited_hours=made["inherited"]["hours"],
+        inherited_pretext=made["inherited"].get("pretext"),
         hardware=made["hardware"],
         seconds_per_step=1 / median(speeds) if speeds else None,
         peak_memory_mib=max(peaks, default=None),

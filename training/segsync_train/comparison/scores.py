@@ -29,7 +29,8 @@ class Metric:
     larger_is_better: bool = False
 
 
-#: The paper's columns. Its volume difference has no unit: the share of the reference's volume.
+#: The paper's columns. It names no unit of its volume difference; here it is a share of the reference's volume, and the
+#: published figures need not be.
 METRICS = (
     Metric("dice", "Dice", 3, larger_is_better=True),
     Metric("hd_mm", "HD mm", 2),
