@@ -337,6 +337,18 @@ def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
     assert [(case.name, len(case.channels)) for case in whole_cases(tmp_path)] == [("sub-01", 3)]
 
 
+def test_dicom_folders_for_a_task_with_one_channel(tmp_path: Path) -> None:
+    """A series needs no name that tells its channel where there is one alone; notes beside it are no series."""
+    for name in ("p1", "p2"):
+        write_dicom(tmp_path / name, VOLUMES["dwi"], f"1.2.826.0.1.3680043.2.1125.{name[1]}")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("fine patients")
+    found = whole_cases(tmp_path, TASKS["aims-tbi"])
+    assert [(case.name, case.channels) for case in found] == [(n, {"t1": tmp_path / n}) for n in ("p1", "p2")]
+    [case] = whole_cases(tmp_path / "p1", TASKS["aims-tbi"])
+    assert (case.name, case.channels) == ("p1", {"t1": tmp_path / "p1"})
+
+
 def test_images_given_by_name_are_not_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_case(tmp_path, "{}.nii.gz", {"dwi": "first", "adc": "second"})
     find_cases(tmp_path, ISLES22, {"dwi": tmp_path / "first.nii.gz", "adc": tmp_path / "second.nii.gz"})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segsync.errors import InputError
 from segsync.grand_challenge import choose_task, is_platform_folder, read_case, read_inputs
-from segsync.images import stem_of, suffix_of
+from segsync.images import holds_dicom, stem_of, suffix_of
 from segsync.predict import Case
 from segsync.tasks import TASKS, Task
 
@@ -236,6 +236,8 @@ def _found(source: Path, task: Task, grouped: _Grouped) -> Iterator[tuple[str, _
         folder_channel = _channel_called(folder.name, task) if folder != source else None
         if folder_channel and files and not images:
             yield folder_channel, _Key((), _name(folder.parent, source)), folder  # a DICOM series
+        elif len(task.channels) == 1 and files and not images and holds_dicom(folder):
+            yield task.reference, _Key((), _name(folder, source)), folder
         labels = {path: _labelled(path, task) for path in images}
         if len(task.channels) == 1 and any(int(number[2]) for path in images if (number := _numbered(path))):
             labels = {path: None if _numbered(path) else label for path, label in labels.items()}  # they count cases

@@ -49,6 +49,11 @@ def stem_of(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.name
 
 
+def holds_dicom(folder: Path) -> bool:
+    """Whether there are files of a DICOM series in a folder."""
+    return bool(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
+
+
 def read(path: Path) -> Volume:
     """Read one scalar three-dimensional image, a file or a folder with one DICOM series.
 
@@ -64,7 +69,8 @@ def read(path: Path) -> Volume:
         raise InputError(f"{path}: expected an image file, found none; check the path")
     suffix = suffix_of(path)
     if not suffix:
-        raise InputError(f"{path}: expected one of {', '.join(SUFFIXES)}, found another ending; convert the image")
+        advice = "give the folder of its series" if path.suffix.lower() == ".dcm" else "convert the image"
+        raise InputError(f"{path}: expected one of {', '.join(SUFFIXES)}, found another ending; {advice}")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     if suffix == ".mha" and not path.name.endswith(suffix):
