@@ -217,9 +217,13 @@ def test_the_documentation_lists_every_layout_and_its_example_of_a_new_set_works
     assert (case.name, sorted(case.images), len(case.label_files)) == ("p1", ["flair", "t1"], 1)
 
 
+def noise() -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(GRID.size_zyx).astype(np.float32)
+
+
 def nnunet(folder: Path, description: object, labels: npt.NDArray[np.generic]) -> Path:
     for channel in (0, 1):
-        write_image(folder / "imagesTr" / f"a_000{channel}.nii.gz", np.ones(GRID.size_zyx, np.float32), GRID)
+        write_image(folder / "imagesTr" / f"a_000{channel}.nii.gz", noise(), GRID)
     write_image(folder / "labelsTr" / "a.nii.gz", labels, GRID)
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
@@ -296,13 +300,105 @@ def test_each_fault_is_told_with_its_case_or_file(fault: Fault, tmp_path: Path) 
 
 def test_a_folder_without_any_labels_is_whole_in_a_general_format_and_not_as_a_labelled_set(tmp_path: Path) -> None:
     for subject in (1, 2):
-        put(tmp_path / "rawdata" / f"sub-{subject}_dwi.nii.gz", np.ones(GRID.size_zyx, np.float32))
-        put(tmp_path / "rawdata" / f"sub-{subject}_adc.nii.gz", np.ones(GRID.size_zyx, np.float32))
+        put(tmp_path / "rawdata" / f"sub-{subject}_dwi.nii.gz", noise())
+        put(tmp_path / "rawdata" / f"sub-{subject}_adc.nii.gz", noise())
     assert check_folder("bids", tmp_path).problems == ()
     assert len(check_folder("isles22", tmp_path).problems) == 2
     put(tmp_path / "derivatives" / "sub-1_msk.nii.gz", np.ones(GRID.size_zyx, np.uint8))
     (problem,) = check_folder("bids", tmp_path).problems
     assert problem.startswith("case sub-2: expected a label map")
+
+
+def general(folder: Path, layout: str, channels: int) -> Path:
+    """Cases a, b and c in a general format, with nothing that describes them."""
+    label = np.zeros(GRID.size_zyx, np.uint8)
+    label[1:3, 1:3, 1:3] = 1
+    for case in "abc":
+        for channel in range(channels):
+            nnunets, bids = f"imagesTr/{case}_000{channel}.nii.gz", f"sub-{case}/sub-{case}_T{channel + 1}w.nii.gz"
+            put(folder / (nnunets if layout == "nnunet" else bids), noise())
+        put(folder / (f"labelsTr/{case}.nii.gz" if layout == "nnunet" else f"sub-{case}/sub-{case}_dseg.nii.gz"), label)
+    return folder
+
+
+GENERAL: dict[str, tuple[str, int, dict[str, float | None], str]] = {
+    "an image is gone": (
+        "nnunet", 1, {"imagesTr/b_0000.nii.gz": None}, "case b: expected an image of the channel 'image', found none",
+    ),
+    "an image of a BIDS folder is gone": (
+        "bids", 1, {"sub-b/sub-b_T1w.nii.gz": None}, "case sub-b: expected an image of the channel 't1w', found none",
+    ),
+    "one of two channels is gone": (
+        "nnunet", 2, {"imagesTr/b_0001.nii.gz": None}, "case b: expected an image of the channel '0001', found none",
+    ),
+    "an image is no number throughout": (
+        "nnunet", 1, {"imagesTr/b_0000.nii.gz": np.nan}, "b_0000.nii.gz: expected an image of the channel 'image', "
+        "found 0 or no number in every voxel",
+    ),
+    "an image is constant": (
+        "nnunet", 2, {"imagesTr/b_0001.nii.gz": 7}, "b_0001.nii.gz: expected an image of the channel '0001', found 7",
+    ),
+    "a label map holds probabilities": (
+        "nnunet", 1, {"labelsTr/b.nii.gz": 0.5}, "b.nii.gz: expected whole numbers from 0 as label values, found 0.5",
+    ),
+    "a label is below 0": (
+        "nnunet", 1, {"labelsTr/b.nii.gz": -1}, "b.nii.gz: expected whole numbers from 0 as label values, found -1",
+    ),
+    "all label maps are empty": (
+        "nnunet", 1, {f"labelsTr/{case}.nii.gz": 0 for case in "abc"},
+        "set: expected label maps that hold labels, found 3 empty ones",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("layout", "channels", "changes", "said"), GENERAL.values(), ids=GENERAL)
+def test_a_fault_in_a_general_format_is_told_with_its_case(
+    layout: str, channels: int, changes: dict[str, float | None], said: str, tmp_path: Path
+) -> None:
+    """Without a dataset.json, which could say how many channels and which labels there are."""
+    folder = general(tmp_path / "set", layout, channels)
+    assert check_folder(layout, folder).problems == ()
+    for name, value in changes.items():
+        (folder / name).unlink()
+        if value is not None:
+            put(folder / name, np.full(GRID.size_zyx, value, np.float32))
+    (problem,) = check_folder(layout, folder).problems
+    assert said in problem
+    assert len(changes) > 1 or f"case {'sub-' if layout == 'bids' else ''}b: " in problem
+
+
+def test_one_empty_label_map_is_no_fault_and_an_optional_image_may_be_empty(tmp_path: Path) -> None:
+    """Patients without a lesion are part of a set; a channel that cases may lack is done without."""
+    folder = general(tmp_path / "general", "nnunet", 1)
+    put(folder / "labelsTr" / "b.nii.gz", np.zeros(GRID.size_zyx, np.uint8))
+    assert check_folder("nnunet", folder).problems == ()
+    folder = build(TREES["isles22"], tmp_path / "set")
+    put(folder / TREES["isles22"].images["sub-strokecase0001_ses-0001"]["flair"], np.zeros(GRID.size_zyx, np.float32))
+    assert check_folder("isles22", folder).problems == ()
+
+
+def test_an_image_of_nothing_but_nan_is_told_where_the_format_keeps_them(tmp_path: Path) -> None:
+    folder = general(tmp_path / "set", "nnunet", 1)
+    (folder / "imagesTr" / "b_0000.nii.gz").unlink()
+    put(folder / "imagesTr" / "b_0000.mha", np.full(GRID.size_zyx, np.nan, np.float32))
+    (problem,) = check_folder("nnunet", folder).problems
+    assert problem.startswith("case b: ")
+    assert "b_0000.mha: expected an image of the channel 'image', found 0 or no number in every voxel" in problem
+
+
+def test_label_maps_without_an_image_are_no_cases_to_train_on(tmp_path: Path) -> None:
+    folder = general(tmp_path / "set", "nnunet", 1)
+    (folder / "imagesTr" / "b_0000.nii.gz").unlink()
+    assert [case.name for case in find_cases("nnunet", folder, ["t1"])] == ["a", "c"]
+
+
+def test_the_decathlons_names_may_end_in_a_number(tmp_path: Path) -> None:
+    """`imagesTr/hippo_0001.nii.gz` beside `labelsTr/hippo_0001.nii.gz` is a case, not the second channel of one."""
+    for number in (0, 1):
+        put(tmp_path / "imagesTr" / f"hippo_000{number}.nii.gz", noise())
+        put(tmp_path / "labelsTr" / f"hippo_000{number}.nii.gz", np.ones(GRID.size_zyx, np.uint8))
+    report = check_folder("nnunet", tmp_path)
+    assert (report.cases, report.labelled, report.problems) == (2, 2, ())
 
 
 def test_a_structure_that_other_cases_have_is_missed(tmp_path: Path) -> None:
@@ -349,7 +445,7 @@ def test_nrrd_keeps_its_geometry_and_a_cut_one_is_refused(tmp_path: Path) -> Non
         assert volume.grid.same_as(GRID)
         assert np.array_equal(volume.array, array)
         path.write_bytes(path.read_bytes()[:-100])
-        with pytest.raises(InputError, match=r"expected a whole \.nrrd image"):
+        with pytest.raises(InputError, match=r"expected (a whole gzip file|the 480 bytes of voxels)"):
             read(path)
 
 

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from segsync.errors import InputError
-from segsync.geometry import Grid
+from segsync.geometry import Grid, Volume
 from segsync.images import read
 from segsync_train.data.adapters import DATASETS
-from segsync_train.data.dataset import check_grid, check_values, find_cases, read_label
-from segsync_train.data.formats import bids_channels, nnunet_description
+from segsync_train.data.dataset import check_grid, check_values, few, find_cases, read_label
+from segsync_train.data.formats import bids_channels, bids_everything, nnunet_description, nnunet_everything
 from segsync_train.data.layout import CaseFiles, DataSet
 from segsync_train.progress import StepProgress
 
@@ -26,16 +28,13 @@ class Report:
 def check_folder(layout: str, folder: Path) -> Report:
     """Read a whole folder of a layout: `nnunet`, `bids` or a data set's name.
 
-    Found are cases without an image, without a label where one belongs, images that cannot be read, label maps on
-    another grid than their image, and label values that the set has not. Raises InputError where nothing of this
-    layout is there at all.
+    Found are cases without an image, without a label where one belongs, images that cannot be read or show nothing,
+    label maps on another grid than their image, label values that the set has not, and label maps that are empty one
+    and all. Raises InputError where nothing of this layout is there at all.
     """
     dataset = DATASETS.get(layout)
     channels, labels, optional = _expected(layout, folder)
-    if dataset is not None and folder.is_dir():
-        cases = dataset.everything(folder, channels)
-    else:
-        cases = find_cases(layout, folder, channels)
+    cases = _everything(layout, folder, channels)
     if not any(case.images for case in cases):
         raise InputError(f"{folder}: expected {_example(dataset, layout)}, found none; give the folder that holds them")
     structures = sorted({name for case in cases for name in case.masks})
@@ -43,14 +42,36 @@ def check_folder(layout: str, folder: Path) -> Report:
     labelled = sum(bool(case.label_files) for case in cases)
     wanted = dataset is not None or labelled > 0
     problems: list[str] = []
+    filled: list[bool] = []
     with StepProgress("checking", len(cases)) as progress:
         for case in cases:
             problems += _missing(case, channels, optional, structures)
             if wanted and not case.label_files and not case.held_back:
                 problems.append(f"case {case.name}: expected a label map, found none; add it or take the case out")
-            problems += _unreadable(case, channels[0], labels)
+            grids, unreadable = _images(case, optional)
+            problems += unreadable
+            if case.label_files:
+                try:
+                    filled.append(_label(case, labels, channels[0], grids))
+                except InputError as error:
+                    problems.append(str(error))
             progress.advance(case.name)
+    if filled and not any(filled):
+        problems.append(
+            f"{folder}: expected label maps that hold labels, found {len(filled)} empty ones; check the set"
+        )
     return Report(len(cases), labelled, tuple(problems))
+
+
+def _everything(layout: str, folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
+    """The cases of the folder, those that have labels and no image too."""
+    if folder.is_dir() and layout == "nnunet":
+        return nnunet_everything(folder, channels)
+    if folder.is_dir() and layout == "bids":
+        return bids_everything(folder, channels)
+    if folder.is_dir() and layout in DATASETS:
+        return DATASETS[layout].everything(folder, channels)
+    return find_cases(layout, folder, channels)  # which says what does not exist
 
 
 def _expected(layout: str, folder: Path) -> tuple[list[str], Mapping[int, str], tuple[str, ...]]:
@@ -81,24 +102,58 @@ def _missing(case: CaseFiles, channels: Sequence[str], optional: Sequence[str], 
     ]
 
 
-def _unreadable(case: CaseFiles, reference: str, labels: Mapping[int, str]) -> list[str]:
-    """What reading the case's files brings to light."""
+def _images(case: CaseFiles, optional: Sequence[str]) -> tuple[dict[str, Grid], list[str]]:
+    """The grids of the case's images, and what reading them brings to light."""
     problems: list[str] = []
     grids: dict[str, Grid] = {}
     for name, path in case.images.items():
         try:
-            grids[name] = read(path).grid
+            volume = read(path)
         except InputError as error:
             problems.append(str(error))
-    if not case.label_files:
-        return problems
+            continue
+        grids[name] = volume.grid
+        # A channel that cases may lack is done without where it is constant, as at inference.
+        only = None if name in optional else _only(volume)
+        if only is not None:
+            problems.append(
+                f"case {case.name}: {path}: expected an image of the channel {name!r}, found {only} in every voxel; "
+                "replace it or take the case out"
+            )
+    return grids, problems
+
+
+def _only(volume: Volume) -> str | None:
+    """What every voxel of an image holds, where that is one and the same; no number is 0, as NIfTI's reader has it."""
+    numbers = volume.array[np.isfinite(volume.array)]
+    if not numbers.any():
+        return "0 or no number"
+    return f"{float(numbers[0]):g}" if numbers.min() == numbers.max() else None
+
+
+def _label(case: CaseFiles, labels: Mapping[int, str], reference: str, grids: Mapping[str, Grid]) -> bool:
+    """Whether the case's label map holds any label; raises InputError for what is wrong with it.
+
+    grids: of the images that could be read.
+    """
+    path = case.label_files[0]
     named = dict(enumerate(sorted(case.masks), start=1)) or labels
-    try:
-        label = read_label(case, named)
-        if named:
-            check_values(case.label_files[0], label, named)
-        if reference in grids:
-            check_grid(case.label_files[0], label.grid, case.images[reference], grids[reference])
-    except InputError as error:
-        problems.append(str(error))
-    return problems
+    label = read_label(case, named)
+    if named:
+        check_values(path, label, named)
+    else:
+        _check_whole(case, path, label)
+    if reference in grids:
+        check_grid(path, label.grid, case.images[reference], grids[reference])
+    return bool(label.array.any())
+
+
+def _check_whole(case: CaseFiles, path: Path, label: Volume) -> None:
+    """Raise InputError where a label map whose values nobody lists holds one that cannot be a label."""
+    values = np.unique(label.array)
+    wrong = [value for value in values.tolist() if not (value >= 0 and value == np.rint(value))]
+    if wrong:
+        raise InputError(
+            f"case {case.name}: {path}: expected whole numbers from 0 as label values, found {few(wrong)}; correct the "
+            "file, or give a label map and no probabilities"
+        )

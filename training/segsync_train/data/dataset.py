@@ -175,14 +175,14 @@ def _renamed(path: Path, label: Volume, values: Mapping[int, int]) -> Volume:
     unknown = [value for value in stored.tolist() if value != 0 and value not in values]
     if unknown:
         raise InputError(
-            f"{path}: expected the label values 0, {_few(values)}, found {_few(unknown)}; correct the file, or choose "
+            f"{path}: expected the label values 0, {few(values)}, found {few(unknown)}; correct the file, or choose "
             "a layout whose values are the file's own"
         )
     numbers = np.array([values.get(value, 0) for value in stored.tolist()], dtype=np.uint8)
     return Volume(numbers[places].reshape(label.array.shape), label.grid)
 
 
-def _few(values: Iterable[float]) -> str:
+def few(values: Iterable[float]) -> str:
     """Values for people, of many the first."""
     listed = list(values)
     return ", ".join([*(f"{value:g}" for value in listed[:10]), *(["…"] if len(listed) > 10 else [])])
@@ -202,7 +202,7 @@ def check_values(path: Path, label: Volume, labels: Mapping[int, str]) -> None:
     unknown = [value for value in np.unique(label.array).tolist() if value != 0 and value not in labels]
     if unknown:
         raise InputError(
-            f"{path}: expected the label values 0, {_few(labels)}, found {_few(unknown)}; add them to labels in the "
+            f"{path}: expected the label values 0, {few(labels)}, found {few(unknown)}; add them to labels in the "
             "settings or correct the file"
         )
 

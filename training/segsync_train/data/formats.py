@@ -22,15 +22,18 @@ def nnunet_cases(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
     channels: names, in the order of the numbers. With one channel the number may be missing (Medical Segmentation
     Decathlon). A label that is missing is None. Raises InputError where the folder is of another layout.
     """
-    images, labels = folder / "imagesTr", folder / "labelsTr"
+    return [case for case in nnunet_everything(folder, channels) if case.images]
+
+
+def nnunet_everything(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
+    """The same, with the cases that have a label map and no image."""
+    images = folder / "imagesTr"
     if not images.is_dir():
         raise InputError(f"{folder}: expected the folder imagesTr of nnU-Net's format, found none; check data.folder")
     _check_description(folder / "dataset.json", channels)
-    label_of = {stem_of(path): path for path in sorted(labels.iterdir())} if labels.is_dir() else {}
-    found: dict[str, dict[str, Path]] = {}
-    for path in sorted(images.iterdir()):
-        if path.name.startswith(".") or not suffix_of(path):
-            continue
+    label_of = _nnunet_labels(folder)
+    found: dict[str, dict[str, Path]] = {name: {} for name in label_of}
+    for path in _images_in(images):
         whole = stem_of(path)
         stem, _, number = whole.rpartition("_")
         numbered = len(number) == 4 and number.isdigit()
@@ -43,6 +46,17 @@ def nnunet_cases(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
         elif int(number) < len(channels):
             found.setdefault(stem, {})[channels[int(number)]] = path
     return [CaseFiles(name, by_channel, label_of.get(name)) for name, by_channel in sorted(found.items())]
+
+
+def _nnunet_labels(folder: Path) -> dict[str, Path]:
+    """Label maps by their case's name."""
+    labels = folder / "labelsTr"
+    return {stem_of(path): path for path in _images_in(labels)} if labels.is_dir() else {}
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The images of one folder, in order; hidden files and others are passed over."""
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and suffix_of(path)]
 
 
 def _check_description(path: Path, channels: Sequence[str]) -> None:
@@ -75,6 +89,11 @@ def bids_cases(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
     maps (`_mask`, `_dseg`, `_msk`, `_lesion-msk`) lie anywhere. Raises InputError where two files are the same image,
     and where nothing has a BIDS name.
     """
+    return [case for case in bids_everything(folder, channels) if case.images]
+
+
+def bids_everything(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
+    """The same, with the cases that have a label map and no image."""
     wanted = {name.lower(): name for name in channels} | {f"{name.lower()}w": name for name in channels}
     images: dict[str, dict[str, Path]] = {}
     labels: dict[str, Path] = {}
@@ -97,7 +116,7 @@ def bids_cases(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
             )
     if not named:
         raise InputError(f"{folder}: expected names as in BIDS (sub-01_T1w.nii.gz), found none; check data.layout")
-    return [CaseFiles(case, by_channel, labels.get(case)) for case, by_channel in sorted(images.items())]
+    return [CaseFiles(case, images.get(case, {}), labels.get(case)) for case in sorted({*images, *labels})]
 
 
 def bids_channels(folder: Path) -> tuple[list[str], dict[int, str]]:
@@ -112,14 +131,25 @@ def bids_channels(folder: Path) -> tuple[list[str], dict[int, str]]:
 
 
 def nnunet_description(folder: Path) -> tuple[list[str], dict[int, str]]:
-    """Channels and labels of a folder in nnU-Net's format, from its `dataset.json`; without one, one channel.
+    """Channels and labels of a folder in nnU-Net's format, from its `dataset.json`.
 
-    Labels are empty where the file does not list them as numbers (regions). Raises InputError where it is no JSON.
+    Without one, channels are those that its images are numbered with. Labels are empty where the file does not list
+    them as numbers (regions). Raises InputError where it is no JSON.
     """
     about = _description(folder / "dataset.json")
-    channels = [str(name) for name in about.get("channel_names", about.get("modality", {"0": "image"})).values()]
+    listed = about.get("channel_names", about.get("modality", {}))
+    channels = [str(name) for name in listed.values()] or _numbered(folder)
     # nnU-Net 2 writes names to values, the Decathlon values to names.
     pairs = [(value, key) if str(key).isdigit() else (key, value) for key, value in about.get("labels", {}).items()]
     if not all(str(value).isdigit() for _, value in pairs):
         return channels, {}
     return channels, {int(value): str(name) for name, value in pairs if int(value) > 0}
+
+
+def _numbered(folder: Path) -> list[str]:
+    """The channels by number, `0000`, `0001`, …, or one named `image`; the Decathlon's names may end in a number."""
+    images = folder / "imagesTr"
+    stems = {stem_of(path) for path in _images_in(images)} if images.is_dir() else set()
+    numbers = {stem[-4:] for stem in stems - _nnunet_labels(folder).keys() if re.fullmatch(r".+_\d{4}", stem)}
+    last = int(max(numbers)) if "0000" in numbers else 0
+    return [f"{number:04d}" for number in range(last + 1)] if last else ["image"]
