@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from segsync.bundle import ChannelSpec
+from segsync.bundle import ChannelSpec, Fixed, ZScore
 from segsync_train.config import (
     FolderData,
     NetworkConfig,
@@ -48,8 +48,19 @@ class VolumeFolder(Frozen):
     """One folder of volumes; labels that lie there are not read."""
 
     folder: Path
-    #: `files`: every image below the folder is a volume of its own. Else a layout that fine-tuning knows.
+    #: `files`: every image below the folder that is no label map is a volume of its own. Else a layout that fine-tuning
+    #: knows.
     layout: str = "files"
+    #: What the layout calls the model's channels, {image: cta}; others are then not taken. Empty: the same names.
+    channels: dict[str, str] = Field(default_factory=dict)
+    #: How this folder's images are normalised instead of as `channels` of the run say: CT in a pool of MRI.
+    normalisation: Annotated[ZScore | Fixed, Field(discriminator="kind")] | None = None
+
+    @model_validator(mode="after")
+    def _has_channels(self) -> "VolumeFolder":
+        if self.layout == "files" and self.channels:
+            raise ValueError("channels: expected none for the layout 'files', whose images have no names; give another")
+        return self
 
 
 class FolderVolumes(Frozen):
@@ -207,6 +218,14 @@ class PretrainConfig(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> "PretrainConfig":
         self.as_run()
+        names = [channel.name for channel in self.channels]
+        for part in self.data.folders if isinstance(self.data, FolderVolumes) else ():
+            for name in part.channels:
+                if name not in names:
+                    raise ValueError(
+                        f"data.folders: {part.folder}: channels: expected a channel of the model ({', '.join(names)}), "
+                        f"found {name!r}"
+                    )
         if self.pretext.kind != "segsync":
             for name in SEGSYNC:
                 if getattr(self, name) != type(self).model_fields[name].default:

@@ -4,19 +4,24 @@ Labels are never read. What is cut are the windows that a pretext makes its view
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from segsync.bundle import Fixed, ZScore
 from segsync.errors import InputError
 from segsync.geometry import SizeZYX
 from segsync.images import stem_of
 from segsync_train.augment import Augmentation
-from segsync_train.config import AugmentationConfig
+from segsync_train.config import AugmentationConfig, RunConfig
 from segsync_train.data.cases import LabelledCase
 from segsync_train.data.dataset import cached_cases, find_cases, open_cases
+from segsync_train.data.formats import nnunet_description
+from segsync_train.data.label_maps import label_maps
 from segsync_train.data.layout import CaseFiles, image_files
 from segsync_train.data.patches import CaseSource, FolderSource, PatchDataset
 from segsync_train.data.sources import open_data
@@ -33,6 +38,16 @@ SPLIT = 21
 UNCHANGED = AugmentationConfig(
     flip=0, rotate_zoom=0, noise=0, smooth=0, brightness=0, contrast=0, gamma=0, shift=0, drop_optional=0
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeFiles(CaseFiles):
+    """One volume's images, by the model's channels, and the part of the data that they are of."""
+
+    part: VolumeFolder
+
+
+Files = TypeVar("Files", bound=CaseFiles)
 
 
 @dataclass(frozen=True)
@@ -53,18 +68,62 @@ def open_volumes(config: PretrainConfig, folder: Path, group: Processes) -> Volu
         data = open_data(run, folder, group)
         return Volumes(data.source, data.validation[: config.held_out.volumes])
     files = find_volumes(config.data, config)
-    held_out, training = divide(files, config.held_out, config.seed)
+    cache = config.data.cache or folder / "cache"
+    with group.first():
+        images = without_label_maps(files, cache, threads=config.workers, main=group.main)
+    held_out, training = divide(images, config.held_out, config.seed)
     both = (*training, *held_out)
     with group.first(), StepProgress("preparing volumes", len(both), quiet=not group.main) as progress:
-        folders = cached_cases(
-            both, run, config.data.cache or folder / "cache", threads=config.workers, progress=progress.advance
-        )
-    opened = open_cases(folders)
+        opened = open_cases(_prepared(both, config, cache, progress.advance))
     log.info("%d volumes to train on, %d held out", len(training), len(held_out))
     return Volumes(FolderSource(opened[: len(training)], config.seed), opened[len(training) :])
 
 
-def find_volumes(data: FolderVolumes, config: PretrainConfig) -> list[CaseFiles]:
+def _prepared(
+    files: Sequence[VolumeFiles], config: PretrainConfig, cache: Path, progress: Callable[[], None]
+) -> list[Path]:
+    """Folders of the preprocessed volumes, in their order; each is normalised as its part of the data says."""
+    alike: dict[ZScore | Fixed | None, list[int]] = defaultdict(list)
+    for number, file in enumerate(files):
+        alike[file.part.normalisation].append(number)
+    folders: dict[int, Path] = {}
+    for numbers in alike.values():
+        some = [files[number] for number in numbers]
+        made = cached_cases(some, _run_of(config, some[0].part), cache, threads=config.workers, progress=progress)
+        folders.update(zip(numbers, made, strict=True))
+    return [folders[number] for number in range(len(files))]
+
+
+def _run_of(config: PretrainConfig, part: VolumeFolder) -> RunConfig:
+    """The run's settings as the preprocessing of one folder's volumes knows them."""
+    run = config.as_run()
+    if part.normalisation is None:
+        return run
+    channels = tuple(channel.model_copy(update={"normalisation": part.normalisation}) for channel in run.channels)
+    return run.model_copy(update={"channels": channels})
+
+
+def without_label_maps(
+    files: Sequence[VolumeFiles], cache: Path, *, threads: int = 1, main: bool = True
+) -> list[VolumeFiles]:
+    """The volumes, of folders in the layout `files` those alone that are no label maps; says how many are left out.
+
+    cache: where what was found is kept. main: whether this is the process that speaks.
+    """
+    doubtful = [path for file in files if file.part.layout == "files" for path in file.images.values()]
+    if not doubtful:
+        return list(files)
+    with StepProgress("looking for label maps", len(doubtful), quiet=not main) as progress:
+        left_out = label_maps(doubtful, cache, threads=threads, progress=progress.advance)
+    if left_out and main:
+        log.warning(
+            "%d of %d images are label maps or empty and are left out (%s …); data.folders.layout tells them apart",
+            len(left_out), len(doubtful), next(path for path in doubtful if path in left_out),
+        )  # fmt: skip
+    return [file for file in files if left_out.isdisjoint(file.images.values())]
+
+
+def find_volumes(data: FolderVolumes, config: PretrainConfig) -> list[VolumeFiles]:
     """The images of every folder, without those that are excluded.
 
     Raises InputError where a folder has none, a channel is missing, or a name to exclude does not exist.
@@ -87,10 +146,10 @@ def find_volumes(data: FolderVolumes, config: PretrainConfig) -> list[CaseFiles]
     return kept
 
 
-def _found(part: VolumeFolder, channels: Sequence[str]) -> list[CaseFiles]:
+def _found(part: VolumeFolder, channels: Sequence[str]) -> list[VolumeFiles]:
     """One folder's images. In the layout `files` a volume's name is its path below the folder, without the ending."""
     if part.layout != "files":
-        cases = [replace(case, label=None, masks={}) for case in find_cases(part.layout, part.folder, channels)]
+        found = _laid_out(part, channels)
     elif len(channels) > 1:
         raise InputError(
             f"{part.folder}: expected one channel for the layout 'files', where every image is a volume of its own, "
@@ -100,15 +159,34 @@ def _found(part: VolumeFolder, channels: Sequence[str]) -> list[CaseFiles]:
         raise InputError(f"{part.folder}: expected a folder of images, found none; check data.folders")
     else:
         paths = {path: path.relative_to(part.folder).with_name(stem_of(path)) for path in image_files(part.folder)}
-        cases = [CaseFiles("-".join(name.parts), {channels[0]: path}) for path, name in paths.items()]
-    if not cases:
+        found = [("-".join(name.parts), {channels[0]: path}) for path, name in paths.items()]
+    if not found:
         raise InputError(f"{part.folder}: expected images, found none; check data.folders and their layout")
-    return cases
+    return [VolumeFiles(name, images, part=part) for name, images in found]
 
 
-def divide(
-    files: Sequence[CaseFiles], config: HeldOutConfig, seed: int
-) -> tuple[tuple[CaseFiles, ...], tuple[CaseFiles, ...]]:
+def _laid_out(part: VolumeFolder, channels: Sequence[str]) -> list[tuple[str, dict[str, Path]]]:
+    """Names and images, by the model's channels, of a folder in a layout that knows channels."""
+    theirs = part.channels or {name: name for name in channels}
+    listed = list(dict.fromkeys(theirs.values()))
+    if part.layout == "nnunet" and part.channels:
+        # Numbers tell its channels apart, so that all of them have to be listed.
+        listed = nnunet_description(part.folder)[0]
+    cases = find_cases(part.layout, part.folder, listed)
+    unknown = [name for name in theirs.values() if name not in listed]
+    if unknown:
+        raise InputError(
+            f"{part.folder}: expected channels among {', '.join(listed)}, found {unknown[0]!r}; correct "
+            "data.folders.channels"
+        )
+    taken = (
+        (case.name, {own: case.images[their] for own, their in theirs.items() if their in case.images})
+        for case in cases
+    )
+    return [(name, images) for name, images in taken if images]
+
+
+def divide(files: Sequence[Files], config: HeldOutConfig, seed: int) -> tuple[tuple[Files, ...], tuple[Files, ...]]:
     """Held-out and training volumes, by the seed and the files' order alone; volumes of one name stay together.
 
     Raises InputError for fewer than four names.
