@@ -127,6 +127,28 @@ def pretraining(folder: Path, cases: Path) -> Path:
     return path
 
 
+def test_images_on_another_scale_than_the_encoders_are_warned_of(
+    cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A z-score and a window of HU give the same shapes, and features that mean nothing to each other."""
+    config = run_config(cases)
+    kept = config.model_dump(mode="json")
+    states = {
+        "same": kept,
+        "other": {**kept, "spacing_zyx": [3, 3, 3], "channels": [{"normalisation": {"kind": "fixed", "low": -200}}]},
+    }
+    weights = build_network(config).state_dict()
+    said = {}
+    for name, state in states.items():
+        path = tmp_path / f"{name}.safetensors"
+        save_checkpoint(path, {f"network/{k}": t for k, t in weights.items()}, {"step": 1, "hours": 0, "config": state})
+        caplog.clear()
+        transfer(build_network(config), TransferConfig(mode="full", checkpoint=path), config)
+        said[name] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert said["same"] == []
+    assert ["voxels of (3, 3, 3) mm" in said["other"][0], "'low': -200" in said["other"][1]] == [True, True]
+
+
 @pytest.mark.parametrize(("mode", "taken"), [("full", ("stages.0.", "stages.1.")), ("bottom", ("stages.1.",))])
 def test_transfer_takes_over_what_it_says(cases: Path, tmp_path: Path, mode: Any, taken: tuple[str, ...]) -> None:
     path = pretraining(tmp_path, cases)

@@ -88,7 +88,7 @@ def _run(config: RunConfig, run: RunFolder, group: Processes, resume: bool, shou
     # oneDNN's and cuDNN's 3D convolutions are two to four times faster with channels innermost.
     network = build_network(config).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     checkpoint = load_checkpoint(run.last) if resume else None
-    inherited = transfer(network, config.transfer) if checkpoint is None else None
+    inherited = transfer(network, config.transfer, config) if checkpoint is None else None
     data = open_data(config, run.folder, group)
     if checkpoint is None:
         run.create(config)

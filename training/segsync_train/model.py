@@ -127,8 +127,8 @@ class Inherited:
     pretext: str | None = None
 
 
-def transfer(network: SegmentationNetwork, config: TransferConfig) -> Inherited:
-    """Give the network its earlier weights.
+def transfer(network: SegmentationNetwork, config: TransferConfig, run: RunConfig | None = None) -> Inherited:
+    """Give the network its earlier weights; with the run's settings, warn where its images come on another scale.
 
     `full` takes all stages of the encoder, `bottom` the deepest alone, `network` the decoder as well; weights of
     another number of input channels are fitted to this network's. Raises WeightsError that names the first difference
@@ -165,6 +165,8 @@ def transfer(network: SegmentationNetwork, config: TransferConfig) -> Inherited:
                 f"{tuple(own[name].shape)}, found {found}; use the network it was trained with"
             )
     network.load_state_dict({**own, **{name: weights[name] for name in wanted}})
+    if run is not None:
+        _compare_scales(config.checkpoint, made.get("config", {}), run)
     log.info("%d of %d tensors taken over from %s", len(wanted), len(own), config.checkpoint)
     taken = set(wanted)
     factors = {name: config.lr_factor for name, _ in network.named_parameters() if name in taken}
@@ -172,6 +174,19 @@ def transfer(network: SegmentationNetwork, config: TransferConfig) -> Inherited:
     steps, hours = made["step"] + before.get("steps", 0), made["hours"] + before.get("hours", 0.0)
     pretext = made["config"]["pretext"]["kind"] if made.get("kind") == "pretrain" else None
     return Inherited(factors, steps, hours, pretext)
+
+
+def _compare_scales(path: Path, before: Mapping[str, Any], run: RunConfig) -> None:
+    """Spacing and normalisation of an earlier training's settings: shapes fit whatever they are."""
+    spacing = tuple(before.get("spacing_zyx", run.spacing_zyx))
+    if spacing != run.spacing_zyx:
+        log.warning("%s: learned from voxels of %s mm, this run's are of %s", path, spacing, run.spacing_zyx)
+    known = [channel["normalisation"] for channel in before.get("channels", ())]
+    known += [folder.get("normalisation") for folder in before.get("data", {}).get("folders", ())]
+    for channel in run.channels:
+        own = channel.normalisation.model_dump(mode="json")
+        if known and own not in known:
+            log.warning("%s: learned from images by %s, this run's %s is by %s", path, known[0], channel.name, own)
 
 
 def _fitted(weight: Tensor, channels: int) -> Tensor:

@@ -15,8 +15,8 @@ from segsync_train.summary import write_texts
 
 #: Label maps have at most so many values (TotalSegmentator 118, FreeSurfer's cortical atlases some 190).
 MOST_VALUES = 256
-#: Share of neighbours outside the background that are alike. Label maps reach 0.87 at the least (whole heads of 54
-#: labels, with cortex two voxels thick); MRI has 0.08, reduced to 16 grey values 0.48, to 8 of them 0.67.
+#: Share of neighbours outside the background that are alike. Label maps reach 0.88 at the least (whole heads of 54
+#: labels, with cortex two voxels thick); MRI has 0.09, reduced to 16 grey values 0.41, to 8 of them 0.60.
 ALIKE = 0.8
 #: Voxels that are looked at first: most images show there what they are.
 SAMPLE = 100_000
