@@ -88,12 +88,23 @@ def test_overrides_reach_every_depth(tmp_path: Path) -> None:
         ("steps=-1", "steps: Input should be greater than 0; found -1"),
         ("channels.7.optional=true", "channels.7 does not exist"),
         ("name.first=a", "holds a single value"),
-        ("steps", "expected key=value"),
+        ("steps", "expected key=value, as in --set steps=100"),
         ("reference=adc", "reference 'adc' is none of the channels t1, flair"),
         ("reference=flair", "the reference channel 'flair' cannot be optional"),
         ("channels.1.name=t1", "expected different names"),
         ("transfer.mode=full", "mode 'full' needs a checkpoint"),
         ("data.fold=5", "found 5"),
+        ("data.fold=2", "fold 2 is one of none; give folds"),
+        ("augmentation.zoom=[2, 0]", "augmentation.zoom.1: Input should be greater than 0; found 0"),
+        ("augmentation.zoom=[1.25, 0.8]", "zoom: expected the smaller value first, found 1.25, 0.8"),
+        ("augmentation.smooth_sigma=[1, 0.5]", "smooth_sigma: expected the smaller value first, found 1.0, 0.5"),
+        (
+            "augmentation.smooth_sigma=[-1, 0.5]",
+            "augmentation.smooth_sigma.0: Input should be greater than or equal to",
+        ),
+        ("augmentation.strength=[0.2, -0.2]", "strength: expected the smaller value first"),
+        ("augmentation.gamma_range=[-1, 1]", "augmentation.gamma_range.0: Input should be greater than 0"),
+        ("optimiser.betas=[1.5, 2]", "optimiser.betas.0: Input should be less than 1; found 1.5"),
         ("labels.300=large", "1 to 255"),
         ("loss.dice=0", "at least one"),
     ],
@@ -102,7 +113,7 @@ def test_a_mistake_is_one_line_that_names_the_key(override: str, said: str, tmp_
     overrides = [override]
     if override.startswith("loss"):
         overrides.append("loss.cross_entropy=0")
-    if override.startswith("data.fold="):
+    if override == "data.fold=5":
         overrides.append("data.folds=5")
         said = "fold 5 does not exist, there are 5"
     with pytest.raises(InputError) as caught:
@@ -132,6 +143,15 @@ def test_a_file_that_is_no_settings_file_is_said_so(content: str, said: str, tmp
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml: expected a settings file"):
         load_settings(RunConfig, tmp_path / "none.yaml")
+
+
+def test_off_is_a_word_and_no_truth_value(tmp_path: Path) -> None:
+    """What a loss that is no number asks for, as a person writes it."""
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(plain()) + "amp: off\n")
+    assert load_settings(RunConfig, path).amp == "off"
+    assert load_settings(RunConfig, path, ["amp=bf16", "amp=off"]).amp == "off"
+    assert load_settings(RunConfig, path, ["compile=yes", "channels.1.optional=true"]).compile
 
 
 def test_settings_are_frozen() -> None:

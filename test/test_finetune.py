@@ -1,6 +1,7 @@
 """Fine-tuning: it learns, goes on after a kill as if nothing had happened, and is the same on one process or two."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,19 @@ def test_a_killed_run_goes_on_to_the_same_weights(cases: Path, unbroken: Path, t
     finished = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=environment, check=True)
     assert finished.stdout.split("\t")[1] == "step 6"
     assert_same(weights(folder), weights(unbroken))
+
+
+def test_a_run_goes_on_for_longer_but_not_on_other_cases(cases: Path, unbroken: Path, tmp_path: Path) -> None:
+    """A case that has trained would validate; nothing of the run is touched where that is asked."""
+    folder = Path(shutil.copytree(unbroken, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+    data = {"kind": "folder", "folder": str(cases), "validation": 0.5}
+    with pytest.raises(InputError, match=r"run: data\.validation: expected 0\.25, .* found 0\.5"):
+        finetune(run_config(cases, data=data, steps=8), folder, resume=True)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+    outcome = finetune(run_config(cases, steps=8), folder, resume=True)
+    assert (outcome.step, outcome.finished) == (8, True)
+    assert "steps: 8" in (folder / "config.yaml").read_text().splitlines()
 
 
 PROCESSES = """

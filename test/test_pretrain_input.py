@@ -185,7 +185,16 @@ def test_the_command_line(cases: Path, tmp_path: Path, command: Callable[..., Ou
     assert "stopped after step 1 of 3; go on with --resume" in stopped.err
     done = command("-o", run, "--resume")
     assert (done.code, done.out.split("\t")[:2]) == (0, [str(run), "step 3"])
+    assert command("-c", settings, "-o", run, "--resume").out == done.out
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(pretrain_settings(cases, steps=4)))
     for arguments, code, message in (
+        (
+            ("-c", other, "-o", run, "--resume"),
+            3,
+            f"steps: expected 3, with which the run in {run} began, found 4; leave",
+        ),
+        (("-o", run, "--resume", "--set", "held_out.share=0.3"), 3, "held_out.share: expected 0.1, with which the run"),
         (("-c", settings, "-o", run), 3, "already holds a run; add --resume"),
         (("-c", settings, "-o", run, "--set", "head.prototype=8"), 3, "did you mean 'prototypes'?"),
         (("-o", tmp_path / "none", "--resume"), 3, "expected a run to go on with, found none"),

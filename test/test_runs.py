@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
@@ -16,11 +17,12 @@ from torch import nn
 from segsync.errors import InputError, OutputError, WeightsError
 from segsync_train import checkpoints
 from segsync_train.checkpoints import load_checkpoint, save_checkpoint
-from segsync_train.config import OptimiserConfig
+from segsync_train.config import OptimiserConfig, RunConfig
 from segsync_train.progress import StepProgress, duration
-from segsync_train.runs import RunFolder, read_log
+from segsync_train.runs import RunFolder, read_log, settings_of
 from segsync_train.schedule import learning_rate, make_optimiser, set_learning_rate
-from segsync_train.settings import Frozen
+from segsync_train.settings import Frozen, load_settings
+from training_cases import run_config, run_settings
 
 
 class Note(Frozen):
@@ -164,6 +166,77 @@ def test_a_run_that_goes_on_forgets_what_it_will_do_again(tmp_path: Path) -> Non
         run.record(25, {"train/loss": 0.5})
     assert [line["step"] for line in read_log(tmp_path / "run")] == [10, 20, 25]
     assert json.loads(log.read_text().splitlines()[0])["why"] == "text"
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """The folder of a run that has begun, its settings beside it as `run.yaml`."""
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run_settings(tmp_path / "cases")))
+    with RunFolder(tmp_path / "run") as run:
+        run.create(run_config(tmp_path / "cases"))
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "data.validation=0.5",
+            r"run: data\.validation: expected 0\.25, with which the run began, found 0\.5; leave it",
+        ),
+        ("data.split_seed=1", r"data\.split_seed: expected 0, .* found 1"),
+        ("data.labelled=0.5", r"data\.labelled: expected 1\.0"),
+        ("data.folder=elsewhere", r"data\.folder: expected .* found 'elsewhere'"),
+        ("data={kind: synthetic, sources: x}", r"data\.kind: expected 'folder', .* found 'synthetic'"),
+        ("channels.0.name=t2", r"channels\.0\.name: expected 't1', .* found 't2'"),
+        ("labels.2=edema", r"labels\.2: expected None, .* found 'edema'"),
+        ("spacing_zyx=[2, 1, 1]", r"spacing_zyx\.0: expected 1\.0, .* found 2\.0"),
+        ("patch_zyx=[8, 8, 16]", r"patch_zyx\.2: expected 8, .* found 16"),
+        ("network.overrides.widths=[4, 12]", r"network\.overrides\.widths\.1: expected 8, .* found 12"),
+        ("network.overrides.widths=[4, 8, 8]", r"network\.overrides\.widths: expected \[4, 8\], .* found \[4, 8, 8\]"),
+        ("seed=1", r"seed: expected 0, .* found 1"),
+        ("optimiser.kind=sgd", r"optimiser\.kind: expected 'adamw'"),
+        ("ema=null", r"ema: expected 0\.9, .* found None"),
+    ],
+)
+def test_what_a_run_learns_from_stays_when_it_goes_on(override: str, said: str, begun: Path) -> None:
+    settings = load_settings(RunConfig, begun / "config.yaml", [override])
+    with pytest.raises(InputError, match=said) as caught:
+        RunFolder(begun).check_unchanged(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_how_long_and_where_a_run_goes_on_may_change(begun: Path) -> None:
+    overrides = [
+        "steps=9", "validation.every=1", "validation.patience=5", "workers=1", "device=cuda", "amp=off",
+        "checkpoint_every=5", "log_every=2", "data.cache=elsewhere", "optimiser.lr=1e-4", "compile=true",
+    ]  # fmt: skip
+    RunFolder(begun).check_unchanged(settings_of(RunConfig, begun, None, overrides, resume=True))
+
+
+def test_a_settings_file_beside_resume_must_be_the_runs_own(begun: Path) -> None:
+    """The first difference is named with both values and what to do; --set holds for the file and for what is kept."""
+    file = begun.parent / "run.yaml"
+    assert settings_of(RunConfig, begun, file, [], resume=True) == run_config(begun.parent / "cases")
+    assert settings_of(RunConfig, begun, file, ["steps=9"], resume=True).steps == 9
+    other = begun.parent / "other.yaml"
+    for changes, said in (
+        (
+            {"steps": 8},
+            rf"other\.yaml: steps: expected 6, with which the run in {begun} began, found 8; leave --config out, or give "
+            r"--set steps=8",
+        ),
+        ({"amp": "off"}, "amp: expected 'auto', .* found 'off'; .* --set amp=\"off\""),
+        ({"seed": 3, "log_every": 5}, r"seed: expected 0, .* found 3; leave --config out, or start another run for it"),
+    ):
+        other.write_text(yaml.safe_dump(run_settings(begun.parent / "cases", **changes)))
+        with pytest.raises(InputError, match=said) as caught:
+            settings_of(RunConfig, begun, other, [], resume=True)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="expected a run to go on with, found none"):
+        settings_of(RunConfig, begun.parent, file, [], resume=True)
+    with pytest.raises(InputError, match="give --config FILE"):
+        settings_of(RunConfig, begun, None, [], resume=False)
 
 
 def test_a_run_is_never_overwritten(tmp_path: Path) -> None:

@@ -104,12 +104,10 @@ def pretrain(
 ) -> None:
     """Train an encoder on volumes without labels, for `finetune` to start from."""
     set_up_logging(verbose=verbose)
-    from segsync_train.runs import CONFIG_FILE
-    from segsync_train.settings import load_settings
+    from segsync_train.runs import settings_of
     from segsync_train.ssl.config import PretrainConfig
 
-    path = settings_path(config, output / CONFIG_FILE, resume)
-    settings = load_settings(PretrainConfig, path, set_ or [])
+    settings = settings_of(PretrainConfig, output, config, set_ or [], resume=resume)
 
     from segsync_train.pretrain import pretrain as run
 
@@ -131,11 +129,9 @@ def finetune(
     """Train a network on labelled cases, from scratch or from a pretrained encoder."""
     set_up_logging(verbose=verbose)
     from segsync_train.config import RunConfig
-    from segsync_train.runs import CONFIG_FILE
-    from segsync_train.settings import load_settings
+    from segsync_train.runs import settings_of
 
-    path = settings_path(config, output / CONFIG_FILE, resume)
-    settings = load_settings(RunConfig, path, set_ or [])
+    settings = settings_of(RunConfig, output, config, set_ or [], resume=resume)
 
     from segsync_train.finetune import finetune as run
 
@@ -292,17 +288,6 @@ def on_stdout() -> Console:
     """A console on standard output; wide where it is no terminal, so that lines of a table stay lines in a file."""
     console = Console()
     return console if console.is_terminal else Console(width=200)
-
-
-def settings_path(config: Path | None, kept: Path, resume: bool) -> Path:
-    """Where the settings are read: the run's own when it goes on, else the file that was given."""
-    if resume:
-        if not kept.is_file():
-            raise InputError(f"{kept.parent}: expected a run to go on with, found none; leave out --resume")
-        return kept
-    if config is None:
-        raise InputError("expected the settings of the run, found none; give --config FILE")
-    return config
 
 
 if __name__ == "__main__":

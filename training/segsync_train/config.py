@@ -13,6 +13,7 @@ from segsync_train.data.synthesis.config import SynthesisConfig
 from segsync_train.settings import Frozen
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 SizeZYX = tuple[PositiveInt, PositiveInt, PositiveInt]
 Range = tuple[float, float]
@@ -56,6 +57,8 @@ class FolderData(Frozen):
     def _fold_exists(self) -> "FolderData":
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} does not exist, there are {self.folds} (counted from 0)")
+        if self.folds is None and self.fold > 0:
+            raise ValueError(f"fold {self.fold} is one of none; give folds, their number, as well")
         if bool(self.training_cases) != bool(self.validation_cases):
             raise ValueError("training_cases and validation_cases belong together; give both or none")
         both = sorted(set(self.training_cases) & set(self.validation_cases))
@@ -90,22 +93,30 @@ class AugmentationConfig(Frozen):
     #: Rotation about every axis, degrees, and zoom factor: one interpolation does both.
     rotate_zoom: Share = 0.2
     degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
-    zoom: Range = (0.8, 1.25)
+    zoom: tuple[PositiveFloat, PositiveFloat] = (0.8, 1.25)
     noise: Share = 0.15
     noise_std: NonNegativeFloat = 0.1
     smooth: Share = 0.1
-    smooth_sigma: Range = (0.5, 1.0)
+    smooth_sigma: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 1.0)
     #: Brightness: values times 1 + this; contrast: distance from the mean times 1 + this.
     brightness: Share = 0.15
     contrast: Share = 0.15
     strength: Range = (-0.25, 0.25)
     #: MONAI's AdjustContrast.
     gamma: Share = 0.15
-    gamma_range: Range = (0.7, 1.5)
+    gamma_range: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
     shift: Share = 0.1
     shift_offset: NonNegativeFloat = 0.1
     #: An optional channel is set to zero, as at inference where the patient has none.
     drop_optional: Share = 0.2
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentationConfig":
+        for name in ("zoom", "smooth_sigma", "strength", "gamma_range"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: expected the smaller value first, found {low}, {high}")
+        return self
 
 
 class OptimiserConfig(Frozen):
@@ -116,7 +127,7 @@ class OptimiserConfig(Frozen):
     weight_decay: NonNegativeFloat = 0.01
     #: SGD with Nesterov's momentum.
     momentum: Share = 0.99
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     warmup_steps: NonNegativeInt = 0
     #: The cosine ends at this share of `lr`.

@@ -73,15 +73,18 @@ def finetune(
 ) -> Outcome:
     """Train, validate, keep the last and the best weights in `folder`.
 
-    resume: go on with the run that the folder holds. should_stop: asked after every step; a run that is stopped writes
-    a checkpoint first. Raises InputError for bad cases, WeightsError for a checkpoint of another network, OutputError
-    where the disk is full, ResourceError where memory ends or the loss is no number.
+    resume: go on with the run that the folder holds (`runs.MAY_CHANGE` says what may change). should_stop: asked after
+    every step; a run that is stopped writes a checkpoint first. Raises InputError for bad cases and for settings of
+    another run, WeightsError for a checkpoint of another network, OutputError where the disk is full, ResourceError
+    where memory ends or the loss is no number.
     """
     with processes(config.device) as group, RunFolder(folder, main=group.main) as run:
         return _run(config, run, group, resume, should_stop)
 
 
 def _run(config: RunConfig, run: RunFolder, group: Processes, resume: bool, should_stop: Callable[[], bool]) -> Outcome:
+    if resume:
+        run.check_unchanged(config)
     device = training_device(config.device, group)
     reset_peak_memory(device)
     seed_everything(config.seed)

@@ -72,10 +72,10 @@ def pretrain(
 ) -> Outcome:
     """Train, watch for collapse, keep the last state and the encoder with the lowest held-out loss in `folder`.
 
-    resume: go on with the run that the folder holds. should_stop: asked after every step; a run that is stopped writes
-    a checkpoint first. Raises InputError for bad volumes, WeightsError for a checkpoint of another network, OutputError
-    where the disk is full, ResourceError where memory ends, SegsyncError where the loss is no number or the features
-    have collapsed.
+    resume: go on with the run that the folder holds (`runs.MAY_CHANGE` says what may change). should_stop: asked after
+    every step; a run that is stopped writes a checkpoint first. Raises InputError for bad volumes and for settings of
+    another run, WeightsError for a checkpoint of another network, OutputError where the disk is full, ResourceError
+    where memory ends, SegsyncError where the loss is no number or the features have collapsed.
     """
     with processes(config.device) as group, RunFolder(folder, main=group.main) as run:
         return _run(config, run, group, resume, should_stop)
@@ -84,6 +84,8 @@ def pretrain(
 def _run(
     config: PretrainConfig, run: RunFolder, group: Processes, resume: bool, should_stop: Callable[[], bool]
 ) -> Outcome:
+    if resume:
+        run.check_unchanged(config)
     device = training_device(config.device, group)
     seed_everything(config.seed)
     # oneDNN's and cuDNN's 3D convolutions are two to four times faster with channels innermost.

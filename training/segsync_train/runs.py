@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -19,12 +19,20 @@ from torch.utils.tensorboard import SummaryWriter
 
 from segsync.errors import InputError, OutputError
 from segsync_train.checkpoints import why_not
-from segsync_train.settings import dump_settings
+from segsync_train.settings import Settings, differences, dump_settings, load_settings, short
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 LOG_FILE = "log.jsonl"
+#: Settings, with all that they hold, that may change when a run goes on: how long it takes, how fast and where it is
+#: done, how often it is looked at; and `optimiser.lr` and `amp`, which a loss that is no number asks to change. What
+#: decides on the data and their split, on what is learned or on the network never does: a case that has trained would
+#: validate, and `config.yaml` would tell of another run than the one that made the weights.
+MAY_CHANGE = (
+    "name", "card", "steps", "validation", "held_out.every", "held_out.patience", "stop_on_collapse", "optimiser.lr",
+    "amp", "compile", "device", "workers", "checkpoint_every", "log_every", "data.cache",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -59,6 +67,18 @@ class RunFolder:
                 f"{self.folder}: already holds a run; add --resume to go on with it, or choose another folder"
             )
         self._open(settings, step=0)
+
+    def check_unchanged(self, settings: BaseModel) -> None:
+        """Raise InputError where the run began with settings that differ in more than may change (`MAY_CHANGE`)."""
+        path = self.folder / CONFIG_FILE
+        if not path.is_file():
+            return
+        for key, kept, given in differences(load_settings(type(settings), path), settings):
+            if not may_change(key):
+                raise InputError(
+                    f"{self.folder}: {key}: expected {short(kept)}, with which the run began, found {short(given)}; "
+                    "leave it as it is, or start another run in another folder"
+                )
 
     def reopen(self, settings: BaseModel, step: int) -> None:
         """Go on after `step`: what was logged after it is forgotten, since it will be done again."""
@@ -112,6 +132,35 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def settings_of(
+    model: type[Settings], output: Path, config: Path | None, overrides: Sequence[str], *, resume: bool
+) -> Settings:
+    """The settings of a run in `output`: of the file that was given, or when it goes on those that the run began with.
+
+    Raises InputError where there are none, or where the file's are not those of the run that goes on.
+    """
+    if not resume:
+        if config is None:
+            raise InputError("expected the settings of the run, found none; give --config FILE")
+        return load_settings(model, config, overrides)
+    if not (output / CONFIG_FILE).is_file():
+        raise InputError(f"{output}: expected a run to go on with, found none; leave out --resume")
+    settings = load_settings(model, output / CONFIG_FILE, overrides)
+    if config is not None:
+        for key, kept, given in differences(settings, load_settings(model, config, overrides)):
+            other = f"give --set {key}={json.dumps(given)}" if may_change(key) else "start another run for it"
+            raise InputError(
+                f"{config}: {key}: expected {short(kept)}, with which the run in {output} began, found {short(given)}; "
+                f"leave --config out, or {other}"
+            )
+    return settings
+
+
+def may_change(key: str) -> bool:
+    """Whether a setting may be another one when a run goes on."""
+    return any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE)
 
 
 def commit() -> str:

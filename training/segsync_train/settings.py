@@ -5,7 +5,8 @@ not. Tables of settings are joined key by key; what is a value, a list or a tabl
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,18 @@ class Frozen(BaseModel):
         return data
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's values as version 1.2 has them: true and false alone are truth values, so that `amp: off` is a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, re.compile("(?:true|True|TRUE|false|False|FALSE)$") if tag == "tag:yaml.org,2002:bool" else pattern)
+        for tag, pattern in resolvers
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
@@ -55,7 +68,7 @@ def load_settings(model: type[Settings], path: Path, overrides: Sequence[str] = 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """The values of a file and its bases. above: the files that stand on it; raises OSError where it is not there."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: expected YAML, found {reason}; correct the file") from error
@@ -96,7 +109,7 @@ def check_settings(model: type[Settings], data: Mapping[str, Any], where: str) -
         key = ".".join(str(part) for part in first["loc"]) or "settings"
         if first["type"] == "unknown_key":
             raise InputError(f"{where}: {key}: {first['msg']}") from error
-        raise InputError(f"{where}: {key}: {first['msg']}; found {_short(first['input'])}") from error
+        raise InputError(f"{where}: {key}: {first['msg']}; found {short(first['input'])}") from error
 
 
 def dump_settings(settings: BaseModel) -> str:
@@ -105,12 +118,27 @@ def dump_settings(settings: BaseModel) -> str:
     return text
 
 
+def differences(one: BaseModel, other: BaseModel) -> Iterator[tuple[str, Any, Any]]:
+    """Where settings differ, in the order of their definition: the key (`optimiser.lr`) and both values, as in YAML."""
+    yield from _differences(one.model_dump(mode="json"), other.model_dump(mode="json"), "")
+
+
+def _differences(one: Any, other: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in dict.fromkeys([*one, *other]):
+            yield from _differences(one.get(key), other.get(key), f"{where}.{key}" if where else str(key))
+    elif one != other:
+        yield where, one, other
+
+
 def _apply(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
-        raise InputError(f"--set {override}: expected key=value, as in --set training.steps=100")
+        raise InputError(f"--set {override}: expected key=value, as in --set steps=100")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise InputError(f"--set {override}: expected a YAML value after '=', found {text!r}") from error
     *parents, last = path.strip().split(".")
@@ -137,6 +165,7 @@ def _step(node: Any, part: str, override: str, path: str) -> Any:
     raise InputError(f"--set {override}: {path} does not exist in the settings; name a key that does")
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as an error shows it: long ones are cut."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
