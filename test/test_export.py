@@ -13,8 +13,9 @@ from segsync.engine import Device, Engine
 from segsync.errors import InputError, WeightsError
 from segsync.images import read
 from segsync.preprocess import prepare
+from segsync_train.card import model_card
 from segsync_train.checkpoints import load_checkpoint
-from segsync_train.config import TransferConfig
+from segsync_train.config import CardConfig, TransferConfig
 from segsync_train.data.cases import make_case
 from segsync_train.export import export
 from segsync_train.finetune import finetune
@@ -66,8 +67,30 @@ def test_the_folder_says_where_it_comes_from(run: Path, weights: Path) -> None:
     assert (spec.threshold, spec.min_component_ml) == (point["threshold"], point["min_component_ml"])
     card = (weights / "custom" / "MODEL_CARD.md").read_text()
     assert "research, not for care" in card.splitlines()[2]
+    assert "An xLSTM-UNet of 0.0" in card
+    assert "as 3D-SegSync (MIDL 2025) uses it" in card
     assert {path.name for path in weights.iterdir()} == {"custom", "manifest.json"}
     assert str(run.parent) not in (weights / "custom" / "model.json").read_text(), "a path of this machine"
+
+
+@pytest.mark.parametrize(
+    ("preset", "called"),
+    [
+        ("nnunet", "A 3D nnU-Net of"),
+        ("resunet", "A 3D U-Net with a residual encoder of"),
+        ("unet", "A 3D U-Net of"),
+        ("swinunetr", "A SwinUNETR of"),
+        ("unetr", "A UNETR of"),
+        ("bot", "An xLSTM-UNet of"),
+    ],
+)
+def test_the_card_names_the_network_that_was_trained(weights: Path, preset: str, called: str) -> None:
+    spec = load_bundle(weights / "custom").spec
+    config = spec.provenance["config"] | {"network": {"preset": preset, "overrides": {}}}
+    card = model_card(spec.model_copy(update={"provenance": spec.provenance | {"config": config}}), CardConfig())
+    (line,) = (line for line in card.splitlines() if "million parameters" in line)
+    assert line.startswith(called)
+    assert ("as 3D-SegSync (MIDL 2025) uses it" in line) == (preset == "bot")
 
 
 def test_training_goes_on_from_exported_weights(run: Path, weights: Path, tmp_path: Path) -> None:

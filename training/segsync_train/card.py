@@ -8,6 +8,14 @@ from segsync_train.config import CardConfig
 
 #: Where nothing was said of a run's data.
 UNKNOWN = "not stated by whoever trained it"
+#: What networks other than the xLSTM-UNet are called, by their preset.
+BASELINES = {
+    "nnunet": "A 3D nnU-Net",
+    "resunet": "A 3D U-Net with a residual encoder",
+    "unet": "A 3D U-Net",
+    "swinunetr": "A SwinUNETR",
+    "unetr": "A UNETR",
+}
 
 
 def model_card(spec: ModelSpec, card: CardConfig) -> str:
@@ -21,6 +29,8 @@ def model_card(spec: ModelSpec, card: CardConfig) -> str:
         if point["cases"]
         else "not chosen, the default"
     )
+    baseline = BASELINES.get(provenance["config"]["network"]["preset"])
+    relation = "which 3D-SegSync (MIDL 2025) is compared with" if baseline else "as 3D-SegSync (MIDL 2025) uses it"
     lines = [
         f"# {spec.name}",
         "",
@@ -32,8 +42,8 @@ def model_card(spec: ModelSpec, card: CardConfig) -> str:
         "",
         "## What it is",
         "",
-        f"An xLSTM-UNet of {provenance['parameters'] / 1e6:.2f} million parameters for the task `{spec.task}`, "
-        "as 3D-SegSync (MIDL 2025) uses it. float16 weights, computed in float32 on a CPU.",
+        f"{baseline or 'An xLSTM-UNet'} of {provenance['parameters'] / 1e6:.2f} million parameters for the task "
+        f"`{spec.task}`, {relation}. float16 weights, computed in float32 on a CPU.",
         "",
         "| | |",
         "|---|---|",
