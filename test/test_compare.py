@@ -23,7 +23,7 @@ from segsync_train.comparison.montage import chosen_cases, montage_figure
 from segsync_train.comparison.order import HOLDS, REVERSED, UNDECIDED, order_table, pairs
 from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.published import of_data, published
-from segsync_train.comparison.scores import DICE, HD95, MEAN, METRICS, Setting, read_run
+from segsync_train.comparison.scores import DICE, HD95, MEAN, METRICS, Setting, read_run, read_runs
 from segsync_train.comparison.statistics import Difference
 from segsync_train.comparison.table import Bold, Section, Table
 from segsync_train.comparison.tables import budget_table, compared_with
@@ -101,6 +101,36 @@ def test_who_misses_a_label_gains_nothing_by_it(tmp_path: Path) -> None:
     assert hd95[0, 1] == setting.of(HD95, 1)[0, 1]
     assert setting.cases[2] == third
     assert hd95[0, 2] == pytest.approx(setting.values[METRICS.index(HD95), 0, 1:, 2].mean())
+
+
+def test_a_label_that_no_reference_holds_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In one fold it may be absent; only where no fold holds it, it goes."""
+    folders = [
+        write_scores(tmp_path / f"{name}{fold}", name, 0.9, cases=[f"case{fold}{n}" for n in range(2)])
+        for name in ("3D-SegSync", "3D-UNet")
+        for fold in range(2)
+    ]
+
+    def empty(*wanted: Path) -> None:
+        for folder in wanted:
+            rows = rows_of(folder / "cases.csv")
+            for row in rows:
+                if row["label"] == "2":
+                    row.update(dice="1", hd_mm="", hd95_mm="", assd_mm="", volume_ml="0", lesions="0")
+            with (folder / "cases.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+
+    empty(*folders[::2])
+    assert [set(run.labels) for run in read_runs([str(folder) for folder in folders])] == [{1, 2}] * 4
+    empty(*folders)
+    runs = read_runs([str(folder) for folder in folders])
+    assert [set(run.labels) for run in runs] == [{1}] * 4
+    assert f"{folders[0]}: label 2 (posterior): no reference holds it; it is left out" in caplog.text
+    (setting,) = pool(runs, "3D-SegSync")
+    assert dict(setting.labels) == {1: "anterior"}
+    assert float(setting.of(DICE).max()) < 1
 
 
 def test_folds_are_put_together(tmp_path: Path) -> None:

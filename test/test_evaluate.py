@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -101,6 +102,41 @@ def test_several_labels_are_averaged_within_each_case_first(tmp_path: Path) -> N
     assert mean["dice"].mean == 0.75
     assert mean["dice"].sd == pytest.approx(math.sqrt(0.125))
     assert (mean["lesion_count_difference"].n, mean["lesion_count_difference"].mean) == (2, 0)
+
+
+def test_a_label_that_no_reference_holds_is_left_out_of_the_mean(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Dice 0 and 1 of label 1 are 0.5 with or without a second name that nothing has; a warning says so."""
+    for name, place in (("a", 9), ("b", 4)):
+        write_image(tmp_path / "references" / f"{name}.nii.gz", square(4), GRID)
+        write_image(tmp_path / "predictions" / f"{name}.nii.gz", square(place), GRID)
+    labels = {1: "lesion", 3: "typo"}
+    groups, rules = evaluate(
+        tmp_path / "predictions", tmp_path / "out", references=tmp_path / "references", labels=labels
+    )
+    assert group(groups, "mean of labels").metrics["dice"].mean == 0.5
+    assert group(groups, "mean of labels").metrics["volume_difference_ml"].n == 2
+    assert [(one.name, one.occurs) for one in groups] == [("lesion", True), ("typo", False), ("mean of labels", True)]
+    assert "label 3 (typo): no reference holds it; it is left out of the mean of labels" in caplog.text
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table_of(groups, rules))
+    assert isinstance(console.file, io.StringIO)
+    assert "typo, in no reference" in console.file.getvalue()
+    about = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [one["occurs"] for one in about["groups"]] == [True, False, True]
+
+
+def test_a_label_that_some_reference_holds_counts_as_its_challenge_says(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing found where nothing is: 1, in a case of a label that another case holds; and in a set without lesions."""
+    whole = score(square(4) > 0, square(4) > 0, (1, 1, 1), ISLES22)
+    nothing = score(square(4, 0) > 0, square(4, 0) > 0, (1, 1, 1), ISLES22)
+    missed = score(square(4) > 0, square(9) > 0, (1, 1, 1), ISLES22)
+    rows = [Row("1", 1, "a", whole), Row("1", 2, "b", missed), Row("2", 1, "a", missed), Row("2", 2, "b", nothing)]
+    assert group(summarise(rows), "mean of labels").metrics["dice"].mean == 0.5
+    empty = [Row("1", 1, "a", nothing), Row("1", 2, "b", nothing)]
+    assert group(summarise(empty), "mean of labels").metrics["dice"].mean == 1
+    assert [(one.cases, one.occurs, one.metrics["dice"].mean) for one in summarise(empty[:1])] == [("all", True, 1)]
 
 
 def test_statistics_of_few_values() -> None:
@@ -243,6 +279,39 @@ def test_a_run_scores_what_its_own_validation_scored(trained: Path, tmp_path: Pa
     assert max(logged) > 0.3
     last, _ = evaluate(trained, tmp_path / "last", checkpoint=trained / "checkpoints" / "last.safetensors")
     assert group(last, "ball").metrics["dice"].mean == pytest.approx(logged[-1])
+
+
+def test_scores_on_the_cases_that_chose_the_weights_are_said_to_flatter(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Best weights and a tuned threshold on the validation cases: a warning, and never on others. What was scored stays
+    in `summary.json`."""
+    last = trained / "checkpoints" / "last.safetensors"
+    evaluate(trained, tmp_path / "best")
+    (said,) = flattering(caplog)
+    assert re.search(r"run: the best weights \(step \d+\) were chosen on the validation cases that are scored", said)
+    assert said.endswith(f"or --checkpoint {last}")
+    about = json.loads((tmp_path / "best" / "summary.json").read_text())["weights"]
+    assert (about["file"], about["best"], about["tuned_on"]) == ("best.safetensors", True, 0)
+    assert about["step"] in (25, 50)
+    evaluate(trained, tmp_path / "last", checkpoint=last)
+    evaluate(trained, tmp_path / "training", part="training")
+    evaluate(trained, tmp_path / "others", data=trained.parent / "cases")
+    assert flattering(caplog) == [said]
+    (trained / "operating_point.json").write_text(OperatingPoint(threshold=0.4, cases=2).model_dump_json())
+    try:
+        evaluate(trained, tmp_path / "tuned", checkpoint=last)
+    finally:
+        (trained / "operating_point.json").unlink()
+    assert "run: the threshold was chosen on the validation cases that are scored" in flattering(caplog)[1]
+    about = json.loads((tmp_path / "tuned" / "summary.json").read_text())["weights"]
+    assert about == {
+        "file": "last.safetensors", "step": 50, "best": False, "threshold": 0.4, "min_component_ml": 0.0, "tuned_on": 2,
+    }  # fmt: skip
+
+
+def flattering(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "flatter" in record.getMessage()]
 
 
 def test_parts_of_the_split_are_those_of_the_run(trained: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from segsync_train.finetune import finetune
 from segsync_train.model import build_network, transfer
 from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.runs import read_log
+from segsync_train.validation import CaseScore, summary
 from training_cases import run_config, run_settings, write_cases
 
 
@@ -97,6 +98,37 @@ def test_a_run_goes_on_for_longer_but_not_on_other_cases(cases: Path, unbroken: 
     outcome = finetune(run_config(cases, steps=8), folder, resume=True)
     assert (outcome.step, outcome.finished) == (8, True)
     assert "steps: 8" in (folder / "config.yaml").read_text().splitlines()
+
+
+def test_a_label_that_no_validation_case_holds_does_not_raise_the_score(
+    cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is named once, before the first step, and the score is the ball's alone."""
+    config = run_config(cases, labels={1: "ball", 3: "typo"})
+    finetune(config, tmp_path / "run")
+    said = [record.getMessage() for record in caplog.records if "typo" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("label 3 (typo): none of the 1 validation cases holds it")
+    lines = [line for line in read_log(tmp_path / "run") if "validation/score" in line]
+    assert lines
+    for line in lines:
+        assert line["validation/score"] == line["validation/dice_1"] < 1
+        assert "validation/dice_2" not in line
+
+
+def test_scores_without_any_lesion_say_that_nothing_is_found() -> None:
+    """As before: where no case holds any label, 1 for each that finds none; a label of one case counts in all."""
+
+    def case(name: str, dice: tuple[float, ...], holds: tuple[bool, ...]) -> CaseScore:
+        return CaseScore(name, dice, holds, lesions=0, found=0, false=0, volume_ml=0.0, predicted_ml=0.0)
+
+    assert summary([case("a", (1.0,), (False,)), case("b", (0.0,), (False,))])["validation/score"] == 0.5
+    assert summary([case("a", (1.0, 0.0), (False, False))])["validation/score"] == 0.5
+    mixed = [case("a", (0.2, 1.0, 1.0), (True, False, False)), case("b", (0.4, 0.0, 1.0), (True, True, False))]
+    means = summary(mixed)
+    assert means["validation/score"] == pytest.approx(0.4)
+    assert means["validation/dice_2"] == 0.5
+    assert "validation/dice_3" not in means
 
 
 PROCESSES = """

@@ -223,8 +223,8 @@ def test_a_settings_file_beside_resume_must_be_the_runs_own(begun: Path) -> None
     for changes, said in (
         (
             {"steps": 8},
-            rf"other\.yaml: steps: expected 6, with which the run in {begun} began, found 8; leave --config out, or give "
-            r"--set steps=8",
+            rf"other\.yaml: steps: expected 6, with which the run in {begun} began, found 8; "
+            r"leave --config out, or give --set steps=8",
         ),
         ({"amp": "off"}, "amp: expected 'auto', .* found 'off'; .* --set amp=\"off\""),
         ({"seed": 3, "log_every": 5}, r"seed: expected 0, .* found 3; leave --config out, or start another run for it"),

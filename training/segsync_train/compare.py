@@ -26,7 +26,7 @@ from segsync_train.comparison.order import order_table, pairs
 from segsync_train.comparison.page import Chapter, Picture, page
 from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.published import Published, published
-from segsync_train.comparison.scores import Setting, read_run
+from segsync_train.comparison.scores import Setting, read_runs
 from segsync_train.comparison.tables import (
     budget_table,
     compared_with,
@@ -52,7 +52,7 @@ def compare(
     3D-SegSync, or else the first one given. paper: set the paper's numbers and its order beside ours. Raises InputError
     where runs cannot be compared, OutputError.
     """
-    read = [read_run(run) for run in runs]
+    read = read_runs(runs)
     names = list(dict.fromkeys(run.name for run in read))
     chosen = reference_of(names, reference)
     settings = pool(read, chosen)

@@ -6,14 +6,14 @@ grid. `segsync_train.metrics` says what is measured, `segsync_train.summary` and
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from segsync.bundle import SPEC_FILE, ModelSpec, load_bundle
+from segsync.bundle import MODEL_FILE, SPEC_FILE, ModelSpec, load_bundle
 from segsync.engine import open_engine
 from segsync.errors import ChannelError, InputError
 from segsync.geometry import Array, Volume
@@ -50,11 +50,28 @@ Part = Literal["validation", "training", "all"]
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Which weights were scored, and what of them was chosen on the validation cases of their run.
+
+    best: whether they are the best of its validations; None where that is not known, as of exported ones. tuned_on:
+    the number of cases that threshold and smallest component were chosen on, 0 where they were not chosen.
+    """
+
+    file: str
+    step: int | None
+    best: bool | None
+    threshold: float
+    min_component_ml: float
+    tuned_on: int
+
+
+@dataclass(frozen=True)
 class Model:
     """A network as the app runs it. config, budget: those of its training, where known."""
 
     spec: ModelSpec
     predictor: Callable[[Array], Array]
+    weights: Weights
     config: RunConfig | None = None
     budget: Budget | None = None
 
@@ -161,18 +178,22 @@ def _of_run(run: Path, device: str, checkpoint: Path) -> Model:
         min_component_ml=point.min_component_ml,
     )
     predictor = foreground_predictor(network, place, partial(autocast, amp_dtype(config.amp, place), place))
-    return Model(spec, predictor, config, budget)
+    best = checkpoint.resolve() == RunFolder(run).best.resolve()
+    weights = Weights(checkpoint.name, found.state["step"], best, point.threshold, point.min_component_ml, point.cases)
+    return Model(spec, predictor, weights, config, budget)
 
 
-def _exported(weights: Path, device: str) -> Model:
-    bundle = load_bundle(weights)
+def _exported(folder: Path, device: str) -> Model:
+    bundle = load_bundle(folder)
     engine = open_engine(bundle, device)
-    provenance = bundle.spec.provenance
+    spec, provenance = bundle.spec, bundle.spec.provenance
+    tuned_on = provenance.get("operating_point", {}).get("cases", 0)
+    weights = Weights(MODEL_FILE, provenance.get("steps"), None, spec.threshold, spec.min_component_ml, tuned_on)
     if "config" not in provenance:
-        return Model(bundle.spec, engine)
-    config = check_settings(RunConfig, provenance["config"], str(weights / SPEC_FILE))
+        return Model(spec, engine, weights)
+    config = check_settings(RunConfig, provenance["config"], str(folder / SPEC_FILE))
     made = {**provenance, "step": provenance["steps"], "hours": provenance["training_hours"]}
-    return Model(bundle.spec, engine, config, budget_of(config, build_network(config), made, None))
+    return Model(spec, engine, weights, config, budget_of(config, build_network(config), made, None))
 
 
 def labelled_cases(
@@ -254,6 +275,18 @@ def segment(model: Model, files: CaseFiles, reference: Volume, windows: Windows)
     return Volume(mask, reference.grid)
 
 
+def warn_of_choices(source: Path, weights: Weights) -> None:
+    """Say in one line that the validation cases of a run, which are to be scored, have chosen what is scored."""
+    tuned = weights.tuned_on > 0
+    chosen = [f"the best weights (step {weights.step})"] * bool(weights.best) + ["the threshold"] * tuned
+    if chosen:
+        log.warning(
+            "%s: %s %s chosen on the validation cases that are scored, so that the scores flatter; give --data FOLDER "
+            "for other cases%s", source, " and ".join(chosen), "were" if weights.best else "was",
+            "" if tuned else f", or --checkpoint {RunFolder(source).last}",
+        )  # fmt: skip
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +318,7 @@ def evaluate(
     if references is not None and data is not None:
         raise InputError("expected --references for a folder of predictions or --data for a network, found both")
     make_folder(output)
+    weights: Weights | None = None
     if references is not None:
         chosen = RULES[rules or "isles22"]
         rows = evaluate_folders(source, references, chosen, labels)
@@ -300,6 +334,9 @@ def evaluate(
         chosen = RULES[rules or (model.spec.task if model.spec.task in RULES else "isles22")]
         other = FolderData(folder=data, layout=layout) if data else None
         cases = labelled_cases(model, other, part, channels)
+        weights = model.weights
+        if other is None and part != "training":
+            warn_of_choices(source, weights)
         rows = evaluate_model(model, cases, chosen, mirror=mirror, masks=output / "masks" if masks else None)
         system = system_of(
             model.spec, model.config, model.budget, other, chosen.name, cases, mirror=mirror, masks=masks
@@ -309,7 +346,7 @@ def evaluate(
             f"{source}: expected a run ({CONFIG_FILE}) or weights ({SPEC_FILE}), found neither; for a folder of "
             "predictions give --references as well"
         )
-    groups = write_results(rows, chosen, output)
+    groups = write_results(rows, chosen, output, {"weights": asdict(weights)} if weights else {})
     write_texts({SYSTEM_FILE: system.model_dump_json(indent=2) + "\n"}, output)
     return groups, chosen
 

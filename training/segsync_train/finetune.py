@@ -53,7 +53,7 @@ from segsync_train.networks import SegmentationNetwork
 from segsync_train.progress import StepProgress
 from segsync_train.runs import RunFolder, commit
 from segsync_train.schedule import learning_rate, make_optimiser, set_learning_rate
-from segsync_train.validation import CaseScore, foreground_predictor, summary, validate, windows_of
+from segsync_train.validation import CaseScore, foreground_predictor, labels_in_none, summary, validate, windows_of
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,12 @@ def _run(config: RunConfig, run: RunFolder, group: Processes, resume: bool, shou
         run.create(config)
     else:
         run.reopen(config, checkpoint.state["step"])
+    if group.main:
+        for value, name in labels_in_none(data.validation, config.labels).items():
+            log.warning(
+                "label %d (%s): none of the %d validation cases holds it, so that its Dice tells nothing; "
+                "check labels, or validate on other cases", value, name, len(data.validation),
+            )  # fmt: skip
     training = _FineTuning(config, run, data, network, device, group, inherited, checkpoint)
     try:
         return training.run_to_end(should_stop)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,8 @@ from rich.table import Table
 from segsync.errors import OutputError
 from segsync_train.checkpoints import why_not
 from segsync_train.metrics import Rules, Scores
+
+log = logging.getLogger(__name__)
 
 CASES_FILE = "cases.csv"
 METRICS = tuple(field.name for field in fields(Scores))
@@ -74,18 +77,22 @@ class Group:
     name: str
     cases: Literal["all", "with", "without"]
     metrics: Mapping[str, Statistic]
+    #: Whether a reference holds the label; one that none holds is left out of the mean over labels.
+    occurs: bool = True
 
 
 def summarise(rows: Sequence[Row]) -> list[Group]:
     """Statistics of each label, and with several labels of the mean over them in each case (the paper's `Avg`).
 
-    Where the references of some cases lack a label, its cases with and without it are summarised apart as well.
+    Where the references of some cases lack a label, its cases with and without it are summarised apart as well. A label
+    that no reference holds is left out of the mean: there Dice is 1 wherever nothing is found.
     """
     groups = []
     labels = {row.label: row.name for row in rows}
+    nowhere = never_held(rows)
     for label, name in labels.items():
         own = [row for row in rows if row.label == label]
-        groups.append(_group(label, name, "all", own))
+        groups.append(_group(label, name, "all", own, occurs=label not in nowhere))
         present = [row for row in own if row.scores.lesions]
         absent = [row for row in own if not row.scores.lesions]
         if present and absent:
@@ -93,7 +100,8 @@ def summarise(rows: Sequence[Row]) -> list[Group]:
     if len(labels) > 1:
         cases: dict[str, list[Scores]] = {}
         for row in rows:
-            cases.setdefault(row.case, []).append(row.scores)
+            if row.label not in nowhere:
+                cases.setdefault(row.case, []).append(row.scores)
         means = {
             metric: Statistic.of(_mean(getattr(one, metric) for one in scores) for scores in cases.values())
             for metric in METRICS
@@ -102,36 +110,55 @@ def summarise(rows: Sequence[Row]) -> list[Group]:
     return groups
 
 
+def never_held(rows: Sequence[Row]) -> dict[int, str]:
+    """The labels that no reference holds, though some hold another one; none where all are without any lesion."""
+    labels = {row.label: row.name for row in rows}
+    held = {row.label for row in rows if row.scores.lesions}
+    return {label: name for label, name in labels.items() if label not in held} if held else {}
+
+
 def _mean(values: Iterable[float]) -> float:
     """The mean of what is a number among the values; NaN where nothing is."""
     mean = Statistic.of(values).mean
     return math.nan if mean is None else mean
 
 
-def _group(label: int, name: str, cases: Literal["all", "with", "without"], rows: Sequence[Row]) -> Group:
-    return Group(
-        label, name, cases, {metric: Statistic.of(getattr(row.scores, metric) for row in rows) for metric in METRICS}
-    )
+def _group(
+    label: int, name: str, cases: Literal["all", "with", "without"], rows: Sequence[Row], *, occurs: bool = True
+) -> Group:
+    metrics = {metric: Statistic.of(getattr(row.scores, metric) for row in rows) for metric in METRICS}
+    return Group(label, name, cases, metrics, occurs)
 
 
-def write_results(rows: Sequence[Row], rules: Rules, folder: Path) -> list[Group]:
-    """Write `cases.csv`, `summary.csv` and `summary.json`; returns the summary. Raises OutputError."""
+def write_results(
+    rows: Sequence[Row], rules: Rules, folder: Path, scored: Mapping[str, object] | None = None
+) -> list[Group]:
+    """Write `cases.csv`, `summary.csv` and `summary.json`; returns the summary. Raises OutputError.
+
+    scored: what else `summary.json` says of that which was scored.
+    """
     groups = summarise(rows)
+    for label, name in never_held(rows).items():
+        log.warning(
+            "label %d (%s): no reference holds it; it is left out of the mean of labels. Check the names and values of "
+            "the labels", label, name,
+        )  # fmt: skip
     every = [[row.case, row.label, row.name, *asdict(row.scores).values()] for row in rows]
     flat = [
-        [group.label, group.name, group.cases, metric, *asdict(statistic).values()]
+        [group.label, group.name, group.cases, str(group.occurs).lower(), metric, *asdict(statistic).values()]
         for group in groups
         for metric, statistic in group.metrics.items()
     ]
     statistic_names = [field.name for field in fields(Statistic)]
     about = {
+        **(scored or {}),
         "rules": asdict(rules),
         "cases": len({row.case for row in rows}),
         "groups": [asdict(group) for group in groups],
     }
     texts = {
         CASES_FILE: csv_of(["case", "label", "name", *METRICS], every),
-        "summary.csv": csv_of(["label", "name", "cases", "metric", *statistic_names], flat),
+        "summary.csv": csv_of(["label", "name", "cases", "occurs", "metric", *statistic_names], flat),
         "summary.json": json.dumps(about, indent=2) + "\n",
     }
     write_texts(texts, folder)
@@ -183,6 +210,7 @@ def table_of(groups: Sequence[Group], rules: Rules) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for group in groups:
         name = group.name if group.cases == "all" else f"  {group.cases} it"
+        name += "" if group.occurs else ", in no reference"
         dice = group.metrics["dice"]
         shown = [_shown(group.metrics[metric], digits) for metric, _, digits in SHOWN]
         table.add_row(name, str(dice.n), *shown)

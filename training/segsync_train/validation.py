@@ -1,7 +1,7 @@
 """Validation while training: the runtime's sliding window on fixed cases, a score per case, pictures to look at."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -22,12 +22,14 @@ THRESHOLD = 0.5
 class CaseScore:
     """How one case was segmented, on the model's grid.
 
-    dice: one value a label, 1 where neither has a voxel of it (ISLES'22). lesions, found, false: components of the
-    foreground in the reference, those of them that are hit, and predicted ones that hit none. Volumes in ml.
+    dice: one value a label, 1 where neither has a voxel of it (ISLES'22). holds: whether the reference has one.
+    lesions, found, false: components of the foreground in the reference, those of them that are hit, and predicted ones
+    that hit none. Volumes in ml.
     """
 
     name: str
     dice: tuple[float, ...]
+    holds: tuple[bool, ...]
     lesions: int
     found: int
     false: int
@@ -81,6 +83,7 @@ def score_case(case: LabelledCase, predicted: Labels, labels: int) -> CaseScore:
     return CaseScore(
         name=case.name,
         dice=tuple(_dice(reference == value, predicted == value) for value in range(1, labels + 1)),
+        holds=tuple(bool((reference == value).any()) for value in range(1, labels + 1)),
         lesions=lesions,
         found=int(np.count_nonzero(np.unique(places[predicted > 0]))),
         false=count - int(np.count_nonzero(np.unique(spots[reference > 0]))),
@@ -97,22 +100,32 @@ def _dice(a: Mask, b: Mask) -> float:
 def summary(scores: Sequence[CaseScore]) -> dict[str, float]:
     """Means over the cases; `score` (mean Dice over labels and cases) decides which weights are best.
 
-    validation/dice_N: mean Dice of label N. lesion_f1: over all lesions of all cases together. false_ml: mean volume
-    found in cases that have no lesion at all.
+    validation/dice_N: mean Dice of label N. A label that no case holds, though some hold another one, has no mean and
+    does not count: its Dice is 1 wherever nothing is found. lesion_f1: over all lesions of all cases together.
+    false_ml: mean volume found in cases that have no lesion at all.
     """
     if not scores:
         return {}
     dice = np.asarray([score.dice for score in scores])
+    held = np.flatnonzero(np.any([score.holds for score in scores], axis=0))
+    # Without any lesion in any case, what is scored is that nothing is found.
+    counted = held if held.size else np.arange(dice.shape[1])
     hits = sum(score.found for score in scores)
     missed = sum(score.lesions for score in scores) - hits
     wrong = sum(score.false for score in scores)
     empty = [score.predicted_ml for score in scores if score.volume_ml == 0]
-    result = {"validation/score": float(dice.mean())}
-    result |= {f"validation/dice_{i}": float(mean) for i, mean in enumerate(dice.mean(0), start=1)}
+    result = {"validation/score": float(dice[:, counted].mean())}
+    result |= {f"validation/dice_{i}": float(dice[:, i - 1].mean()) for i in counted + 1}
     result["validation/lesion_f1"] = 2 * hits / (2 * hits + missed + wrong) if hits + missed + wrong else 1.0
     if empty:
         result["validation/false_ml"] = float(np.mean(empty))
     return result
+
+
+def labels_in_none(cases: Sequence[LabelledCase], labels: Mapping[int, str]) -> dict[int, str]:
+    """Those of the settings' labels, values and names, that no case holds."""
+    places = {int(place) for case in cases for place in np.unique(case.label)}
+    return {value: name for place, (value, name) in enumerate(labels.items(), start=1) if place not in places}
 
 
 def windows_of(patch_zyx: SizeZYX, multiple_zyx: SizeZYX, overlap: float) -> Windows:

@@ -2,8 +2,9 @@
 
 import csv
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from segsync_train.comparison.statistics import Values
 from segsync_train.settings import check_settings
 from segsync_train.summary import CASES_FILE, Statistic
 from segsync_train.system import SYSTEM_FILE, System
+
+log = logging.getLogger(__name__)
 
 #: The label that stands for the mean over labels, as in `summary.csv`.
 MEAN = 0
@@ -43,13 +46,17 @@ DICE, HD, HD95 = METRICS[:3]
 
 @dataclass(frozen=True)
 class Run:
-    """One folder of scores. values: the metrics (5,) by case and label; name: of the system."""
+    """One folder of scores. values: the metrics (5,) by case and label; name: of the system.
+
+    held: the labels that a reference of the folder holds.
+    """
 
     folder: Path
     name: str
     system: System
     labels: Mapping[int, str]
     values: Mapping[tuple[str, int], Values]
+    held: frozenset[int]
 
     @property
     def cases(self) -> list[str]:
@@ -125,12 +132,31 @@ def read_run(argument: str) -> Run:
     if not isinstance(about, dict):
         raise InputError(f"{folder / SYSTEM_FILE}: expected an object, found {about!r:.40}; evaluate the run again")
     system = check_settings(System, about, str(folder / SYSTEM_FILE))
-    labels, values = _read_cases(folder / CASES_FILE)
-    return Run(folder, name or system.name, system, labels, values)
+    labels, values, held = _read_cases(folder / CASES_FILE)
+    return Run(folder, name or system.name, system, labels, values, held)
 
 
-def _read_cases(path: Path) -> tuple[dict[int, str], dict[tuple[str, int], Values]]:
+def read_runs(arguments: Sequence[str]) -> list[Run]:
+    """The runs of `read_run`, without the labels that no reference of their setting holds, which a warning names.
+
+    There Dice is 1 wherever nothing is found. Where no reference holds any label, all stay.
+    """
+    runs = [read_run(argument) for argument in arguments]
+    kept = []
+    for run in runs:
+        held = frozenset().union(*(other.held for other in runs if other.key == run.key))
+        nowhere = {label: name for label, name in run.labels.items() if label not in held} if held else {}
+        for label, name in nowhere.items():
+            log.warning("%s: label %d (%s): no reference holds it; it is left out", run.folder, label, name)
+        labels = {label: name for label, name in run.labels.items() if label not in nowhere}
+        values = {place: values for place, values in run.values.items() if place[1] not in nowhere}
+        kept.append(replace(run, labels=labels, values=values))
+    return kept
+
+
+def _read_cases(path: Path) -> tuple[dict[int, str], dict[tuple[str, int], Values], frozenset[int]]:
     labels: dict[int, str] = {}
+    held = set()
     values: dict[tuple[str, int], Values] = {}
     with path.open(encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file), start=2):
@@ -139,6 +165,8 @@ def _read_cases(path: Path) -> tuple[dict[int, str], dict[tuple[str, int], Value
                 labels[label] = row["name"]
                 found = [float(row[metric.key] or "nan") for metric in METRICS]
                 values[row["case"], label] = np.array(found)
+                if int(row["lesions"]):
+                    held.add(label)
             except (KeyError, ValueError, TypeError) as error:
                 raise InputError(
                     f"{path}: line {number}: expected case, label, name and {', '.join(m.key for m in METRICS)}, found "
@@ -149,7 +177,7 @@ def _read_cases(path: Path) -> tuple[dict[int, str], dict[tuple[str, int], Value
             f"{path}: expected a line for each case and label, found {len(values)} lines of {len(labels)} labels; "
             "evaluate the run again"
         )
-    return labels, values
+    return labels, values, frozenset(held)
 
 
 def statistics_of(values: Values) -> list[Statistic]:
