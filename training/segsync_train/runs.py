@@ -73,7 +73,7 @@ class RunFolder:
         path = self.folder / CONFIG_FILE
         if not path.is_file():
             return
-        for key, kept, given in differences(load_settings(type(settings), path), settings):
+        for key, kept, given in differences(_plain(load_settings(type(settings), path)), _plain(settings)):
             if not may_change(key):
                 raise InputError(
                     f"{self.folder}: {key}: expected {short(kept)}, with which the run began, found {short(given)}; "
@@ -149,13 +149,17 @@ def settings_of(
         raise InputError(f"{output}: expected a run to go on with, found none; leave out --resume")
     settings = load_settings(model, output / CONFIG_FILE, overrides)
     if config is not None:
-        for key, kept, given in differences(settings, load_settings(model, config, overrides)):
+        for key, kept, given in differences(_plain(settings), _plain(load_settings(model, config, overrides))):
             other = f"give --set {key}={json.dumps(given)}" if may_change(key) else "start another run for it"
             raise InputError(
                 f"{config}: {key}: expected {short(kept)}, with which the run in {output} began, found {short(given)}; "
                 f"leave --config out, or {other}"
             )
     return settings
+
+
+def _plain(settings: BaseModel) -> Any:
+    return settings.model_dump(mode="json")
 
 
 def may_change(key: str) -> bool:

@@ -118,17 +118,13 @@ def dump_settings(settings: BaseModel) -> str:
     return text
 
 
-def differences(one: BaseModel, other: BaseModel) -> Iterator[tuple[str, Any, Any]]:
-    """Where settings differ, in the order of their definition: the key (`optimiser.lr`) and both values, as in YAML."""
-    yield from _differences(one.model_dump(mode="json"), other.model_dump(mode="json"), "")
-
-
-def _differences(one: Any, other: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+def differences(one: Any, other: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two tables of settings, as YAML has them, differ: the key (`optimiser.lr`) and both values, in order."""
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, dict) and isinstance(other, dict):
         for key in dict.fromkeys([*one, *other]):
-            yield from _differences(one.get(key), other.get(key), f"{where}.{key}" if where else str(key))
+            yield from differences(one.get(key), other.get(key), f"{where}.{key}" if where else str(key))
     elif one != other:
         yield where, one, other
 

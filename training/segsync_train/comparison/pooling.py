@@ -5,7 +5,7 @@ in one setting are its seeds or folds: a case's score is its mean over them.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from segsync.errors import InputError
 from segsync_train.comparison.scores import MEAN, Run, Setting
 from segsync_train.comparison.statistics import Values
+from segsync_train.settings import differences
 from segsync_train.system import System
 
 #: Settings that seeds and folds of one system may differ in.
@@ -80,7 +81,7 @@ def _check_alike(runs: Sequence[Run]) -> None:
     """Runs are pooled only where their settings differ in nothing that makes another system."""
     first = runs[0]
     for run in runs[1:]:
-        for key, one, other in _differences(_kept(first.system), _kept(run.system)):
+        for key, one, other in differences(_kept(first.system), _kept(run.system)):
             raise InputError(
                 f"{run.folder}: expected a seed or fold of {first.folder} ({run.name}), found {key} {other!r} instead "
                 f"of {one!r}; name one of them apart: NAME={run.folder}"
@@ -94,14 +95,6 @@ def _kept(system: System) -> dict[str, Any]:
     for part, own in (("data", OWN_DATA), ("transfer", ("checkpoint",))):
         kept[part] = {key: value for key, value in kept.get(part, {}).items() if key not in own}
     return kept
-
-
-def _differences(one: Any, other: Any, where: str = "") -> Iterable[tuple[str, Any, Any]]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted(one.keys() | other.keys(), key=str):
-            yield from _differences(one.get(key), other.get(key), f"{where}.{key}" if where else str(key))
-    elif one != other:
-        yield where, one, other
 
 
 def _pooled(runs: Sequence[Run]) -> dict[tuple[str, int], Values]:
