@@ -149,7 +149,8 @@ def predict(
         return
     memory = int(max_memory * GIB) if max_memory is not None else None
     model = load(chosen.name, weights=weights, device=device, max_memory=memory)
-    _check_targets(todo, source, output, model.bundle.spec.labels if save_probabilities else {})
+    images = {image.resolve() for case in found for image in case.channels.values() if isinstance(image, Path)}
+    _check_targets(todo, images, source, output, model.bundle.spec.labels if save_probabilities else {})
     settings = Settings(tta, overlap, deadline)
     failed: list[SegsyncError] = [*broken]
     for number, (case, path) in enumerate(todo, start=1):
@@ -219,13 +220,14 @@ def _check_folders(targets: list[Path]) -> None:
             )
 
 
-def _check_targets(todo: list[tuple[Case, Path]], source: Path, output: Path, labels: Mapping[int, str]) -> None:
+def _check_targets(
+    todo: list[tuple[Case, Path]], images: set[Path], source: Path, output: Path, labels: Mapping[int, str]
+) -> None:
     """Before anything is computed: nothing overwrites an image, or what another case writes.
 
-    Nor does a mask whose name nobody gave replace a file that lies among the images. labels: those whose probability
-    maps will be written. Raises OutputError.
+    Nor does a mask whose name nobody gave replace a file that lies among the images. images: of all cases, resolved;
+    labels: those whose probability maps will be written. Raises OutputError.
     """
-    images = {image.resolve() for case, _ in todo for image in case.channels.values() if isinstance(image, Path)}
     folder = source.resolve()
     taken: dict[Path, str] = {}
     for case, target in todo:

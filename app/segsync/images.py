@@ -114,9 +114,7 @@ def _doubts(suffix: str, reader: sitk.ImageFileReader, grid: Grid) -> Iterator[s
     """What of a header's geometry is not to be trusted, though it can be read."""
     if suffix in (".tif", ".tiff"):
         yield "TIFF holds no patient geometry: neither place nor orientation, and a slice spacing of 1 mm"
-    if suffix in (".nii", ".nii.gz") and all(
-        int(reader.GetMetaData(f"{form}_code")) > 0 for form in ("sform", "qform")
-    ):
+    if suffix in (".nii", ".nii.gz") and _two_placements(reader):
         rows = np.array([[float(value) for value in reader.GetMetaData(f"srow_{axis}").split()] for axis in "xyz"])
         z, y, x = (side - 1 for side in grid.size_zyx)
         corners = np.array([(i, j, k, 1) for k in (0, z) for j in (0, y) for i in (0, x)])
@@ -127,6 +125,12 @@ def _doubts(suffix: str, reader: sitk.ImageFileReader, grid: Grid) -> Iterator[s
                 f"qform and sform place the image up to {apart:.0f} mm apart; the qform is used, and software that "
                 "prefers the sform will show the mask elsewhere"
             )
+
+
+def _two_placements(reader: sitk.ImageFileReader) -> bool:
+    """Whether a NIfTI has both a qform and an sform, in mm: of other units ITK scales the spacing alone."""
+    unit = int(reader.GetMetaData("xyzt_units")) % 8
+    return unit in (0, 2) and all(int(reader.GetMetaData(f"{form}_code")) > 0 for form in ("sform", "qform"))
 
 
 def _unreadable(path: Path, error: RuntimeError) -> str:
