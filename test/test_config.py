@@ -96,8 +96,8 @@ def test_overrides_reach_every_depth(tmp_path: Path) -> None:
         ("data.fold=5", "found 5"),
         ("data.fold=2", "fold 2 is one of none; give folds"),
         ("augmentation.zoom=[2, 0]", "augmentation.zoom.1: Input should be greater than 0; found 0"),
-        ("augmentation.zoom=[1.25, 0.8]", "zoom: expected the smaller value first, found 1.25, 0.8"),
-        ("augmentation.smooth_sigma=[1, 0.5]", "smooth_sigma: expected the smaller value first, found 1.0, 0.5"),
+        ("augmentation.zoom=[1.25, 0.8]", "zoom: expected the smaller value first; found [1.25, 0.8]"),
+        ("augmentation.smooth_sigma=[1, 0.5]", "smooth_sigma: expected the smaller value first; found [1, 0.5]"),
         (
             "augmentation.smooth_sigma=[-1, 0.5]",
             "augmentation.smooth_sigma.0: Input should be greater than or equal to",

@@ -6,7 +6,15 @@ Sizes and spacings are in array order (Z, Y, X), as in `segsync.bundle.ModelSpec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from segsync.bundle import ChannelSpec, ModelSpec
 from segsync_train.data.synthesis.config import SynthesisConfig
@@ -16,7 +24,16 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 SizeZYX = tuple[PositiveInt, PositiveInt, PositiveInt]
-Range = tuple[float, float]
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("expected the smaller value first")
+    return ends
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]
 
 
 class NetworkConfig(Frozen):
@@ -93,30 +110,22 @@ class AugmentationConfig(Frozen):
     #: Rotation about every axis, degrees, and zoom factor: one interpolation does both.
     rotate_zoom: Share = 0.2
     degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
-    zoom: tuple[PositiveFloat, PositiveFloat] = (0.8, 1.25)
+    zoom: PositiveRange = (0.8, 1.25)
     noise: Share = 0.15
     noise_std: NonNegativeFloat = 0.1
     smooth: Share = 0.1
-    smooth_sigma: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 1.0)
+    smooth_sigma: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_ordered)] = (0.5, 1.0)
     #: Brightness: values times 1 + this; contrast: distance from the mean times 1 + this.
     brightness: Share = 0.15
     contrast: Share = 0.15
     strength: Range = (-0.25, 0.25)
     #: MONAI's AdjustContrast.
     gamma: Share = 0.15
-    gamma_range: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
+    gamma_range: PositiveRange = (0.7, 1.5)
     shift: Share = 0.1
     shift_offset: NonNegativeFloat = 0.1
     #: An optional channel is set to zero, as at inference where the patient has none.
     drop_optional: Share = 0.2
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "AugmentationConfig":
-        for name in ("zoom", "smooth_sigma", "strength", "gamma_range"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name}: expected the smaller value first, found {low}, {high}")
-        return self
 
 
 class OptimiserConfig(Frozen):

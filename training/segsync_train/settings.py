@@ -109,7 +109,8 @@ def check_settings(model: type[Settings], data: Mapping[str, Any], where: str) -
         key = ".".join(str(part) for part in first["loc"]) or "settings"
         if first["type"] == "unknown_key":
             raise InputError(f"{where}: {key}: {first['msg']}") from error
-        raise InputError(f"{where}: {key}: {first['msg']}; found {short(first['input'])}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where}: {key}: {message}; found {short(first['input'])}") from error
 
 
 def dump_settings(settings: BaseModel) -> str:

@@ -15,9 +15,11 @@ from pydantic import (
 
 from segsync.bundle import ChannelSpec, Fixed, ZScore
 from segsync_train.config import (
+    Decay,
     FolderData,
     NetworkConfig,
     OptimiserConfig,
+    PositiveRange,
     Range,
     RunConfig,
     Share,
@@ -40,8 +42,6 @@ PretextConfig = Annotated[
 ]
 #: What belongs to 3D-SegSync alone.
 SEGSYNC = ("layers", "views", "head", "centring", "teacher", "objective", "stop_on_collapse")
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class VolumeFolder(Frozen):
@@ -80,33 +80,23 @@ class ViewsConfig(Frozen):
     #: Side of the window that both views are cut from, as a share of the largest part cut: above 1 they lie apart.
     window: Annotated[float, Field(ge=1)] = 1.0
     #: Magnification: a part of patch / zoom voxels becomes the view.
-    zoom: Range = (0.8, 1.4)
+    zoom: PositiveRange = (0.8, 1.4)
     flip: Share = 0.5
     #: Axes (0 = Z, 1 = Y, 2 = X) that may be flipped.
     flip_axes: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
     blur: Share = 0.3
-    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.3, 1.0)
+    blur_sigma: PositiveRange = (0.3, 1.0)
     #: Brightness: values times 1 + strength; contrast: distance from the mean times 1 + strength.
     brightness: Share = 0.5
     contrast: Share = 0.5
     strength: Range = (-0.3, 0.3)
     #: Intensity jitter: gamma and, independently, an offset in standard deviations of the tissue.
     jitter: Share = 0.5
-    jitter_gamma: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
+    jitter_gamma: PositiveRange = (0.7, 1.5)
     jitter_offset: NonNegativeFloat = 0.2
     solarise: Share = 0.1
     noise: Share = 0.5
     noise_std: NonNegativeFloat = 0.15
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "ViewsConfig":
-        for name in ("zoom", "blur_sigma", "strength", "jitter_gamma"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name}: expected the smaller value first, found {low}, {high}")
-        if self.zoom[0] <= 0:
-            raise ValueError(f"zoom: expected values above 0, found {self.zoom[0]}")
-        return self
 
 
 class HeadConfig(Frozen):
