@@ -89,6 +89,7 @@ def _healthy(draw: Draw, scene: Scene, signals: Tensor) -> tuple[Tensor, Tensor]
     grain = draw.uniform((0.0, 0.05)) * draw.smooth_noise(size, draw.uniform((1.0, 3.0)))[0]
     brain = brain * torch.exp(region + grain)
     if not scene.stripped:
+        other = other + _fat(draw, scene) * (signals[Tissue.SKIN] - signals[Tissue.SOFT])
         shell = scene.tissues[Tissue.BONE :].sum(0)
         coarse = draw.smooth_noise(size, draw.uniform((2.0, 5.0)))[0]
         other = other * torch.exp(draw.uniform((0.0, 0.35)) * shell * coarse)
@@ -96,6 +97,18 @@ def _healthy(draw: Draw, scene: Scene, signals: Tensor) -> tuple[Tensor, Tensor]
         plexus = lesions.choroid_plexus(draw, scene)
         other = other * (1 - plexus) + plexus * draw.uniform((0.4, 0.9)) * signals[Tissue.CORTEX]
     return brain + other, brain
+
+
+def _fat(draw: Draw, scene: Scene) -> Tensor:
+    """Share (Z, Y, X) of a voxel that is fat among soft tissue: about the eyes, below the skin, between muscles.
+
+    The label maps do not tell fat from muscle. Where both were alike, eyes looked like cavities in brain.
+    """
+    size, spacing = scene.size_zyx, scene.spacing_mm
+    about_eyes = 4.0 * gaussian(scene.tissues[Tissue.EYE], 8.0 / spacing)
+    below_skin = 2.0 * gaussian(scene.tissues[Tissue.SKIN], draw.uniform((2.0, 6.0)) / spacing)
+    between = draw.uniform((0.1, 0.4)) * draw.smooth_noise(size, draw.uniform((4.0, 10.0)) / spacing)[0]
+    return scene.tissues[Tissue.SOFT] * smoothstep(about_eyes + below_skin + between, 0.2, 0.6)
 
 
 def _changed(scene: Scene, brain: Tensor, shares: Tensor, foreign: Tensor) -> Tensor:
