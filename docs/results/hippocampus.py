@@ -70,7 +70,8 @@ def main() -> None:
     measured = {}
     for share in SHARES:
         for start in STARTS:
-            chosen = settings.transfer.model_copy(update={"mode": start, "checkpoint": pretrained})
+            checkpoint = None if start == "none" else pretrained
+            chosen = settings.transfer.model_copy(update={"mode": start, "checkpoint": checkpoint})
             measured[share, start] = measure(settings, start, share, chosen, arguments.runs, arguments.seeds)
     encoders = {
         "untrained": None,
