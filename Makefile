@@ -68,6 +68,10 @@ unvalidated-results: .venv/.dev  ## docs/results/unvalidated.md anew: the other 
 hippocampus: .venv/.dev  ## docs/results/hippocampus.md anew: what pretraining gives with few labels and many
 	.venv/bin/python docs/results/hippocampus.py $(OPTIONS)
 
+.PHONY: stroke-pretraining
+stroke-pretraining: .venv/.dev  ## docs/results/stroke-pretraining.md anew: isles22 with and without pretraining
+	.venv/bin/python docs/results/stroke_pretraining.py $(OPTIONS)
+
 .PHONY: ablation
 ablation: .venv/.dev  ## docs/results/ablation.md anew: what the xLSTM-UNet's ViL blocks bring
 	.venv/bin/python docs/results/ablation.py $(OPTIONS)

@@ -161,7 +161,7 @@ def gain(with_it: Measured, without: Measured) -> tuple[float, float, float]:
 
 def written_by(target: str, options: argparse.Namespace) -> str:
     """The command that a page came of, as a person would type it."""
-    given = [f"--seeds {options.seeds}"] if options.seeds > 1 else []
+    given = [f"--seeds {options.seeds}"] if getattr(options, "seeds", 1) > 1 else []
     for name in ("set", "pretrain_set"):
         given += [f"--{name.replace('_', '-')} {setting}" for setting in getattr(options, name, ())]
     with_options = f" OPTIONS='{' '.join(given)}'" if given else ""
