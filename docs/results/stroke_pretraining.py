@@ -1,4 +1,4 @@
-"""Writes stroke-pretraining.md and its figure: `make stroke-pretraining`. isles22's recipe with and without pretraining.
+"""Writes stroke-pretraining.md and its figure: `make stroke-pretraining`. isles22 with it and without.
 
 A run that was cut off goes on where it was; runs that are finished are not run again.
 """
@@ -111,8 +111,8 @@ def page(
     lines = [
         "# Stroke: what pretraining without labels gives",
         "",
-        f"{written_by('stroke-pretraining', options)}, trained on {trained_on(runs.values())}. The recipe of the shipped "
-        f"`isles22` weights ([settings](../../training/configs/isles22.yaml)), {settings.steps} steps of "
+        f"{written_by('stroke-pretraining', options)}, trained on {trained_on(runs.values())}. The recipe of the "
+        f"shipped `isles22` weights ([settings](../../training/configs/isles22.yaml)), {settings.steps} steps of "
         f"{settings.batch} patches of {patch} voxels, once from scratch and once from an encoder that was pretrained "
         f"for {pretraining.steps} steps of {pretraining.batch} on the same synthetic images without their labels "
         "([settings](../../training/configs/pretrain-isles22.yaml)). Both see the same cases in the same order; "
