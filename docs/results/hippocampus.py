@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE over the settings of fine-tuning")
     parser.add_argument("--pretrain-set", action="append", default=[], help="KEY=VALUE over those of pretraining")
+    parser.add_argument("--longer", type=int, help="also train from scratch with all labels for so many steps")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     data = [f"data.folder={arguments.data}", f"data.cache={arguments.runs / 'cache'}"]
@@ -73,6 +74,10 @@ def main() -> None:
             checkpoint = None if start == "none" else pretrained
             chosen = settings.transfer.model_copy(update={"mode": start, "checkpoint": checkpoint})
             measured[share, start] = measure(settings, start, share, chosen, arguments.runs, arguments.seeds)
+    longer = None
+    if arguments.longer:
+        scratch = settings.model_copy(update={"steps": arguments.longer})
+        longer = measure(scratch, "none", 1.0, scratch.transfer, arguments.runs / "longer", arguments.seeds)
     encoders = {
         "untrained": None,
         "pretrained": pretrained,
@@ -80,7 +85,9 @@ def main() -> None:
     }
     probes = {name: probed(settings, checkpoint) for name, checkpoint in encoders.items()}
     figure(measured).savefig(HERE.parent / "images" / "hippocampus.png", dpi=150)
-    (HERE / "hippocampus.md").write_text(page(measured, probes, settings, arguments, pretrained), encoding="utf-8")
+    (HERE / "hippocampus.md").write_text(
+        page(measured, longer, probes, settings, arguments, pretrained), encoding="utf-8"
+    )
     sys.stdout.write(f"{HERE / 'hippocampus.md'}\n")
 
 
@@ -161,7 +168,7 @@ def gain(with_it: Measured, without: Measured) -> tuple[float, float, float]:
 
 def written_by(target: str, options: argparse.Namespace) -> str:
     """The command that a page came of, as a person would type it."""
-    given = [f"--seeds {options.seeds}"] if getattr(options, "seeds", 1) > 1 else []
+    given = [f"--{name} {value}" for name in ("seeds", "longer") if (value := getattr(options, name, 1) or 1) > 1]
     for name in ("set", "pretrain_set"):
         given += [f"--{name.replace('_', '-')} {setting}" for setting in getattr(options, name, ())]
     with_options = f" OPTIONS='{' '.join(given)}'" if given else ""
@@ -189,6 +196,7 @@ def figure(measured: dict[tuple[float, str], Measured]) -> Figure:
 
 def page(
     measured: dict[tuple[float, str], Measured],
+    longer: Measured | None,
     probes: dict[str, float],
     settings: RunConfig,
     arguments: argparse.Namespace,
@@ -219,6 +227,7 @@ def page(
         *rows,
         "",
         verdict(measured),
+        *(() if longer is None else ("", more_steps(measured[1.0, "none"], longer, settings, arguments))),
         "",
         "## Why so",
         "",
@@ -252,6 +261,22 @@ def verdict(measured: dict[tuple[float, str], Measured]) -> str:
     if better:
         return f"Better than from scratch by an interval that excludes zero: {', '.join(better)}. {caution}"
     return f"No start from pretrained weights is better than from scratch by an interval that excludes zero. {caution}"
+
+
+def more_steps(short: Measured, longer: Measured, settings: RunConfig, arguments: argparse.Namespace) -> str:
+    """What a longer training gives, by part of the hippocampus."""
+    difference = "{:+.3f}, {:+.3f} to {:+.3f}".format(*gain(longer, short))
+    lines = read_log(longer.runs[0].folder)
+    scored = next(line["validation/cases"] for line in reversed(lines) if "validation/cases" in line)
+    parts = " and ".join(
+        f"{np.mean([case['dice'][number] for case in scored]):.3f} ({name})"
+        for number, name in enumerate(settings.labels.values())
+    )
+    found = longer.dice.mean(0)
+    return (
+        f"From scratch with all labels, {arguments.longer} steps instead of {settings.steps} "
+        f"({60 * longer.hours:.0f} minutes) reach {found.mean():.3f} ± {found.std(ddof=1):.3f} ({difference}): {parts}."
+    )
 
 
 def headroom(measured: dict[tuple[float, str], Measured]) -> str:
