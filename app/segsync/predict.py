@@ -13,6 +13,7 @@ from segsync.errors import ChannelError, InputError, ResourceError, WeightsError
 from segsync.geometry import Array, Grid, Volume, resample
 from segsync.images import read, write
 from segsync.memory import Footprint
+from segsync.outline import outline_for
 from segsync.postprocess import BYTES_A_VOXEL, Mask, labels_on
 from segsync.preprocess import prepare
 from segsync.sliding_window import Done, Windows, all_flips, predict
@@ -116,6 +117,7 @@ class Model:
         self.task = task
         began = time.monotonic()
         self.engine = open_engine(bundle, device, memory_bytes=max_memory)
+        self._outline = outline_for(bundle, device, memory_bytes=max_memory)
         spec = bundle.spec
         self._max_memory, self._footprint = max_memory, None
         if max_memory is not None:
@@ -140,17 +142,22 @@ class Model:
         for name in case.channels:
             self.task.channel(name)
         began = time.monotonic()
-        spec, references = self.bundle.spec, {}
+        spec = self.bundle.spec
+        references: dict[str, Volume] = {}
 
         def load(name: str) -> Volume | None:
+            if name in references:
+                return references[name]
             source = case.channels.get(name)
             volume = read(source) if isinstance(source, Path) else source
             if name == self.task.reference and volume is not None:
                 references[name] = volume
             return volume
 
+        warnings: list[str] = []
         try:
-            prepared = prepare(load, spec, self.task.reference)
+            within = self._within(load, warnings)
+            prepared = prepare(load, spec, self.task.reference, within)
             reference = references[self.task.reference]
             ready = time.monotonic()
             windows = self._windows(settings, prepared.array.nbytes + BYTES_A_VOXEL * reference.array.size)
@@ -194,9 +201,21 @@ class Model:
             model_grid=prepared.grid,
             done=done,
             device=str(self.engine.device),
-            warnings=prepared.warnings,
+            warnings=(*warnings, *prepared.warnings),
             seconds=seconds,
         )
+
+    def _within(self, load: Callable[[str], Volume | None], warnings: list[str]) -> Volume | None:
+        """Where to look in a case; None: everywhere."""
+        image = load(self.task.reference) if self._outline is not None else None
+        if self._outline is None or image is None:
+            return None
+        found = self._outline(image)
+        if found is None:
+            organ = self._outline.bundle.spec.task
+            warnings.append(f"channel {self.task.reference}: no {organ} found in it; looked everywhere")
+            log.warning(warnings[-1])
+        return found
 
     def _windows(self, settings: Settings, arrays: int) -> Windows:
         spec = self.bundle.spec

@@ -86,11 +86,14 @@ def looks_like_adc(array: Array) -> bool:
     return adc_scale(array) is not None and float(np.percentile(positive, 95)) > 2.0 * float(np.median(positive))
 
 
-def prepare(load: Callable[[str], Volume | None], spec: ModelSpec, reference: str) -> Prepared:
+def prepare(
+    load: Callable[[str], Volume | None], spec: ModelSpec, reference: str, within: Volume | None = None
+) -> Prepared:
     """Bring every channel of `spec` onto one grid, by physical space, and normalise it.
 
     load: gives a channel's volume by name, or None where the case has none; called once a channel, so that only one
     full-size image is in memory at a time. reference: the channel whose field of view the model's grid covers.
+    within: a mask (1 inside, 0 elsewhere); outside of it all channels are 0, as in images whose skull was removed.
     Raises ChannelError where a needed channel is missing, empty, or lies elsewhere in space.
     """
     warnings: list[str] = []
@@ -103,13 +106,14 @@ def prepare(load: Callable[[str], Volume | None], spec: ModelSpec, reference: st
     if volume is None:
         raise ChannelError(reference, "expected an image, found none; give the image that the task measures on")
     grid = respaced(volume.grid, spec.spacing_zyx)
+    kept = None if within is None else resample(within, grid, antialias=True) >= 0.5
     raw: dict[str, Array] = {}
     here: Shown | None = None
     for name in (reference, *(name for name in channels if name != reference)):
         volume = volume if name == reference else _loaded(load, name, warnings)
         array = _on_grid(name, volume, grid, here, channels[name].optional, warnings)
         if array is not None:
-            raw[name] = array
+            raw[name] = array if kept is None else np.where(kept, array, np.float32(0))
         if name == reference:
             here = _tissue_of(raw[name], channels[name])
         volume = None

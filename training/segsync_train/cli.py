@@ -236,7 +236,7 @@ def compare(
 
 @app.command()
 def synthesize(
-    task: Annotated[str, typer.Option("--task", help="What is drawn: isles22, isles24, aims-tbi or isles26.")],
+    task: Annotated[str, typer.Option("--task", help="What is drawn: isles22, isles24, aims-tbi, isles26 or brain.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cases, in nnU-Net's format.")],
     n: Annotated[int, typer.Option("--n", min=1, help="Number of cases.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first case; the next has the next number.")] = 0,

@@ -210,6 +210,9 @@ class RunConfig(Frozen):
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
     #: The channel whose field of view the model's grid covers; None takes the first.
     reference: str | None = None
+    #: A folder of weights that outline an organ in the reference image, weights/brain: what lies outside is blanked, in
+    #: training as at inference. Synthetic cases are drawn without it already (`data.settings…stripped`).
+    within: Path | None = None
     #: Label values and names; background is 0 and not listed.
     labels: dict[PositiveInt, str] = Field(min_length=1)
     spacing_zyx: Triple
@@ -274,6 +277,7 @@ class RunConfig(Frozen):
             task=self.task,
             channels=self.channels,
             reference=self.reference,
+            within=None if self.within is None else self.within.name,
             labels=self.labels,
             spacing_zyx=self.spacing_zyx,
             patch_zyx=self.patch_zyx,

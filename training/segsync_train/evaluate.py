@@ -18,6 +18,7 @@ from segsync.engine import open_engine
 from segsync.errors import ChannelError, InputError
 from segsync.geometry import Array, Volume
 from segsync.images import read, stem_of, suffix_of, write
+from segsync.outline import Outline, outline_for
 from segsync.postprocess import labels_on
 from segsync.preprocess import prepare
 from segsync.sliding_window import Windows, all_flips, predict
@@ -67,13 +68,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class Model:
-    """A network as the app runs it. config, budget: those of its training, where known."""
+    """A network as the app runs it, within an outline or everywhere. config, budget: of its training, where known."""
 
     spec: ModelSpec
     predictor: Callable[[Array], Array]
     weights: Weights
     config: RunConfig | None = None
     budget: Budget | None = None
+    outline: Outline | None = None
 
     @property
     def data(self) -> FolderData | None:
@@ -180,20 +182,21 @@ def _of_run(run: Path, device: str, checkpoint: Path) -> Model:
     predictor = foreground_predictor(network, place, partial(autocast, amp_dtype(config.amp, place), place))
     best = checkpoint.resolve() == RunFolder(run).best.resolve()
     weights = Weights(checkpoint.name, found.state["step"], best, point.threshold, point.min_component_ml, point.cases)
-    return Model(spec, predictor, weights, config, budget)
+    outline = None if config.within is None else Outline(load_bundle(config.within), device)
+    return Model(spec, predictor, weights, config, budget, outline)
 
 
 def _exported(folder: Path, device: str) -> Model:
     bundle = load_bundle(folder)
-    engine = open_engine(bundle, device)
+    engine, outline = open_engine(bundle, device), outline_for(bundle, device)
     spec, provenance = bundle.spec, bundle.spec.provenance
     tuned_on = provenance.get("operating_point", {}).get("cases", 0)
     weights = Weights(MODEL_FILE, provenance.get("steps"), None, spec.threshold, spec.min_component_ml, tuned_on)
     if "config" not in provenance:
-        return Model(spec, engine, weights)
+        return Model(spec, engine, weights, outline=outline)
     config = check_settings(RunConfig, provenance["config"], str(folder / SPEC_FILE))
     made = {**provenance, "step": provenance["steps"], "hours": provenance["training_hours"]}
-    return Model(spec, engine, weights, config, budget_of(config, build_network(config), made, None))
+    return Model(spec, engine, weights, config, budget_of(config, build_network(config), made, None), outline)
 
 
 def labelled_cases(
@@ -266,7 +269,8 @@ def segment(model: Model, files: CaseFiles, reference: Volume, windows: Windows)
         return read(path) if path is not None else None
 
     try:
-        prepared = prepare(load, model.spec, model.spec.reference_channel)
+        within = model.outline(reference) if model.outline is not None else None
+        prepared = prepare(load, model.spec, model.spec.reference_channel, within)
     except ChannelError as error:
         raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
     count = len(model.spec.labels)

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from segsync.bundle import ModelSpec
+from segsync.bundle import ModelSpec, load_bundle, load_bundle_spec
 from segsync.errors import ChannelError, InputError
 from segsync.geometry import Grid, Volume, resample
 from segsync.images import read
+from segsync.outline import Outline
 from segsync.preprocess import prepare
 from segsync_train.config import FolderData, RunConfig
 from segsync_train.data.adapters import DATASETS
@@ -108,11 +109,11 @@ def split_cases(cases: Sequence[CaseFiles], data: FolderData) -> Split:
     return Split(tuple(training), tuple(validation))
 
 
-def prepare_case(files: CaseFiles, config: RunConfig) -> LabelledCase:
+def prepare_case(files: CaseFiles, config: RunConfig, outline: Outline | None = None) -> LabelledCase:
     """Read one case, check it, and bring it to the model's grid with the runtime's preprocessing.
 
-    A case without labels (`check_files` refuses them where labels are needed) is background throughout.
-    Raises InputError where the label is on another grid than the reference image or holds a value that is not listed.
+    outline: `config.within`, opened. A case without labels (`check_files` refuses them where labels are needed) is
+    background throughout. Raises InputError where the label is on another grid than the reference image or holds a value that is not listed.
     """
     reference = config.reference_channel
     grids: dict[str, Grid] = {}
@@ -124,17 +125,19 @@ def prepare_case(files: CaseFiles, config: RunConfig) -> LabelledCase:
             grids[name] = volume.grid
         return volume
 
+    image = load(reference) if outline is not None else None
     spec = config.model_spec((1, 1, 1), sha256="0" * 64, opset=1, licence="none")
     try:
-        prepared = prepare(load, spec, reference)
+        within = None if outline is None or image is None else outline(image)
+        prepared = prepare(load, spec, reference, within)
     except ChannelError as error:
         raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
     if not files.label_files:
         background = np.zeros(prepared.grid.size_zyx, dtype=np.uint8)
         return make_case(files.name, prepared.array, background, prepared.tissue, config.spacing_zyx)
     label = read_label(files, config.labels)
-    path, image = files.label_files[0], files.images[reference]
-    check_grid(path, label.grid, image, grids[reference])
+    path = files.label_files[0]
+    check_grid(path, label.grid, files.images[reference], grids[reference])
     check_values(path, label, config.labels)
     mapped = labels_onto(label, prepared.grid, list(config.labels))
     return make_case(files.name, prepared.array, mapped, prepared.tissue, config.spacing_zyx)
@@ -244,11 +247,12 @@ def cached_cases(
     or OutputError of the first case that fails, and says how many more do.
     """
     base = cache / _key(_preprocessing(config))
+    outline = None if config.within is None else Outline(load_bundle(config.within), "cpu")
 
     def one(files: CaseFiles) -> Path:
         folder = base / f"{files.name}-{_key(_fingerprint(files))}"
         if not folder.is_dir():
-            store_case(prepare_case(files, config), folder)
+            store_case(prepare_case(files, config, outline), folder)
         progress()
         return folder
 
@@ -269,7 +273,8 @@ def open_cases(folders: Sequence[Path]) -> list[LabelledCase]:
 
 def _preprocessing(config: RunConfig) -> dict[str, Any]:
     kept = config.model_dump(mode="json", include={"channels", "reference", "labels", "spacing_zyx"})
-    return {"format": CACHE_FORMAT, **kept}
+    within = {} if config.within is None else {"within": load_bundle_spec(config.within).sha256}
+    return {"format": CACHE_FORMAT, **kept, **within}
 
 
 def _fingerprint(files: CaseFiles) -> list[list[Any]]:

@@ -20,6 +20,7 @@ CHANNELS: dict[str, tuple[str, ...]] = {
     "isles24": ("ncct", "cta", "tmax", "cbf", "cbv", "mtt"),
     "aims-tbi": ("t1",),
     "isles26": ("t1",),
+    "brain": ("t1",),
 }
 #: Draws a placed head: images (C, Z, Y, X), target (Z, Y, X), and which channels are present.
 Renderer = Callable[[Draw, Scene, Anatomies, SynthesisConfig], tuple[Tensor, Tensor, tuple[bool, ...]]]
@@ -28,6 +29,7 @@ RENDERERS: dict[str, Renderer] = {
     "isles24": perfusion.render,
     "aims-tbi": partial(t1.render, mix=injuries.trauma),
     "isles26": partial(t1.render, mix=injuries.stroke),
+    "brain": t1.render_brain,
 }
 
 
@@ -37,7 +39,7 @@ class SyntheticCase:
 
     images: (C, Z, Y, X) float32 in raw units (DWI, FLAIR, T1 arbitrary; ADC 1e-6 mm²/s; CT in HU; Tmax and MTT in s;
     CBF in ml/100 g/min; CBV in ml/100 g), not normalised; a missing channel is all zeros and not `present`. target:
-    (Z, Y, X) uint8, 1 is lesion. Axes are those of an LPS image of identity direction.
+    (Z, Y, X) uint8, 1 is lesion (of the task `brain`: brain). Axes are those of an LPS image of identity direction.
     """
 
     images: Tensor

@@ -1,4 +1,4 @@
-"""T1-weighted images (`aims-tbi`, `isles26`): any sequence, any scanner, old lesions and what imitates them.
+"""T1-weighted images (`aims-tbi`, `isles26`, `brain`): any sequence, any scanner, old lesions and what imitates them.
 
 Every voxel is a mixture of matters whose signals one signal equation gives, so that cavities, scars and blood look as
 they do beside cortex and white matter in the same image, and partial volume follows by itself.
@@ -29,6 +29,23 @@ def render(
     draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig, mix: LesionMix
 ) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
     """Image (1, Z, Y, X) without unit; target (Z, Y, X) uint8; what is present. mix: the lesions of the task."""
+    image, lesion, _ = _rendered(draw, scene, anatomies, config, mix)
+    return image, lesion, (True,)
+
+
+def render_brain(
+    draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig
+) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
+    """The same images, with any lesions, where the target is the brain with its ventricles and what it has lost."""
+    mix = injuries.trauma if draw.chance(0.5) else injuries.stroke
+    image, _, brain = _rendered(draw, scene, anatomies, config, mix)
+    return image, brain, (True,)
+
+
+def _rendered(
+    draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig, mix: LesionMix
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Image (1, Z, Y, X), lesions and brain (Z, Y, X) uint8."""
     if draw.chance(config.t1.pools):
         scene = with_pool(draw, scene)
     injury = injuries.imitations(draw, scene, config)
@@ -119,8 +136,8 @@ def _changed(scene: Scene, brain: Tensor, shares: Tensor, foreign: Tensor) -> Te
 
 def _acquired(
     draw: Draw, scene: Scene, config: SynthesisConfig, image: Tensor, change: Tensor, injury: Injury
-) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
-    """The image through the scanner and onto the model's grid, with the target that it shows.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The image through the scanner and onto the model's grid, with the lesions that it shows, and the brain.
 
     change: how far lesions stand out (Z, Y, X), relative to white matter.
     """
@@ -134,8 +151,9 @@ def _acquired(
     thickness = chosen.slice_mm if draw.chance(chosen.thick) else chosen.thin_mm
     slices = scanner.draw_slices(draw, scene, chosen, thickness)
     image = scanner.point_spread(draw, scanner.add_motion(draw, image, chosen.motion), scene, slices, chosen)
-    image, outline, seen, received, inside, air = slices.acquire(
-        torch.stack([image, outline, seen, seen * profile, inside, 1 - scene.tissues.sum(0)])
+    brain = (scene.parenchyma + scene.tissues[Tissue.VENTRICLE] + 0.5 * scene.tissues[Tissue.OUTER_CSF]).clamp(0, 1)
+    image, outline, seen, received, inside, air, brain = slices.acquire(
+        torch.stack([image, outline, seen, seen * profile, inside, 1 - scene.tissues.sum(0), brain])
     ).unbind()
     image = image * scanner.slice_gains(draw, slices, draw.uniform((0.0, 0.02)) * draw.chance(chosen.thick))
     noise = draw.log_uniform(chosen.noise)
@@ -143,7 +161,7 @@ def _acquired(
     marked = (outline > draw.uniform((0.35, 0.5))) & (seen > VISIBLE) & (received > VISIBLE_NOISE * noise)
     if scene.stripped:
         kept = scanner.brain_mask(draw, inside, scene.spacing_mm)
-        image, marked = image * kept, marked & (kept > 0)
+        image, marked, brain = image * kept, marked & (kept > 0), brain * kept
     else:
         if draw.chance(chosen.defaced):
             image = image * slices.acquire(_without_face(draw, scene)).round()
@@ -156,7 +174,8 @@ def _acquired(
     target = slices.regrid(marked.float()) >= 0.5
     ventricle = scene.tissues[Tissue.VENTRICLE] + scene.parenchyma * injury.shares[Foreign.WATER]
     target = target & (ventricle < 0.5)
-    return (image * draw.log_uniform((60.0, 3000.0)))[None], target.to(torch.uint8), (True,)
+    brain = slices.regrid(brain) >= 0.5
+    return (image * draw.log_uniform((60.0, 3000.0)))[None], target.to(torch.uint8), brain.to(torch.uint8)
 
 
 def _without_face(draw: Draw, scene: Scene) -> Tensor:
