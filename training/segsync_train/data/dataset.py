@@ -113,7 +113,8 @@ def prepare_case(files: CaseFiles, config: RunConfig, outline: Outline | None = 
     """Read one case, check it, and bring it to the model's grid with the runtime's preprocessing.
 
     outline: `config.within`, opened. A case without labels (`check_files` refuses them where labels are needed) is
-    background throughout. Raises InputError where the label is on another grid than the reference image or holds a value that is not listed.
+    background throughout. Raises InputError where the label is on another grid than the reference image or holds a
+    value that is not listed.
     """
     reference = config.reference_channel
     grids: dict[str, Grid] = {}
