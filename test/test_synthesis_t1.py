@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from segsync_train.data.synthesis.injuries import Injury, LesionMix, stroke, tra
 from segsync_train.data.synthesis.pools import with_pool
 from segsync_train.data.synthesis.scene import Scene, place
 from segsync_train.data.synthesis.sequences import Matter, mprage, spin_echo, spoiled_gradient_echo
-from segsync_train.data.synthesis.t1 import render
+from segsync_train.data.synthesis.t1 import fatty, render
 from segsync_train.data.synthesis.tissues import INTRACRANIAL, PARENCHYMA, Tissue
 from synthesis_cases import write_sources
 
@@ -172,3 +173,36 @@ def test_the_command_writes_the_same_bytes_twice(
     assert len(written[0]) == files + 1
     assert written[0] == written[1]
     assert f"1 cases of {task}\tseeds 1 to 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_the_task_brain_outlines_what_the_skull_holds(anatomies: Anatomies, stripped: bool) -> None:
+    """One piece of a brain's volume; of a stripped image all there is, of a head's the lesser part."""
+    settings = SynthesisConfig.model_validate(
+        {"t1": {"acquisition": {"stripped": float(stripped), "defaced": 0.0}}, "anatomy": {"cut": 0.0}}
+    )
+    for seed in range(6):
+        case = Generator("brain", anatomies, settings)(seed)
+        brain = case.target.numpy() > 0
+        assert 1000 < brain.sum() * SPACING_MM**3 / 1000 < 3200
+        parts, count = ndimage.label(brain)
+        assert np.bincount(parts.ravel())[1:].max() / brain.sum() > 0.98, count
+        shown = case.images[0].numpy() > 0
+        outside = (shown & ~brain).sum() / shown.sum()
+        assert outside < 0.2 if stripped else outside > 0.25
+
+
+def test_fat_lies_about_the_eyes_and_below_the_skin(scene: Scene) -> None:
+    """Elsewhere muscle prevails; no other tissue becomes fat."""
+    tissues = torch.zeros_like(scene.tissues)
+    z, y, x = (torch.arange(side) * SPACING_MM for side in scene.size_zyx)
+    eye = ((z.view(-1, 1, 1) - 60) ** 2 + (y.view(-1, 1) - 60) ** 2 + (x - 60) ** 2).sqrt()
+    tissues[Tissue.EYE] = (eye < 12).float()
+    tissues[Tissue.SOFT] = 1 - tissues[Tissue.EYE]
+    tissues[Tissue.SOFT, :, -12:] = 0
+    tissues[Tissue.SKIN, :, -12:-11] = 1
+    for seed in range(4):
+        fat = fatty(Draw(seed, torch.device("cpu")), replace(scene, tissues=tissues))
+        assert fat[(eye >= 12) & (eye < 18)].mean() > 0.7
+        assert fat[:, -13].mean() > 2 * fat[:, :-20][eye[:, :-20] > 50].mean()
+        assert bool((fat <= tissues[Tissue.SOFT]).all())

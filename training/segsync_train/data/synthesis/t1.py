@@ -106,7 +106,7 @@ def _healthy(draw: Draw, scene: Scene, signals: Tensor) -> tuple[Tensor, Tensor]
     grain = draw.uniform((0.0, 0.05)) * draw.smooth_noise(size, draw.uniform((1.0, 3.0)))[0]
     brain = brain * torch.exp(region + grain)
     if not scene.stripped:
-        other = other + _fat(draw, scene) * (signals[Tissue.SKIN] - signals[Tissue.SOFT])
+        other = other + fatty(draw, scene) * (signals[Tissue.SKIN] - signals[Tissue.SOFT])
         shell = scene.tissues[Tissue.BONE :].sum(0)
         coarse = draw.smooth_noise(size, draw.uniform((2.0, 5.0)))[0]
         other = other * torch.exp(draw.uniform((0.0, 0.35)) * shell * coarse)
@@ -116,7 +116,7 @@ def _healthy(draw: Draw, scene: Scene, signals: Tensor) -> tuple[Tensor, Tensor]
     return brain + other, brain
 
 
-def _fat(draw: Draw, scene: Scene) -> Tensor:
+def fatty(draw: Draw, scene: Scene) -> Tensor:
     """Share (Z, Y, X) of a voxel that is fat among soft tissue: about the eyes, below the skin, between muscles.
 
     The label maps do not tell fat from muscle. Where both were alike, eyes looked like cavities in brain.
