@@ -142,22 +142,17 @@ class Model:
         for name in case.channels:
             self.task.channel(name)
         began = time.monotonic()
-        spec = self.bundle.spec
-        references: dict[str, Volume] = {}
+        spec, references = self.bundle.spec, {}
 
         def load(name: str) -> Volume | None:
-            if name in references:
-                return references[name]
             source = case.channels.get(name)
             volume = read(source) if isinstance(source, Path) else source
             if name == self.task.reference and volume is not None:
                 references[name] = volume
             return volume
 
-        warnings: list[str] = []
         try:
-            within = self._within(load, warnings)
-            prepared = prepare(load, spec, self.task.reference, within)
+            prepared = prepare(load, spec, self.task.reference, self._outline)
             reference = references[self.task.reference]
             ready = time.monotonic()
             windows = self._windows(settings, prepared.array.nbytes + BYTES_A_VOXEL * reference.array.size)
@@ -201,21 +196,9 @@ class Model:
             model_grid=prepared.grid,
             done=done,
             device=str(self.engine.device),
-            warnings=(*warnings, *prepared.warnings),
+            warnings=prepared.warnings,
             seconds=seconds,
         )
-
-    def _within(self, load: Callable[[str], Volume | None], warnings: list[str]) -> Volume | None:
-        """Where to look in a case; None: everywhere."""
-        image = load(self.task.reference) if self._outline is not None else None
-        if self._outline is None or image is None:
-            return None
-        found = self._outline(image)
-        if found is None:
-            organ = self._outline.bundle.spec.task
-            warnings.append(f"channel {self.task.reference}: no {organ} found in it; looked everywhere")
-            log.warning(warnings[-1])
-        return found
 
     def _windows(self, settings: Settings, arrays: int) -> Windows:
         spec = self.bundle.spec

@@ -12,6 +12,8 @@ from segsync.errors import ChannelError, WeightsError
 from segsync.geometry import Array, Grid, Volume, resample, respaced
 
 Shown = npt.NDArray[np.bool_]
+#: Finds an organ in an image: 1 inside, 0 elsewhere, on the image's grid; None where there is none.
+Outliner = Callable[[Volume], Volume | None]
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +89,14 @@ def looks_like_adc(array: Array) -> bool:
 
 
 def prepare(
-    load: Callable[[str], Volume | None], spec: ModelSpec, reference: str, within: Volume | None = None
+    load: Callable[[str], Volume | None], spec: ModelSpec, reference: str, outline: Outliner | None = None
 ) -> Prepared:
     """Bring every channel of `spec` onto one grid, by physical space, and normalise it.
 
     load: gives a channel's volume by name, or None where the case has none; called once a channel, so that only one
     full-size image is in memory at a time. reference: the channel whose field of view the model's grid covers.
-    within: a mask (1 inside, 0 elsewhere); outside of it all channels are 0, as in images whose skull was removed.
+    outline: finds in the reference image what `spec.within` names; outside of it all channels are 0, as in images whose
+    skull was removed. None: nothing is blanked.
     Raises ChannelError where a needed channel is missing, empty, or lies elsewhere in space.
     """
     warnings: list[str] = []
@@ -106,7 +109,7 @@ def prepare(
     if volume is None:
         raise ChannelError(reference, "expected an image, found none; give the image that the task measures on")
     grid = respaced(volume.grid, spec.spacing_zyx)
-    kept = None if within is None else resample(within, grid, antialias=True) >= 0.5
+    kept = _inside(outline, volume, grid, spec, reference, warnings) if outline is not None else None
     raw: dict[str, Array] = {}
     here: Shown | None = None
     for name in (reference, *(name for name in channels if name != reference)):
@@ -127,6 +130,18 @@ def prepare(
     for line in warnings:
         log.warning(line)
     return Prepared(stack, grid, here, tuple(warnings))
+
+
+def _inside(
+    outline: Outliner, image: Volume, grid: Grid, spec: ModelSpec, reference: str, warnings: list[str]
+) -> Shown | None:
+    """Where to look, on the model's grid; None, everywhere, where the outline finds nothing."""
+    found = outline(image)
+    if found is None:
+        warnings.append(f"channel {reference}: no {spec.within} found in it; looked everywhere")
+        return None
+    inside: Shown = resample(found, grid, antialias=True) >= 0.5
+    return inside
 
 
 def _tissue_of(array: Array, channel: ChannelSpec) -> Shown:

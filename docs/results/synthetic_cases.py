@@ -13,11 +13,13 @@ from scipy import ndimage
 from segsync.bundle import Bundle, ModelSpec
 from segsync.engine import Device, Engine
 from segsync.geometry import Array, Grid
+from segsync.outline import outline_for
 from segsync.postprocess import remove_small
 from segsync.sliding_window import Windows, predict
 from segsync_train.config import RunConfig, SyntheticData
 from segsync_train.data.cases import LabelledCase
 from segsync_train.data.sources import SyntheticSource
+from segsync_train.data.synthesis.config import SynthesisConfig, T1Acquisition
 from segsync_train.metrics import RULES, Scores, score
 
 ROOT = Path(__file__).parents[2]
@@ -60,15 +62,28 @@ def arguments_of(description: str | None) -> argparse.ArgumentParser:
 
 
 def scored_cases(bundle: Bundle, sources: Path, cache: Path, count: int) -> Iterator[Scored]:
-    """Draw and score so many cases; raises ValueError where the weights were not trained on synthetic ones."""
+    """Draw and score so many cases; raises ValueError where the weights were not trained on synthetic ones.
+
+    Weights that look within an outline were trained on what lies inside; they are scored on whole heads as well.
+    """
     config = RunConfig.model_validate(bundle.spec.provenance["config"])
     data = config.data.model_copy(update={"sources": sources})
     if not isinstance(data, SyntheticData):
         raise ValueError(f"{bundle.folder}: expected weights trained on synthetic images, found {data.kind}")
+    outline = outline_for(bundle, "cpu")
+    if outline is not None:
+        data = data.model_copy(update={"settings": with_skulls(data.settings)})
     source, engine = SyntheticSource(config, data, cache), Engine(bundle, Device())
     for number in range(count):
         log.info("%s: synthetic case %d of %d", bundle.spec.task, number + 1, count)
-        yield scored_case(source.draw(TEST, number), bundle.spec, engine)
+        yield scored_case(source.draw(TEST, number, outline=outline), bundle.spec, engine)
+
+
+def with_skulls(settings: SynthesisConfig) -> SynthesisConfig:
+    """The same settings with as many skulls as the generator draws by itself."""
+    usual = T1Acquisition().stripped
+    acquisition = settings.t1.acquisition.model_copy(update={"stripped": usual})
+    return settings.model_copy(update={"t1": settings.t1.model_copy(update={"acquisition": acquisition})})
 
 
 def scored_case(case: LabelledCase, spec: ModelSpec, engine: Engine) -> Scored:

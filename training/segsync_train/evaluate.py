@@ -269,8 +269,7 @@ def segment(model: Model, files: CaseFiles, reference: Volume, windows: Windows)
         return read(path) if path is not None else None
 
     try:
-        within = model.outline(reference) if model.outline is not None else None
-        prepared = prepare(load, model.spec, model.spec.reference_channel, within)
+        prepared = prepare(load, model.spec, model.spec.reference_channel, model.outline)
     except ChannelError as error:
         raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
     count = len(model.spec.labels)

@@ -126,11 +126,9 @@ def prepare_case(files: CaseFiles, config: RunConfig, outline: Outline | None = 
             grids[name] = volume.grid
         return volume
 
-    image = load(reference) if outline is not None else None
     spec = config.model_spec((1, 1, 1), sha256="0" * 64, opset=1, licence="none")
     try:
-        within = None if outline is None or image is None else outline(image)
-        prepared = prepare(load, spec, reference, within)
+        prepared = prepare(load, spec, reference, outline)
     except ChannelError as error:
         raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
     if not files.label_files:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from segsync.geometry import Grid, Volume
+from segsync.outline import Outline
 from segsync.preprocess import prepare
 from segsync_train.config import FolderData, RunConfig, SyntheticData
 from segsync_train.data.cases import LabelledCase, make_case, store_case
@@ -111,14 +112,16 @@ class SyntheticSource:
                 self._pool.popitem(last=False)
         return self._pool[key]
 
-    def draw(self, *words: int) -> LabelledCase:
+    def draw(self, *words: int, outline: Outline | None = None) -> LabelledCase:
         """The case of a seed made of these numbers, prepared as a patient's images are at inference."""
         seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
-        return prepare_synthetic(self.generator(seed), self.config, "-".join(str(word) for word in words))
+        return prepare_synthetic(self.generator(seed), self.config, "-".join(str(word) for word in words), outline)
 
 
-def prepare_synthetic(drawn: SyntheticCase, config: RunConfig, name: str) -> LabelledCase:
-    """A drawn case through the preprocessing that a patient's images go through."""
+def prepare_synthetic(
+    drawn: SyntheticCase, config: RunConfig, name: str, outline: Outline | None = None
+) -> LabelledCase:
+    """A drawn case through the preprocessing that a patient's images go through; outline: within what is looked."""
     spacing = (drawn.spacing_mm,) * 3
     z, y, x = drawn.target.shape
     grid = Grid((z, y, x), spacing, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
@@ -131,7 +134,7 @@ def prepare_synthetic(drawn: SyntheticCase, config: RunConfig, name: str) -> Lab
 
     spec = config.model_spec((1, 1, 1), sha256="0" * 64, opset=1, licence="none")
     with _quiet_preprocessing():
-        prepared = prepare(load, spec, config.reference_channel)
+        prepared = prepare(load, spec, config.reference_channel, outline)
     label = labels_onto(Volume(target, grid), prepared.grid, list(config.labels))
     return make_case(name, prepared.array, label, prepared.tissue, config.spacing_zyx)
 
