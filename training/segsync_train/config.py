@@ -211,7 +211,7 @@ class RunConfig(Frozen):
     #: The channel whose field of view the model's grid covers; None takes the first.
     reference: str | None = None
     #: A folder of weights that outline an organ in the reference image, weights/brain: what lies outside is blanked, in
-    #: training as at inference. Synthetic cases are not blanked: they are to be drawn so (`stripped` of their settings).
+    #: training as at inference. Synthetic cases are not blanked but to be drawn so (`stripped` in their settings).
     within: Path | None = None
     #: Label values and names; background is 0 and not listed.
     labels: dict[PositiveInt, str] = Field(min_length=1)
