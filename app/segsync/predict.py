@@ -117,7 +117,7 @@ class Model:
         self.task = task
         began = time.monotonic()
         self.engine = open_engine(bundle, device, memory_bytes=max_memory)
-        self._outline = outline_for(bundle, device, memory_bytes=max_memory)
+        self.outline = outline_for(bundle, device, memory_bytes=max_memory)
         spec = bundle.spec
         self._max_memory, self._footprint = max_memory, None
         if max_memory is not None:
@@ -152,7 +152,7 @@ class Model:
             return volume
 
         try:
-            prepared = prepare(load, spec, self.task.reference, self._outline)
+            prepared = prepare(load, spec, self.task.reference, self.outline)
             reference = references[self.task.reference]
             ready = time.monotonic()
             windows = self._windows(settings, prepared.array.nbytes + BYTES_A_VOXEL * reference.array.size)

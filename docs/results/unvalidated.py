@@ -1,6 +1,7 @@
 """Writes unvalidated.md and its pictures: `make unvalidated-results`. Weights that saw no real case of their task.
 
-`--t1 NAME=FILE` adds the T1 image of a healthy brain, in which a network for lesions in T1 should find nothing.
+`--t1 NAME=FILE` adds the T1 image of a healthy brain in MNI space, in which a network for lesions in T1 should find
+nothing but what is planted there.
 """
 
 import logging
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from synthetic_cases import Scored, arguments_of, scored_cases, section, table, training
+from scipy import ndimage
+from synthetic_cases import Row, Scored, arguments_of, dice, scored_cases, section, table, training
 
 import segsync
-from segsync.bundle import load_bundle
+from segsync.bundle import ModelSpec, load_bundle
+from segsync.geometry import Volume
+from segsync.images import read
 from segsync.lesions import measure
 from segsync.predict import Settings
 from segsync_train.runs import commit
@@ -22,6 +26,14 @@ DOCS = Path(__file__).parents[1]
 #: Each task with the channel that its pictures show, and that channel's place.
 TASKS = {"aims-tbi": ("T1", 0), "isles24": ("Tmax", 2)}
 PICTURED = 8
+#: Where cavities are planted: middle in mm, MNI (LPS, XYZ), and radius in mm.
+CAVITIES = {
+    "right frontal pole": ((-30.0, -52.0, 10.0), 15.0),
+    "left temporal lobe": ((45.0, -2.0, -22.0), 12.0),
+    "left parietal lobe": ((40.0, 50.0, 45.0), 9.0),
+}
+FLUID_PERCENTILE = 3
+PLANTING = "Cavities planted into the same images, rough balls as dark as their fluid: no lesion of a patient, but in a real head."
 
 
 def main() -> None:
@@ -50,6 +62,7 @@ def main() -> None:
             "",
             f"Weights: {training(bundle.spec)}",
             "",
+            *(within(load_bundle(arguments.weights / bundle.spec.within).spec) if bundle.spec.within else []),
             *section(bundle.spec, scored),
             "",
             f"![Outlines](../images/{picture.name})",
@@ -58,22 +71,55 @@ def main() -> None:
             "red. The patient's left is on the right.",
         ]
         if channel == "T1" and healthy:
+            model = segsync.load(task, weights=arguments.weights, device="cpu")
+            heads = {name: read(file) for name, file in healthy.items()}
             lines += ["", "On healthy brains, images that other packages ship:", ""]
-            lines += table(
-                ("image", "found, ml", "components"), list(false_positives(task, arguments.weights, healthy))
-            )
+            lines += table(("image", "found, ml", "components", "outlined brain, ml"), list(untouched(model, heads)))
+            lines += ["", PLANTING, ""]
+            lines += table(("image", "cavity", "its volume, ml", "found, ml", "Dice"), list(planted(model, heads)))
     page = DOCS / "results" / "unvalidated.md"
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     sys.stdout.write(f"{page}\n")
 
 
-def false_positives(task: str, weights: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, str]]:
+def within(outline: ModelSpec) -> list[str]:
+    """That a network looks within an outline, and how good that is."""
+    point = outline.provenance["operating_point"]
+    return [
+        f"It looks within what the weights `{outline.task}` outline: {training(outline)} On {point['cases']} synthetic "
+        f"cases they reach Dice {point['dice']:.3f}. The cases below are whole heads and stripped brains, as the "
+        "generator draws them, blanked outside of that outline as a patient's image is.",
+        "",
+    ]
+
+
+def untouched(model: segsync.Model, heads: dict[str, Volume]) -> Iterator[Row]:
     """A row for each image without a lesion."""
-    model = segsync.load(task, weights=weights, device="cpu")
-    for name, file in images.items():
-        result = model.predict({"t1": file}, Settings(tta="none"))
+    for name, head in heads.items():
+        result = model.predict({"t1": head}, Settings(tta="none"))
         found = measure(result.mask, result.grid, {1: "lesion"})
-        yield name, f"{result.volume_ml:.2f}", str(len(found))
+        outline = model.outline(head) if model.outline is not None else None
+        brain = "–" if outline is None else f"{outline.array.sum() * outline.grid.voxel_ml:.0f}"
+        yield name, f"{result.volume_ml:.2f}", str(len(found)), brain
+
+
+def planted(model: segsync.Model, heads: dict[str, Volume]) -> Iterator[Row]:
+    """A row for each cavity that is put into each image: brain made as dark as its darkest percentiles, fluid."""
+    for name, head in heads.items():
+        inside = model.outline(head) if model.outline is not None else None
+        image = head.array.astype(np.float32)
+        brain = image > 0 if inside is None else inside.array > 0
+        index = np.stack(np.meshgrid(*(np.arange(side) for side in head.grid.size_zyx), indexing="ij"), axis=-1)
+        rough = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(image.shape), 4.0)
+        for place, (centre_mm, radius_mm) in CAVITIES.items():
+            away = np.linalg.norm(head.grid.points(index) - centre_mm, axis=-1) + 2.0 * rough / rough.std()
+            share = np.clip(radius_mm - away + 0.5, 0, 1) * brain
+            dark = image * (1 - share) + share * np.percentile(image[brain], FLUID_PERCENTILE)
+            result = model.predict({"t1": Volume(dark.astype(np.float32), head.grid)}, Settings(tta="none"))
+            truth = share >= 0.5
+            overlap = dice(result.mask > 0, truth)
+            volume = f"{np.count_nonzero(truth) * head.grid.voxel_ml:.1f}"
+            yield name, place, volume, f"{result.volume_ml:.1f}", f"{overlap:.2f}"
 
 
 def pictures(scored: Sequence[Scored], place: int) -> Figure:

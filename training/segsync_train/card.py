@@ -48,6 +48,11 @@ def model_card(spec: ModelSpec, card: CardConfig) -> str:
         "| | |",
         "|---|---|",
         f"| Input | {channels} |",
+        *(
+            [f"| Looks within | what the weights `{spec.within}`, which lie beside these, outline |"]
+            if spec.within
+            else []
+        ),
         f"| Output | {labels} |",
         f"| Spacing (z, y, x) | {' × '.join(f'{s:g}' for s in spec.spacing_zyx)} mm |",
         f"| Window (z, y, x) | {' × '.join(str(s) for s in spec.patch_zyx)} voxels |",
