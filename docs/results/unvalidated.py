@@ -33,7 +33,7 @@ CAVITIES = {
     "left parietal lobe": ((40.0, 50.0, 45.0), 9.0),
 }
 FLUID_PERCENTILE = 3
-PLANTING = "Cavities planted into the same images, rough balls as dark as their fluid: no lesion of a patient, but in a real head."
+PLANTING = "Cavities planted into the same images, rough balls as dark as their fluid: no lesions of patients, but in real heads."
 
 
 def main() -> None:
@@ -108,7 +108,7 @@ def planted(model: segsync.Model, heads: dict[str, Volume]) -> Iterator[Row]:
     for name, head in heads.items():
         inside = model.outline(head) if model.outline is not None else None
         image = head.array.astype(np.float32)
-        brain = image > 0 if inside is None else inside.array > 0
+        brain = image > 0 if inside is None else inside.array.astype(bool)
         index = np.stack(np.meshgrid(*(np.arange(side) for side in head.grid.size_zyx), indexing="ij"), axis=-1)
         rough = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(image.shape), 4.0)
         for place, (centre_mm, radius_mm) in CAVITIES.items():
