@@ -33,7 +33,7 @@ CAVITIES = {
     "left parietal lobe": ((40.0, 50.0, 45.0), 9.0),
 }
 FLUID_PERCENTILE = 3
-PLANTING = "Cavities planted into the same images, rough balls as dark as their fluid: no lesions of patients, but in real heads."
+PLANTING = "Cavities planted into the same images, rough balls as dark as their fluid: real heads, but no real lesions."
 
 
 def main() -> None:
