@@ -128,7 +128,7 @@ def training(spec: ModelSpec) -> str:
     """How the weights were made, as a sentence of a page."""
     made = spec.provenance
     before = made["inherited"]
-    after = f" after {before['steps']} steps in {before['hours']:g} hours" if before["steps"] else ""
+    after = f" after {before['steps']} steps in {before['hours']:.3g} hours" if before["steps"] else ""
     return (
         f"{made['parameters'] / 1e6:.2f} million parameters, {made['steps']} steps in {made['training_hours']:g} hours "
         f"on {made['hardware']}{after}, synthetic images alone ([card](../../weights/{spec.task}/MODEL_CARD.md))."
