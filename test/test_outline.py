@@ -21,6 +21,7 @@ from segsync_train.finetune import finetune
 from segsync_train.metrics import RULES
 from training_cases import run_config, write_cases
 
+WEIGHTS = Path(__file__).parents[1] / "weights"
 #: The organ is 1, a lesion 2; the network of lesions sees nothing but what is above 1.
 T1 = ChannelSpec(name="t1", normalisation=Fixed(low=1, high=2, mean=1, std=1))
 AS_IT_IS_T1 = {"name": "t1", "normalisation": AS_IT_IS.model_dump()}
@@ -136,3 +137,9 @@ def test_a_run_and_its_export_look_within(tmp_path: Path) -> None:
         found.append(read(tmp_path / f"{cases[0].name}.nii.gz").array)
     assert found[0].any()
     assert np.array_equal(found[0], found[1])
+
+
+def test_the_shipped_weights_have_what_they_look_within() -> None:
+    shipped = [load_bundle(file.parent) for file in sorted(WEIGHTS.glob("*/model.json"))]
+    looking = {bundle.spec.task: outline_for(bundle, "cpu") for bundle in shipped if bundle.spec.within}
+    assert {task: outline.bundle.spec.task for task, outline in looking.items() if outline} == {"aims-tbi": "brain"}
