@@ -103,7 +103,8 @@ def page(
 ) -> str:
     """The page, in Markdown."""
     last = {start: evaluations(run)[-1] for start, run in runs.items()}
-    found = {start: Measured(dice(line)[None], 0.0, (runs[start],)) for start, line in last.items()}
+    with_lesion = np.array([case["lesions"] > 0 for case in last["none"]["validation/cases"]])
+    found = {start: Measured(dice(line)[None, with_lesion], 0.0, (runs[start],)) for start, line in last.items()}
     monitors = next(line for line in reversed(read_log(encoder.folder)) if "held_out/probe" in line)
     difference = "{:+.3f}, 95 % confidence interval {:+.3f} to {:+.3f}".format(*gain(found["full"], found["none"]))
     patch = "·".join(map(str, settings.patch_zyx))
@@ -122,8 +123,8 @@ def page(
         "",
         *table(("lesion volume", "cases", *(name for name, _ in STARTS.values())), list(rows(last))),
         "",
-        f"3D-SegSync less scratch over all {count} cases: {difference} (bootstrap over cases; how much a repetition of "
-        "either training would differ is not in it).",
+        f"3D-SegSync less scratch over the {with_lesion.sum()} cases with a lesion: {difference} (bootstrap over cases; "
+        "how much a repetition of either training would differ is not in it).",
         "",
         "At the end of pretraining, on cases held out from it: of the other volumes "
         f"{100 * monitors['held_out/probe']:.0f} % lie farther from a view than the second view of its own volume does "
