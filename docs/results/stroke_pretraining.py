@@ -123,8 +123,8 @@ def page(
         "",
         *table(("lesion volume", "cases", *(name for name, _ in STARTS.values())), list(rows(last))),
         "",
-        f"3D-SegSync less scratch over the {with_lesion.sum()} cases with a lesion: {difference} (bootstrap over cases; "
-        "how much a repetition of either training would differ is not in it).",
+        f"3D-SegSync less scratch over the {with_lesion.sum()} cases with a lesion: {difference} (bootstrap; how "
+        "much a repetition of either training would differ is not in it).",
         "",
         "At the end of pretraining, on cases held out from it: of the other volumes "
         f"{100 * monitors['held_out/probe']:.0f} % lie farther from a view than the second view of its own volume does "
