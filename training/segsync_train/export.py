@@ -165,7 +165,7 @@ def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
     for key in data.keys() & {"folder", "sources"}:
         data[key] = Path(data[key]).name
     named = checkpoint and str(Path(Path(checkpoint).parent.name, Path(checkpoint).name))
-    within = config["within"] and Path(config["within"]).name
+    within = config.get("within") and Path(config["within"]).name
     return {**config, "data": data, "within": within, "transfer": {**config["transfer"], "checkpoint": named}}
 
 
