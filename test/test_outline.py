@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import segsync
-from builders import AS_IT_IS, Cli, ball, grid_of, orientations, rotation, write_bundle, write_image
+from builders import AS_IT_IS, Cli, ball, grid_of, orientations, turned, write_bundle, write_image
 from segsync.bundle import ChannelSpec, Fixed, load_bundle, write_manifest
 from segsync.errors import WeightsError
 from segsync.geometry import Array, Grid, Volume
@@ -51,8 +51,7 @@ def looking_within(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("direction", orientations()[::7])
 def test_only_what_lies_within_the_outline_is_found(looking_within: Path, direction: tuple[float, ...]) -> None:
-    turned = tuple((rotation((5.0, 9.0, -4.0)) @ np.reshape(direction, (3, 3))).ravel().tolist())
-    grid = grid_of((30, 31, 29), (1.0, 1.0, 1.0), (4.0, -50.0, 12.0), turned)
+    grid = grid_of((30, 31, 29), (1.0, 1.0, 1.0), (4.0, -50.0, 12.0), turned(direction, (5.0, 9.0, -4.0)))
     image = Volume(image_of(grid), grid)
     result = segsync.load("aims-tbi", weights=looking_within, device="cpu").predict({"t1": image})
     assert np.array_equal(result.mask, ball(grid, 2.5, IN_ORGAN))

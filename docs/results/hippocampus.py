@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -127,12 +128,17 @@ def measure(settings: RunConfig, name: str, share: float, transfer: TransferConf
     done = tuple(fine_tuned(settings, name, share, seed, transfer, runs) for seed in range(seeds))
     for run in done:
         lines = read_log(run.folder)
-        cases = next(line["validation/cases"] for line in reversed(lines) if "validation/cases" in line)
-        dice.append([np.mean(case["dice"]) for case in cases])
+        dice.append(last_scores(lines).mean(1))
         hours += (
             sum(settings.log_every / line["train/steps_per_second"] for line in lines if "train/loss" in line) / 3600
         )
     return Measured(np.array(dice), hours / seeds, done)
+
+
+def last_scores(lines: list[dict[str, Any]]) -> Values:
+    """Dice (cases, labels) of the last evaluation in a run's log."""
+    cases = next(line["validation/cases"] for line in reversed(lines) if "validation/cases" in line)
+    return np.array([case["dice"] for case in cases])
 
 
 def probed(settings: RunConfig, checkpoint: Path | None) -> float:
@@ -266,12 +272,8 @@ def verdict(measured: dict[tuple[float, str], Measured]) -> str:
 def more_steps(short: Measured, longer: Measured, settings: RunConfig, arguments: argparse.Namespace) -> str:
     """What a longer training gives, by part of the hippocampus."""
     difference = "{:+.3f}, {:+.3f} to {:+.3f}".format(*gain(longer, short))
-    lines = read_log(longer.runs[0].folder)
-    scored = next(line["validation/cases"] for line in reversed(lines) if "validation/cases" in line)
-    parts = " and ".join(
-        f"{np.mean([case['dice'][number] for case in scored]):.3f} ({name})"
-        for number, name in enumerate(settings.labels.values())
-    )
+    scores = np.mean([last_scores(read_log(run.folder)) for run in longer.runs], axis=(0, 1))
+    parts = " and ".join(f"{dice:.3f} ({name})" for dice, name in zip(scores, settings.labels.values(), strict=True))
     found = longer.dice.mean(0)
     return (
         f"From scratch with all labels, {arguments.longer} steps instead of {settings.steps} "
