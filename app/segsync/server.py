@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -12,6 +13,8 @@ from segsync.errors import ResourceError, SegsyncError
 log = logging.getLogger(__name__)
 
 PORT = 4743
+#: A chunk's size, and the longest line that is read before one.
+CHUNK_SIZE, CHUNK_LINE = re.compile(rb"[0-9a-fA-F]{1,8}"), 1024
 
 
 def make_server(invoke: Callable[[], None], port: int = PORT) -> ThreadingHTTPServer:
@@ -34,9 +37,11 @@ def make_server(invoke: Callable[[], None], port: int = PORT) -> ThreadingHTTPSe
 
         def do_POST(self) -> None:
             """`/invoke`."""
+            # The body says nothing. Left unread, it would begin the next request, or break the client's connection.
             length = self.headers.get("Content-Length", "0")
             if "Transfer-Encoding" in self.headers:
-                self.close_connection = True  # the body is left unread, and the next request would begin in it
+                if not self._read_chunks():
+                    return self._answer(HTTPStatus.BAD_REQUEST, "expected a body in chunks, each after its size")
             elif length.isascii() and length.isdigit():
                 self.rfile.read(int(length))
             else:
@@ -54,6 +59,20 @@ def make_server(invoke: Callable[[], None], port: int = PORT) -> ThreadingHTTPSe
                 log.exception("unexpected error")
                 return self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"unexpected {type(error).__name__}: {error}")
             return self._answer(HTTPStatus.CREATED, "done")
+
+        def _read_chunks(self) -> bool:
+            """Pass over a chunked body (RFC 9112, 7.1); False, and the connection ends, where it is none."""
+            while True:
+                size = self.rfile.readline(CHUNK_LINE).split(b";")[0].strip()
+                if not CHUNK_SIZE.fullmatch(size):
+                    self.close_connection = True
+                    return False
+                if int(size, 16) == 0:
+                    break
+                self.rfile.read(int(size, 16) + 2)
+            while self.rfile.readline(CHUNK_LINE).strip():
+                pass
+            return True
 
         def _answer(self, status: HTTPStatus, message: str) -> None:
             body = json.dumps({"message": message}).encode()
