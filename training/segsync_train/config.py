@@ -146,7 +146,7 @@ class OptimiserConfig(Frozen):
 
 
 class LossConfig(Frozen):
-    """Weights of the terms: Dice, cross-entropy, and one in which every lesion counts alike (blob loss)."""
+    """Weights of the terms: Dice, cross-entropy, and Dice of every lesion in its own surroundings, all alike."""
 
     dice: NonNegativeFloat = 1.0
     cross_entropy: NonNegativeFloat = 1.0

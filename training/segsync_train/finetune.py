@@ -163,7 +163,7 @@ class _FineTuning:
             seed=config.seed,
             rank=self.group.rank,
             processes=self.group.count,
-            lesions=config.loss.lesion > 0,
+            regions=config.loss.lesion > 0,
         )
         self.network.train()
         finished = self.step >= config.steps or self._given_up()
@@ -188,7 +188,7 @@ class _FineTuning:
         set_learning_rate(self.optimiser, learning_rate(self.config.optimiser, self.step, self.config.steps))
         with autocast(self.dtype, self.device):
             outputs = self.forward(batch["image"].to(memory_format=torch.channels_last_3d))
-        loss = self.loss(outputs, batch["label"], batch.get("lesions"))
+        loss = self.loss(outputs, batch["label"], batch.get("regions"))
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)

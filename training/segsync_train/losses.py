@@ -1,7 +1,7 @@
 """Losses of supervised training: Dice + cross-entropy with deep supervision, and a term that counts lesions.
 
-Shapes: logits (N, 1 + L, Z, Y, X) with background first; target (N, Z, Y, X) integers 0 to L; lesions (N, Z, Y, X)
-integers, each connected component of the foreground with its own number from 1, 0 elsewhere.
+Shapes: logits (N, 1 + L, Z, Y, X) with background first; target (N, Z, Y, X) integers 0 to L; regions (N, Z, Y, X)
+integers, the number from 1 of the lesion that is nearest to each voxel, 0 throughout a sample without any.
 Every loss is the mean of its samples' losses, so that processes of equal batches average to one large batch.
 """
 
@@ -37,8 +37,8 @@ class SegmentationLoss(nn.Module):
             smooth_dr=SMOOTH_VOXELS,
         )
 
-    def forward(self, outputs: Sequence[Tensor], target: Tensor, lesions: Tensor | None = None) -> Tensor:
-        """outputs: logits from the finest to the coarsest; lesions: needed where the term has a weight."""
+    def forward(self, outputs: Sequence[Tensor], target: Tensor, regions: Tensor | None = None) -> Tensor:
+        """outputs: logits from the finest to the coarsest; regions: needed where the term has a weight."""
         total = torch.zeros((), device=target.device)
         weights = [0.5**level for level in range(len(outputs))]
         onehot = F.one_hot(target.long(), outputs[0].shape[1]).movedim(-1, 1).float()
@@ -46,25 +46,27 @@ class SegmentationLoss(nn.Module):
             z, y, x = logits.shape[2:]
             coarse = onehot if onehot.shape[2:] == logits.shape[2:] else F.adaptive_avg_pool3d(onehot, (z, y, x))
             total = total + weight / sum(weights) * self.voxelwise(logits.float(), coarse)
-        if self.lesion_weight and lesions is not None:
-            total = total + self.lesion_weight * blob_dice_loss(outputs[0].float(), lesions)
+        if self.lesion_weight and regions is not None:
+            total = total + self.lesion_weight * lesion_dice_loss(outputs[0].float(), target, regions)
         return total
 
 
-def blob_dice_loss(logits: Tensor, lesions: Tensor) -> Tensor:
-    """1 - Dice of every single lesion, averaged over the lesions: the smallest counts as much as the largest.
+def lesion_dice_loss(logits: Tensor, target: Tensor, regions: Tensor) -> Tensor:
+    """1 - Dice of every single lesion within its region, averaged over the lesions: the smallest counts as the largest.
 
-    Blob loss (Kofler et al. 2023, equation 2) with soft Dice: for each lesion the other lesions' voxels are masked
-    out, so that Dice is 2 p(lesion) / (p(lesion) + p(outside all lesions) + size). p(outside) is shared and p(lesion)
-    a sum by component, so that one pass over the voxels gives all lesions at once, however many there are.
-    Samples without lesions contribute 0.
+    The regions of CC-Metrics (Jaus et al. 2025), as a loss by Bouteille et al. (2025), here with soft Dice alone. A
+    false positive lowers the score of the nearest lesion and of no other, unlike blob loss (Kofler et al. 2023), where
+    it hides what a small lesion far away would bring. Samples without lesions contribute 0.
     """
     probability = 1.0 - logits.softmax(1)[:, 0]
     losses = []
-    for p, components in zip(probability.flatten(1), lesions.long().flatten(1), strict=True):
-        count = int(components.max()) + 1
-        inside = torch.zeros(count, device=p.device).index_add(0, components, p)
-        size = torch.bincount(components, minlength=count)
-        dice = (2 * inside[1:] + SMOOTH_VOXELS) / (inside[1:] + inside[0] + size[1:] + SMOOTH_VOXELS)
-        losses.append((1 - dice).mean() if count > 1 else p.sum() * 0.0)
+    for p, truth, region in zip(
+        probability.flatten(1), (target > 0).float().flatten(1), regions.long().flatten(1), strict=True
+    ):
+        count = int(region.max()) + 1
+        predicted, both, size = torch.zeros(3, count, device=p.device).index_add(
+            1, region, torch.stack([p, p * truth, truth])
+        )
+        dice = (2 * both + SMOOTH_VOXELS) / (predicted + size + SMOOTH_VOXELS)
+        losses.append((1 - dice[1:]).mean() if count > 1 else p.sum() * 0.0)
     return torch.stack(losses).mean()

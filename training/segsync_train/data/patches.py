@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import ndimage
 from torch import Tensor
@@ -62,8 +63,8 @@ Batch = dict[str, Tensor]
 class PatchDataset(Dataset["Batch | Failure"]):
     """Item `step` is this process's batch at that step.
 
-    image: (B, C, z, y, x) float32; label: (B, z, y, x) uint8; lesions: (B, z, y, x) int32, components of the foreground
-    numbered from 1 (only if asked for).
+    image: (B, C, z, y, x) float32; label: (B, z, y, x) uint8; regions: (B, z, y, x) int32, see
+    `nearest_component` (only if asked for).
     """
 
     def __init__(
@@ -77,13 +78,13 @@ class PatchDataset(Dataset["Batch | Failure"]):
         seed: int,
         rank: int = 0,
         processes: int = 1,
-        lesions: bool = False,
+        regions: bool = False,
     ) -> None:
         self.source = source
         self.augmentation = augmentation
         self.batch, self.steps, self.foreground, self.seed = batch, steps, foreground, seed
         self.rank, self.processes = rank, processes
-        self.lesions = lesions
+        self.regions = regions
 
     def __len__(self) -> int:
         return self.steps
@@ -102,9 +103,8 @@ class PatchDataset(Dataset["Batch | Failure"]):
         except Exception as error:  # whatever it is, the person must see it and not "a worker died"
             return Failure(where, error)
         batch = {"image": torch.from_numpy(np.stack(images)), "label": torch.from_numpy(np.stack(labels))}
-        if self.lesions:
-            parts = [ndimage.label(label > 0, NEIGHBOURS, output=np.int32)[0] for label in labels]
-            batch["lesions"] = torch.from_numpy(np.stack(parts))
+        if self.regions:
+            batch["regions"] = torch.from_numpy(np.stack([nearest_component(label) for label in labels]))
         return batch
 
     def sample(self, case: LabelledCase, rng: np.random.Generator) -> tuple[Array, Labels]:
@@ -115,6 +115,16 @@ class PatchDataset(Dataset["Batch | Failure"]):
         centre = points[rng.integers(len(points))] if len(points) else [side // 2 for side in case.label.shape]
         image, label = cut(case, centre, window, rng)
         return self.augmentation(image, label, rng)
+
+
+def nearest_component(label: Labels) -> npt.NDArray[np.int32]:
+    """The number from 1 of the foreground's component nearest to each voxel (z, y, x); 0 where there is none."""
+    components: npt.NDArray[np.int32] = ndimage.label(label > 0, NEIGHBOURS, output=np.int32)[0]
+    if not components.any():
+        return components
+    nearest = ndimage.distance_transform_edt(components == 0, return_distances=False, return_indices=True)
+    found: npt.NDArray[np.int32] = components[tuple(nearest)]
+    return found
 
 
 def cut(case: LabelledCase, centre: Sequence[int], window: SizeZYX, rng: np.random.Generator) -> tuple[Array, Labels]:

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segsync_train.data.synthesis import lesions, scanner
@@ -38,6 +39,9 @@ PARAMETERS: dict[Tissue, tuple[float, float, float, float]] = {
     Tissue.MUCOSA: (0.85, 110.0, 1400.0, 1.30),
     Tissue.EYE: (1.00, 800.0, 2700.0, 0.15),
 }
+
+#: A reader who sees an infarct follows its fainter parts so far.
+NOTICED_MM = 10.0
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,8 @@ def _infarcts(
         drop = draw.uniform((0.2, 0.6)) * (1 - age**3)
         t2 = draw.uniform((0.0, 0.35)) + draw.uniform((0.1, 0.65)) * age
         fall = b * 0.78 * drop
-        # What DWI does not show is not outlined: an infarct is at least a quarter to a half brighter than about it.
-        t2 += max(0.0, draw.uniform((0.25, 0.45)) - t2 - fall)
+        # What DWI does not show is not outlined: an infarct is at least a third to four fifths brighter than about it.
+        t2 += max(0.0, draw.uniform((0.3, 0.6)) - t2 - fall)
         flair = t2 * draw.uniform((0.2, 1.0)) * min(1.0, 2.5 * age)
         texture = _texture(draw, scene)
         soft = gaussian(share, draw.uniform(config.lesions.border_mm) / scene.spacing_mm / 2)
@@ -273,6 +277,7 @@ def _echo_planar_pair(
     adc = adc.clamp(0, draw.uniform((3300.0, 5000.0)))
     # A reader outlines what can be seen: diluted in a thick slice or lost in noise, a lesion is none.
     marked = (shapes[0] > draw.uniform((0.3, 0.5))) & (shapes[2] > max(0.12, 2 * noise))
+    marked &= _near(marked & (shapes[2] > max(0.25, 4 * noise)), scene.spacing_mm, slices.axis)
     if scene.stripped:
         kept = scanner.brain_mask(draw, shapes[1], scene.spacing_mm)
         weighted, adc, marked = weighted * kept, adc * kept, marked * kept
@@ -281,6 +286,14 @@ def _echo_planar_pair(
     weighted = weighted * draw.log_uniform((60.0, 3000.0))
     on_grid = slices.regrid(torch.stack([weighted, adc, marked.float()]))
     return on_grid[0], on_grid[1], (on_grid[2] >= 0.5).to(torch.uint8)
+
+
+def _near(seen: Tensor, spacing_mm: float, axis: int) -> Tensor:
+    """What (Z, Y, X) lies so near to something seen, in the same slice or the next, that a reader outlines it too."""
+    reach = [round(NOTICED_MM / spacing_mm)] * 3
+    reach[axis] = 1
+    pooled = F.max_pool3d(seen[None, None].float(), [2 * r + 1 for r in reach], 1, reach)
+    return pooled[0, 0] > 0
 
 
 def _eddy(draw: Draw, scene: Scene, eddy_mm: tuple[float, float]) -> Tensor:
