@@ -74,3 +74,21 @@ def test_inside_an_infarct_diffusion_falls_and_dwi_is_bright(anatomies: Anatomie
     assert max(falls) < 0.8
     assert sum(0.15 < fall < 0.65 for fall in falls) > len(falls) / 2
     assert sum(gain > math.log(1.2) for gain in gains) > 0.8 * len(gains)
+
+
+@pytest.mark.parametrize(
+    ("peak", "noise", "outlined"),
+    [(0.24, 0.01, 0), (0.26, 0.01, 7), (0.26, 0.064, 5), (0.26, 0.07, 0)],
+    ids=["too faint", "noticed", "its rim in noise", "all in noise"],
+)
+def test_a_reader_outlines_the_faint_parts_of_an_infarct_that_is_noticed(
+    peak: float, noise: float, outlined: int
+) -> None:
+    """A row of voxels of 5 mm: brightest in the middle; a faint spot four voxels away."""
+    brighter = torch.zeros(3, 9, 15)
+    brighter[1, 4, 3:8] = torch.tensor([0.125, 0.14, peak, 0.14, 0.125])
+    brighter[1, 4, 11] = 0.14
+    brighter[0, 4, 5] = brighter[2, 4, 5] = 0.14
+    seen = diffusion.seen_by_a_reader(brighter, noise, spacing_mm=5.0, axis=-3)
+    assert int(seen.sum()) == outlined
+    assert not seen[1, 4, 11]

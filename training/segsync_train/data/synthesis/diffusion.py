@@ -40,8 +40,8 @@ PARAMETERS: dict[Tissue, tuple[float, float, float, float]] = {
     Tissue.EYE: (1.00, 800.0, 2700.0, 0.15),
 }
 
-#: A reader who sees an infarct follows its fainter parts so far.
-NOTICED_MM = 10.0
+#: How far within a slice a reader who notices an infarct follows its fainter parts.
+FOLLOWED_MM = 10.0
 
 
 @dataclass(frozen=True)
@@ -275,9 +275,7 @@ def _echo_planar_pair(
     # The scanner takes b for nominal: `b` is what it was.
     adc = 1000 * torch.log(plain.clamp(min=1e-4) / weighted.clamp(min=1e-4))
     adc = adc.clamp(0, draw.uniform((3300.0, 5000.0)))
-    # A reader outlines what can be seen: diluted in a thick slice or lost in noise, a lesion is none.
-    marked = (shapes[0] > draw.uniform((0.3, 0.5))) & (shapes[2] > max(0.12, 2 * noise))
-    marked &= _near(marked & (shapes[2] > max(0.25, 4 * noise)), scene.spacing_mm, slices.axis)
+    marked = seen_by_a_reader(shapes[2], noise, scene.spacing_mm, slices.axis) & (shapes[0] > draw.uniform((0.3, 0.5)))
     if scene.stripped:
         kept = scanner.brain_mask(draw, shapes[1], scene.spacing_mm)
         weighted, adc, marked = weighted * kept, adc * kept, marked * kept
@@ -288,12 +286,18 @@ def _echo_planar_pair(
     return on_grid[0], on_grid[1], (on_grid[2] >= 0.5).to(torch.uint8)
 
 
-def _near(seen: Tensor, spacing_mm: float, axis: int) -> Tensor:
-    """What (Z, Y, X) lies so near to something seen, in the same slice or the next, that a reader outlines it too."""
-    reach = [round(NOTICED_MM / spacing_mm)] * 3
+def seen_by_a_reader(brighter: Tensor, noise: float, spacing_mm: float, axis: int) -> Tensor:
+    """Where (Z, Y, X) infarcts are outlined: by its brightest part one is noticed, then followed where it is fainter.
+
+    Diluted in a thick slice or lost in noise, a lesion is none. brighter: on DWI than without the infarct, relative;
+    noise: standard deviation, relative as well; axis: that the slices lie across, counted from the end.
+    """
+    faint = brighter > max(0.12, 2 * noise)
+    noticed = brighter > max(0.25, 4 * noise)
+    reach = [round(FOLLOWED_MM / spacing_mm)] * 3
     reach[axis] = 1
-    pooled = F.max_pool3d(seen[None, None].float(), [2 * r + 1 for r in reach], 1, reach)
-    return pooled[0, 0] > 0
+    near = F.max_pool3d(noticed[None, None].float(), [2 * r + 1 for r in reach], 1, reach)[0, 0]
+    return faint & (near > 0)
 
 
 def _eddy(draw: Draw, scene: Scene, eddy_mm: tuple[float, float]) -> Tensor:
