@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import cross_modality
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,7 +18,6 @@ from segsync_train.data.synthesis.contrast import CONTRASTS, STRUCTURES, TISSUES
 from segsync_train.data.synthesis.tissues import LABELS, Tissue
 from segsync_train.synthesize import render_brains
 
-SCRIPTS = Path(__file__).parents[1] / "docs" / "results"
 #: Half-axes in voxels of nested ellipsoids, from the outside in: label on the left, label on the right.
 SHELLS = ((11, 24, 24), (10, 3, 42), (8, 2, 41), (5, 10, 49), (3, 4, 43))
 #: Spacing of a map, and to which it is rendered, mm.
@@ -140,10 +140,7 @@ def test_a_file_that_is_no_head_is_told(tmp_path: Path) -> None:
 # --- the script ------------------------------------------------------------------------------------------------------
 
 
-def test_the_script_trains_tests_and_writes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(SCRIPTS)
-    import cross_modality
-
+def test_the_script_trains_tests_and_writes_its_page(tmp_path: Path) -> None:
     maps = heads(tmp_path / "maps", 6)
     small = [
         "steps=2",

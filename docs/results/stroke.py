@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from synthetic_cases import ROOT, Mask, Row, Scored, arguments_of, dice, scored_cases, section, table, training
+from synthetic_cases import ROOT, Row, Scored, arguments_of, scored_cases, section, table, training
+from thresholds import Mask, dice
 
 import segsync
 from segsync.bundle import ModelSpec, load_bundle

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import ndimage
-from synthetic_cases import Row, Scored, arguments_of, dice, scored_cases, section, table, training
+from synthetic_cases import Row, Scored, arguments_of, scored_cases, section, table, training
+from thresholds import dice
 
 import segsync
 from segsync.bundle import ModelSpec, load_bundle
