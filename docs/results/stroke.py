@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from planted_infarcts import AT_ONCE, IMAGES, Tally, planted
 from synthetic_cases import ROOT, Row, Scored, arguments_of, scored_cases, section, table, training
 from thresholds import Mask, dice
 
@@ -43,8 +44,9 @@ def main() -> None:
     picture.parent.mkdir(exist_ok=True)
     draw(plain, summary).image.save(picture, optimize=True)
     shifts = [(name, f"{dice(mask, plain.mask > 0):.3f}", f"{ml:.1f}") for name, mask, ml in changes(images, run)]
+    spots = [spot_row(tally) for tally in planted(images, run)]
     scored = list(scored_cases(bundle, arguments.sources, arguments.cache, arguments.cases))
-    page = render(bundle.spec, plain, list(components(plain, images)), shifts, scored, picture)
+    page = render(bundle.spec, plain, list(components(plain, images)), shifts, spots, scored, picture)
     (HERE / "stroke.md").write_text(page, encoding="utf-8")
     sys.stdout.write(f"{HERE / 'stroke.md'}\n")
 
@@ -99,6 +101,14 @@ def changes(images: Images, run: Callable[[Images], Result]) -> Iterator[tuple[s
     yield "patient mirrored left to right", result.mask[:, :, ::-1] > 0, result.volume_ml
 
 
+def spot_row(tally: Tally) -> Row:
+    """One kind of planted infarcts."""
+    return (
+        f"{tally.radius_mm:g}", f"{tally.volume_ml:.2f}", f"{tally.dwi:g}", f"{tally.adc:g}",
+        f"{tally.found} of {tally.planted}", f"{tally.overlap:.2f}", f"{tally.elsewhere_ml:.2f}",
+    )  # fmt: skip
+
+
 def moved(volume: Volume, mm: float) -> Volume:
     """The image lies `mm` further to the patient's left."""
     x, y, z = volume.grid.origin
@@ -129,6 +139,7 @@ def render(
     plain: Result,
     parts: Sequence[Row],
     shifts: Sequence[Row],
+    spots: Sequence[Row],
     scored: Sequence[Scored],
     picture: Path,
 ) -> str:
@@ -157,6 +168,12 @@ def render(
         "What changes when the images change. Dice against the mask of the unchanged images:",
         "",
         *table(("change", "Dice", "ml"), shifts),
+        "",
+        f"Small infarcts put into its healthy tissue, {AT_ONCE} at once in {IMAGES} images of each kind: ellipsoids, "
+        "averaged over the voxels as a scanner does; FLAIR stays as it is, as in the first hours. Dice without what "
+        "was found before; *elsewhere* is what else is newly found.",
+        "",
+        *table(("mean radius, mm", "volume, ml", "DWI, times", "ADC, times", "found", "Dice", "elsewhere, ml"), spots),
         "",
         "## Synthetic cases",
         "",
