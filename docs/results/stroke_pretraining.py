@@ -44,7 +44,7 @@ def main() -> None:
     encoder = RunFolder(options.runs / "pretrain")
     chosen = load_settings(PretrainConfig, CONFIGS / "pretrain-isles22.yaml", [*where, *options.pretrain_set])
     pretrain(chosen, encoder.folder, resume=encoder.last.is_file())
-    settings = load_settings(RunConfig, CONFIGS / "isles22.yaml", [*where, *options.set])
+    settings = load_settings(RunConfig, CONFIGS / "isles22-easy.yaml", [*where, *options.set])
     runs = {start: fine_tuned(settings, start, encoder.best, options.runs) for start in STARTS}
     figure(runs).savefig(DOCS / "images" / "stroke-pretraining.png", dpi=150)
     path = DOCS / "results" / "stroke-pretraining.md"
@@ -112,10 +112,10 @@ def page(
     lines = [
         "# Stroke: what pretraining without labels gives",
         "",
-        f"{written_by('stroke-pretraining', options)}, trained on {trained_on(runs.values())}. The recipe of the "
-        f"shipped `isles22` weights ([settings](../../training/configs/isles22.yaml)), {settings.steps} steps of "
+        f"{written_by('stroke-pretraining', options)}, trained on {trained_on(runs.values())}. What the recipe of "
+        f"`isles22` begins with ([settings](../../training/configs/isles22-easy.yaml)), {settings.steps} steps of "
         f"{settings.batch} patches of {patch} voxels, once from scratch and once from an encoder that was pretrained "
-        f"for {pretraining.steps} steps of {pretraining.batch} on the same synthetic images without their labels "
+        f"for {pretraining.steps} steps of {pretraining.batch} on synthetic images without their labels "
         "([settings](../../training/configs/pretrain-isles22.yaml)). Both see the same cases in the same order; "
         f"{count} other synthetic cases are scored, with the last weights, at a threshold of 0.5.",
         "",
