@@ -114,10 +114,10 @@ def section(spec: ModelSpec, scored: Sequence[Scored]) -> list[str]:
     pair = np.unravel_index(int(common.argmax()), common.shape)
     return [
         f"{len(scored)} cases of seeds that were used neither in training nor in validation, metrics of ISLES'22, "
-        f"mean ± standard deviation over cases. *One threshold* is the mask {CONTRASTS[spec.task][0]} with the a and b "
-        "that are best for all cases with a lesion taken together, as a method without a network could have "
-        "them. *Best threshold* has them chosen for each single case with its reference "
-        "at hand, opened where that helps: nobody can do so well on a patient.",
+        f"mean ± standard deviation over cases. *One threshold* is the mask {CONTRASTS[spec.task][0]} that is best for "
+        "all cases with a lesion taken together, as a method without a network could have it. *Best threshold* is "
+        "chosen for each single case with its reference at hand, opened where that helps: nobody can do so well "
+        "on a patient.",
         "",
         *table(head, [by_size(scored, low, high, pair) for low, high in SIZES_ML]),
         "",
