@@ -12,9 +12,11 @@ from scipy import ndimage
 from thresholds import Mask, dice
 
 from segsync.geometry import Volume
+from segsync.postprocess import components_of
 from segsync.predict import Result
 
 Images = dict[str, Volume]
+Points = npt.NDArray[np.float64]
 Shares = npt.NDArray[np.float32]
 
 RADII_MM = (2.0, 3.0, 4.5, 7.0)
@@ -53,15 +55,16 @@ def planted(images: Images, run: Callable[[Images], Result]) -> Iterator[Tally]:
     """Every size in every contrast. images: dwi and adc of one grid, and flair."""
     dwi, adc = images["dwi"], images["adc"]
     before = run(images).mask > 0
-    index = np.stack(np.meshgrid(*(np.arange(side) for side in dwi.grid.size_zyx), indexing="ij"), axis=-1)
-    points = dwi.grid.points(index)
+    spacing = dwi.grid.spacing_zyx
+    # Along the image's axes, whatever way these point.
+    points = np.moveaxis(np.indices(dwi.grid.size_zyx), 0, -1) * np.array(spacing)
     sites = allowed(dwi, adc, before)
     for radius in RADII_MM:
         for brighter, lower in CHANGES:
             rng = np.random.default_rng(int(10 * radius))
             found, volumes, overlaps, elsewhere = 0, [], [], []
             for _ in range(IMAGES):
-                spots = [ellipsoid(rng, points, centre, radius) for centre in drawn(rng, points[sites])]
+                spots = [ellipsoid(rng, points, spacing, centre, radius) for centre in drawn(rng, points[sites])]
                 share = np.max(spots, axis=0)
                 changed = images | {
                     "dwi": Volume((dwi.array * (1 + (brighter - 1) * share)).astype(np.float32), dwi.grid),
@@ -70,7 +73,7 @@ def planted(images: Images, run: Callable[[Images], Result]) -> Iterator[Tally]:
                 new = (run(changed).mask > 0) & ~ndimage.binary_dilation(before, iterations=2)
                 truth = share >= 0.5
                 found += sum(bool((new & (spot >= 0.5 * spot.max())).any()) for spot in spots)
-                places, count = ndimage.label(new, np.ones((3, 3, 3)))
+                places, count = components_of(new)
                 hits = np.unique(places[share > 0.1])
                 stray = np.isin(places, np.setdiff1d(np.arange(1, count + 1), hits))
                 volumes.append(float(share.sum()) * dwi.grid.voxel_ml / len(spots))
@@ -91,9 +94,9 @@ def allowed(dwi: Volume, adc: Volume, before: Mask) -> Mask:
     return healthy & (rim_mm > RIM_MM) & (away_mm > APART_MM)
 
 
-def drawn(rng: np.random.Generator, points: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+def drawn(rng: np.random.Generator, points: Points) -> list[Points]:
     """AT_ONCE of the points (N, 3), no two of them too near."""
-    chosen: list[npt.NDArray[np.float64]] = []
+    chosen: list[Points] = []
     while len(chosen) < AT_ONCE:
         point = points[rng.integers(len(points))]
         if all(np.linalg.norm(point - other) > APART_MM for other in chosen):
@@ -102,19 +105,17 @@ def drawn(rng: np.random.Generator, points: npt.NDArray[np.float64]) -> list[npt
 
 
 def ellipsoid(
-    rng: np.random.Generator, points: npt.NDArray[np.float64], centre: npt.NDArray[np.float64], radius_mm: float
+    rng: np.random.Generator, points: Points, spacing_zyx: tuple[float, float, float], centre: Points, radius_mm: float
 ) -> Shares:
     """Share (Z, Y, X) of every voxel that lies in an ellipsoid of that mean radius, its axes along the image's."""
     stretch = np.exp(rng.normal(0, 0.2, 3))
     scale = radius_mm * stretch / stretch.prod() ** (1 / 3)
-    steps = [points[1, 0, 0] - points[0, 0, 0], points[0, 1, 0] - points[0, 0, 0], points[0, 0, 1] - points[0, 0, 0]]
-    offset = points - (centre + rng.uniform(-0.5, 0.5) * steps[0])
-    frame = np.stack([step / np.linalg.norm(step) for step in steps])
-    local = offset @ frame.T
-    near = (np.abs(local) < 2.5 * radius_mm + 5.0).all(-1)
-    share = np.zeros(points.shape[:3], np.float32)
+    spacing = np.array(spacing_zyx)
+    # Its middle is anywhere in a thick slice.
+    offset = points - centre - spacing * [rng.uniform(-0.5, 0.5), 0, 0]
+    near = (np.abs(offset) < 2.5 * radius_mm + 5.0).all(-1)
     parts = np.meshgrid(*((np.arange(n) + 0.5) / n - 0.5 for n in PARTS), indexing="ij")
-    within = np.stack([part.ravel() for part in parts], axis=-1) * [np.linalg.norm(step) for step in steps]
-    inside = np.linalg.norm((local[near][:, None] + within) / scale, axis=-1) < 1
-    share[near] = inside.mean(1)
+    within = np.stack([part.ravel() for part in parts], axis=-1) * spacing
+    share = np.zeros(points.shape[:3], np.float32)
+    share[near] = (np.linalg.norm((offset[near][:, None] + within) / scale, axis=-1) < 1).mean(1)
     return share
