@@ -38,7 +38,15 @@ def written(folder: Path, settings: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["isles22.yaml", "aims-tbi.yaml", "aims-tbi-easy.yaml", "finetune-paper.yaml", "finetune-fast.yaml"]
+    "name",
+    [
+        "isles22.yaml",
+        "isles22-easy.yaml",
+        "aims-tbi.yaml",
+        "aims-tbi-easy.yaml",
+        "finetune-paper.yaml",
+        "finetune-fast.yaml",
+    ],
 )
 def test_committed_settings_are_valid_and_survive_the_run_folder(name: str, tmp_path: Path) -> None:
     config = load_settings(RunConfig, CONFIGS / name)
