@@ -55,7 +55,11 @@ app = typer.Typer(
 )
 
 TaskOption = Annotated[
-    str | None, typer.Option("--task", help=f"{', '.join(TASKS)}, or that of your weights; else told by the input.")
+    str | None,
+    typer.Option("--task", help=f"{', '.join(TASKS)}, brain, or that of your weights; else told by the files' names."),
+]
+PlatformTaskOption = Annotated[
+    str | None, typer.Option("--task", help=f"{', '.join(TASKS)}; else told by the input's sockets.")
 ]
 WeightsOption = Annotated[
     Path | None,
@@ -65,16 +69,22 @@ WeightsOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 TtaOption = Annotated[Tta, typer.Option("--tta", help="Average over mirrored copies; auto: on a GPU.")]
-OverlapOption = Annotated[float, typer.Option("--overlap", min=0.0, max=0.9, help="Share that windows have in common.")]
+OverlapOption = Annotated[
+    float, typer.Option("--overlap", min=0.0, max=0.9, help="Share of a window that its neighbour covers too.")
+]
 DeadlineOption = Annotated[
     float | None,
-    typer.Option("--deadline", min=0.0, help="Seconds a case may take; mirroring, then overlap, give way."),
+    typer.Option(
+        "--deadline",
+        min=0.0,
+        help="Seconds a case should take, model loading aside; mirroring, then overlap, give way.",
+    ),
 ]
 MemoryOption = Annotated[
-    float | None, typer.Option("--max-memory", min=0.1, help="GB the process should stay below; windows give way.")
+    float | None, typer.Option("--max-memory", min=0.1, help="GB of memory to stay below; windows shrink.")
 ]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Every step, and tracebacks.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors alone.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
 
 
 def main() -> None:
@@ -115,17 +125,22 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder, or the mask's file (.mha .nii.gz .nii).")],
     task: TaskOption = None,
     weights: WeightsOption = None,
-    channel: Annotated[list[str] | None, typer.Option("--channel", help="NAME=FILE, once a channel.")] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option("--channel", metavar="NAME=FILE", help="Which file a channel is; once per channel."),
+    ] = None,
     device: DeviceOption = "auto",
     tta: TtaOption = "auto",
     overlap: OverlapOption = 0.5,
     deadline: DeadlineOption = None,
     max_memory: MemoryOption = None,
-    save_probabilities: Annotated[bool, typer.Option("--save-probabilities", help="Maps beside the mask.")] = False,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="A map per label beside the mask.")
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="JSON, CSV of lesions, PNG and HTML beside the mask.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Skip cases whose mask is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip cases whose mask exists.")] = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -280,7 +295,7 @@ def _write(result: Result, path: Path, probabilities: bool, arguments: dict[str,
 def run(
     source: Annotated[Path, typer.Option("--input", help="The platform's input folder.")] = INPUT,
     output: Annotated[Path, typer.Option("--output", help="The platform's output folder.")] = OUTPUT,
-    task: TaskOption = None,
+    task: PlatformTaskOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     tta: TtaOption = "auto",
@@ -309,7 +324,7 @@ def _run_case(model: Model, case: Case, output: Path, settings: Settings) -> Non
 def serve(
     source: Annotated[Path, typer.Option("--input", help="The platform's input folder.")] = INPUT,
     output: Annotated[Path, typer.Option("--output", help="The platform's output folder.")] = OUTPUT,
-    task: TaskOption = None,
+    task: PlatformTaskOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     tta: TtaOption = "auto",
@@ -357,7 +372,8 @@ def _tasks_with_weights(weights: Path | None) -> list[str]:
 
 @app.command()
 def info(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False, weights: WeightsOption = None
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    weights: WeightsOption = None,
 ) -> None:
     """Tasks, weights, execution providers and versions."""
     _logging()
@@ -420,7 +436,7 @@ def _verified(place: Path) -> Iterator[Path]:
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="The version, and nothing else.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"segsync {segsync.__version__}\n")

@@ -28,15 +28,19 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Settings of the run, YAML.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the settings, as in --set seed=1.")]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The run's folder.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")]
-MinutesOption = Annotated[
-    float | None, typer.Option("--minutes", min=0.0, help="Stop with a checkpoint after so long; --resume goes on.")
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: --set seed=1.")
 ]
-RunArgument = Annotated[Path, typer.Argument(help="The folder of a fine-tuning.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The run's folder.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run in this folder.")]
+MinutesOption = Annotated[
+    float | None, typer.Option("--minutes", min=0.0, help="Stop with a checkpoint after this time; --resume continues.")
+]
+RunArgument = Annotated[Path, typer.Argument(help="The folder of a fine-tuning run.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", help="Another one than the run's best.")]
+CheckpointOption = Annotated[
+    Path | None, typer.Option("--checkpoint", help="A file other than the run's best checkpoint.")
+]
 PartOfSplit = Literal["validation", "training", "all"]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step, and tracebacks.")]
 
@@ -86,7 +90,7 @@ def stop_after(minutes: float | None) -> Callable[[], bool]:
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="The version, and nothing else.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"segsync-train {segsync.__version__}\n")
@@ -145,7 +149,7 @@ def finetune(
 def tune(
     run: RunArgument,
     checkpoint: CheckpointOption = None,
-    cases: Annotated[int | None, typer.Option("--cases", min=1, help="So many synthetic cases, drawn anew.")] = None,
+    cases: Annotated[int | None, typer.Option("--cases", min=1, help="Draw this many synthetic cases instead.")] = None,
     device: DeviceOption = "auto",
     verbose: Verbose = False,
 ) -> None:
@@ -179,20 +183,30 @@ def export(
 
 @app.command()
 def evaluate(
-    source: Annotated[Path, typer.Argument(help="A run, a folder of weights, or with --references of predictions.")],
+    source: Annotated[
+        Path, typer.Argument(help="A run or a folder of weights; with --references, a folder of predictions.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the scores.")],
-    references: Annotated[Path | None, typer.Option("--references", help="Folder of label maps so named.")] = None,
-    label: Annotated[list[str] | None, typer.Option("--label", help="VALUE=NAME; else all of --references.")] = None,
+    references: Annotated[
+        Path | None, typer.Option("--references", help="Folder of label maps, named as the predictions are.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="VALUE=NAME", help="Labels to score; else all in --references."),
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder of labelled cases instead of the run's.")] = None,
     layout: Annotated[str, typer.Option("--layout", help="Layout of --data, as in `datasets`.")] = "nnunet",
     channel: Annotated[
-        list[str] | None, typer.Option("--channel", help="MODEL=DATA where --data has another name for it: ct=mr.")
+        list[str] | None,
+        typer.Option("--channel", metavar="MODEL=DATA", help="A channel that --data names otherwise: ct=mr."),
     ] = None,
     part: Annotated[PartOfSplit, typer.Option("--part", help="Which cases of the run's own split.")] = "validation",
-    rules: Annotated[str | None, typer.Option("--rules", help="A challenge's; else those of the task.")] = None,
+    rules: Annotated[
+        str | None, typer.Option("--rules", help="isles22, isles24, atlas or aims-tbi; else the task's.")
+    ] = None,
     checkpoint: CheckpointOption = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
-    masks: Annotated[bool, typer.Option("--masks", help="Keep what was found below OUTPUT/masks.")] = False,
+    masks: Annotated[bool, typer.Option("--masks", help="Keep the masks, in OUTPUT/masks.")] = False,
     device: DeviceOption = "auto",
     verbose: Verbose = False,
 ) -> None:
@@ -213,11 +227,12 @@ def evaluate(
 @app.command()
 def compare(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Folders of `evaluate`; NAME=FOLDER names its system anew.")
+        list[str],
+        typer.Argument(metavar="RUN...", help="Folders that `evaluate` wrote; NAME=FOLDER renames the system."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables, figures and index.html.")],
     reference: Annotated[
-        str | None, typer.Option("--reference", help="System that others are tested against; else 3D-SegSync.")
+        str | None, typer.Option("--reference", help="System to test the others against; else 3D-SegSync.")
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Set the paper's numbers and its order beside them.")] = False,
     verbose: Verbose = False,
@@ -239,12 +254,15 @@ def synthesize(
     task: Annotated[str, typer.Option("--task", help="What is drawn: isles22, isles24, aims-tbi, isles26 or brain.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cases, in nnU-Net's format.")],
     n: Annotated[int, typer.Option("--n", min=1, help="Number of cases.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first case; the next has the next number.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of the first case; the others count up from it.")
+    ] = 0,
     sources: Annotated[
         Path, typer.Option("--sources", help="Folder of brain-label-maps, lesion-masks-soop and lesion-masks-lesymap.")
     ] = Path("../shared/data"),
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Keep the prepared sources: the next call starts in seconds.")
+        Path | None,
+        typer.Option("--cache", help="Folder to keep the prepared sources in: the next call starts in seconds."),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -259,8 +277,8 @@ def synthesize(
 
 @app.command()
 def datasets(
-    name: Annotated[str | None, typer.Argument(help="A data set, or the formats nnunet and bids.")] = None,
-    folder: Annotated[Path | None, typer.Argument(help="A folder to check whether it is that data set.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A data set, or the format nnunet or bids.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="A folder to check against it.")] = None,
     verbose: Verbose = False,
 ) -> None:
     """List the data sets that can be read, describe one, or check a folder and say what is wrong with it."""
