@@ -18,6 +18,8 @@ from segsync.record import Report
 
 #: Rows of the table; further lesions are summed up in one line, the CSV has them all.
 ROWS = 50
+#: Values of more lines than this are folded away; the JSON has them as well.
+FOLDED = 40
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --faint: #59636e; --line: #d5dbe1; --paper: #fff; --card: #f5f7f9;
@@ -182,10 +184,10 @@ def _caption(report: Report, picture: Picture) -> str:
         if picture.sides
         else "Which side is the patient's right is not known: the image's format does not say."
     )
-    drawn = "Outlined is what was segmented." if report.lesion_count else "No lesion found."
+    drawn = "The outlines show what was segmented." if report.lesion_count else "No lesion found."
     return (
         f"{drawn} {channel}, {picture.shown}, cut along the axial plane of the acquisition. {where} "
-        "z is that of the slice's centre."
+        "z is given at the slice's centre."
     )
 
 
@@ -237,7 +239,7 @@ def _facts(report: Report) -> str:
     window = "×".join(str(side) for side in run.window_size_xyz)
     mirrored = "no mirroring" if run.mirrored_passes <= 1 else f"mean of {run.mirrored_passes} mirrored passes"
     probability = "; ".join(
-        f"{label.name}: up to {label.peak_probability:.0%}, {_ml(label.probability_volume_ml)} before the threshold"
+        f"{label.name}: up to {label.peak_probability:.0%}, summing to {_ml(label.probability_volume_ml)}"
         for label in report.labels.values()
     )
     facts: list[tuple[str, str]] = [
@@ -245,7 +247,7 @@ def _facts(report: Report) -> str:
         ("Reference grid", _shown(f"{grid.channel}: {size} voxels of {spacing} mm")),
         ("Task", _shown(report.task)),
         ("Network", _lines((weights.name, f"licence {weights.licence}", f"sha256 {weights.sha256}", weights.folder))),
-        ("Decision", _shown(f"threshold {weights.threshold:g}, lesions from {weights.min_component_ml:g} ml")),
+        ("Decision", _shown(f"threshold {weights.threshold:g}, smallest lesion {weights.min_component_ml:g} ml")),
         ("Probability", _shown(probability)),
         (
             "Run",
@@ -275,5 +277,6 @@ def _lines(lines: Iterable[str]) -> str:
 
 
 def _pretty(values: dict[str, JsonValue]) -> str:
-    text = json.dumps(values, indent=2, ensure_ascii=False)
-    return f"<pre>{chr(10).join(_shown(line) for line in text.splitlines())}</pre>"
+    lines = json.dumps(values, indent=2, ensure_ascii=False).splitlines()
+    block = f"<pre>{chr(10).join(_shown(line) for line in lines)}</pre>"
+    return block if len(lines) <= FOLDED else f"<details><summary>{len(lines)} lines</summary>{block}</details>"
