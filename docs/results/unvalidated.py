@@ -27,6 +27,8 @@ DOCS = Path(__file__).parents[1]
 #: Each task with the channel that its pictures show, and that channel's place.
 TASKS = {"aims-tbi": ("T1", 0), "isles24": ("Tmax", 2)}
 PICTURED = 8
+#: Colours of the outlines, told apart by the colour-blind as well, on dark and on bright tissue.
+REFERENCE, NETWORK = "#56b4e9", "#ff8c00"
 #: Where cavities are planted: middle in mm, MNI (LPS, XYZ), and radius in mm.
 CAVITIES = {
     "right frontal pole": ((-30.0, -52.0, 10.0), 15.0),
@@ -45,7 +47,7 @@ def main() -> None:
     logging.getLogger("segsync").setLevel(logging.ERROR)
     healthy = {name: Path(file) for name, _, file in (given.partition("=") for given in arguments.t1)}
     lines = [
-        "# What the weights do that no real case has tested",
+        "# Weights that no real case has tested: what they do",
         "",
         f"Written by `make unvalidated-results` (commit {commit()}, CPU). No image of a patient of these tasks was at "
         "hand: not in training, not here. Where synthetic images are unlike a scanner's, these figures say nothing.",
@@ -68,8 +70,9 @@ def main() -> None:
             "",
             f"![Outlines](../images/{picture.name})",
             "",
-            f"{channel} of the first cases with a lesion, in the slice with most of it: reference in green, network in "
-            "red. The patient's left is on the right.",
+            f"{channel} of the first cases with a lesion, in the slice with most of it: reference in blue, network in "
+            f"orange; above, the reference's volume and Dice. {'A missing map is black. ' if channel == 'Tmax' else ''}"
+            "The patient's left is on the right.",
         ]
         if channel == "T1" and healthy:
             model = segsync.load(task, weights=arguments.weights, device="cpu")
@@ -136,7 +139,7 @@ def pictures(scored: Sequence[Scored], place: int) -> Figure:
         image = np.asarray(one.case.image[place][z])
         low, high = np.percentile(one.case.image[place][one.case.tissue], (0.5, 99.5))
         axes.imshow(image, cmap="gray", vmin=low, vmax=high)
-        for mask, colour in ((truth, "#3cdc50"), (one.mask, "#ff463c")):
+        for mask, colour in ((truth, REFERENCE), (one.mask, NETWORK)):
             if mask[z].any():
                 axes.contour(mask[z], levels=[0.5], colors=colour, linewidths=0.9)
         axes.set_title(f"{one.network.volume_ml:.1f} ml, Dice {one.network.dice:.2f}", fontsize=9)
