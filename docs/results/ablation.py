@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hippocampus import CONFIGS, HERE, ROOT, Measured, gain, measure, trained_on, written_by
+from hippocampus import CONFIGS, HERE, ROOT, Measured, gain, measure, seeds_of, trained_on, written_by
 
 from segsync_train.config import NetworkConfig, RunConfig, TransferConfig
 from segsync_train.model import build_network
@@ -67,7 +67,7 @@ def page(measured: dict[str, tuple[Measured, int]], settings: RunConfig, options
         "",
         f"{written_by('ablation', options)}, trained on {device}. The `tiny` preset of five stages on the "
         f"hippocampus set, {100 * options.share:g} % of the labels, from scratch, {settings.steps} steps of "
-        f"{settings.batch} patches, {options.seeds} seed(s), 52 test cases, last weights. Mean Dice of both labels ± "
+        f"{settings.batch} patches, {seeds_of(options)}, 52 test cases, last weights. Mean Dice of both labels ± "
         "standard deviation over cases; in brackets the difference from the network without any block and its 95 % "
         "confidence interval (bootstrap over cases). Training time is that of this run on a shared machine.",
         "",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hippocampus import CONFIGS, ROOT, fine_tuned, pretrained_encoder, written_by
+from hippocampus import CONFIGS, ROOT, fine_tuned, pretrained_encoder, seeds_of, written_by
 
 from segsync_train.compare import compare
 from segsync_train.comparison.order import HOLDS, REVERSED, UNDECIDED, pairs
@@ -186,16 +186,16 @@ def introduction(options: argparse.Namespace) -> str:
     settings = load_settings(RunConfig, CONFIGS / "finetune-fast.yaml", options.set)
     pretraining = load_settings(PretrainConfig, CONFIGS / PEERS, options.pretrain_set)
     return (
-        "# Comparison: the paper's systems by one loop\n\n"
+        "# Comparison: the paper's systems in one training loop\n\n"
         f"{written_by('comparison', options)}: the hippocampus set of the Medical "
         "Segmentation Decathlon, 208 cases to train on and 52 to test, the same for all. Fine-tuning: "
-        f"{settings.steps} steps of {settings.batch} patches, {options.seeds} seed(s), last weights; pretraining: "
+        f"{settings.steps} steps of {settings.batch} patches, {seeds_of(options)}, last weights; pretraining: "
         f"{pretraining.steps} steps of {pretraining.batch} on the training images without labels, the same for all "
         "pretexts, and of them the weights whose held-out loss is lowest. Networks are of sizes that train on two "
         "cores (the budget table has them); the paper's, whose order is held against ours below, are larger ones on "
-        "other data. Systems that share a backbone (`3D-SegSync`, `xLSTM-UNet` and those named `…, xLSTM-UNet`; "
+        "other data.\n\nSystems that share a backbone (`3D-SegSync`, `xLSTM-UNet` and those named `…, xLSTM-UNet`; "
         "`UNETR` and `SwinUNETR` with those named after them) differ in the pretext alone; without one they start "
-        "from scratch. All tests are over the test cases: how much a system's score changes with the seed is not in "
+        "from scratch.\n\nAll tests are over the test cases: how much a system's score changes with the seed is not in "
         "them. Each family of tests is corrected by Holm for itself, so that one pair's p differs between them: "
         "3D-SegSync against every other system (the first tables), each pretext against its own network from scratch, "
         "the paper's pairs, and every system against every other (the map of significance).\n\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from hippocampus import CONFIGS, ROOT, trained_on, written_by
+from hippocampus import CONFIGS, ROOT, seeds_of, trained_on, written_by
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
@@ -217,7 +217,7 @@ def page(measured: dict[str, Measured], heads: Heads, pretrained: RunFolder, opt
         f"Pretraining: {last_step(pretrained)} steps on the {len(heads.training)} training heads in all three "
         "contrasts, without labels "
         "([settings](../../training/configs/pretrain-cross-modality.yaml)). Fine-tuning: one contrast with labels, "
-        f"{last_step(runs[0])} steps, {minutes:.0f} minutes a run, {options.seeds} seed(s), the same for both starts "
+        f"{last_step(runs[0])} steps, {minutes:.0f} minutes a run, {seeds_of(options)}, the same for both starts "
         "([settings](../../training/configs/cross-modality.yaml)). The last weights are scored, once.",
         "",
         "![The three contrasts, and Dice of every pair](../images/cross-modality.png)",

@@ -181,6 +181,11 @@ def written_by(target: str, options: argparse.Namespace) -> str:
     return f"Written by `make {target}{with_options}` at commit {commit()}"
 
 
+def seeds_of(options: argparse.Namespace) -> str:
+    """How many seeds, in words."""
+    return f"{options.seeds} seed{'' if options.seeds == 1 else 's'}"
+
+
 def figure(measured: dict[tuple[float, str], Measured]) -> Figure:
     """Dice against the share of labels, with 95 % intervals over test cases."""
     drawn = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -221,9 +226,10 @@ def page(
         "MRI crops, anterior and posterior hippocampus; 208 to train on, 52 to test, by the seed of the split. "
         f"Pretraining: {state[-1]['step']} steps on the 208 images without labels "
         "([settings](../../training/configs/pretrain-hippocampus.yaml)). Fine-tuning: "
-        f"{settings.steps} steps of {settings.batch} patches each, {60 * hours:.0f} minutes a run, {arguments.seeds} "
-        "seed(s), the same for every row ([settings](../../training/configs/finetune-fast.yaml)). The last weights are "
-        "scored, once: nothing was chosen on the test cases.",
+        f"{settings.steps} steps of {settings.batch} patches each, {60 * hours:.0f} minutes a run, "
+        f"{seeds_of(arguments)}, the same for every row "
+        "([settings](../../training/configs/finetune-fast.yaml)). The last weights are scored, once: nothing was "
+        "chosen on the test cases.",
         "",
         "![Dice against the share of labels](../images/hippocampus.png)",
         "",
@@ -239,7 +245,7 @@ def page(
         "",
         headroom(measured),
         "",
-        "What pretraining learns is another question. With the encoder standing still, a logistic regression on its "
+        "What pretraining learns is another question. With the encoder frozen, a logistic regression on its "
         f"features, voxel by voxel, fitted on the {round(208 * PROBE_SHARE)} cases of {100 * PROBE_SHARE:g} % "
         "([probe.py](../../training/segsync_train/probe.py)), reaches this mean Dice on the test cases:",
         "",
@@ -263,7 +269,7 @@ def verdict(measured: dict[tuple[float, str], Measured]) -> str:
         for start, (name, _) in STARTS.items()
         if start != "none" and gain(measured[share, start], measured[share, "none"])[1] > 0
     ]
-    caution = "The intervals hold the differences between cases, not those between repetitions of a training."
+    caution = "The intervals cover the differences between cases, not those between repetitions of a training."
     if better:
         return f"Better than from scratch by an interval that excludes zero: {', '.join(better)}. {caution}"
     return f"No start from pretrained weights is better than from scratch by an interval that excludes zero. {caution}"
@@ -287,8 +293,8 @@ def headroom(measured: dict[tuple[float, str], Measured]) -> str:
     least, most = (measured[share, "none"].dice.mean() for share in (few, many))
     return (
         f"From scratch, {round(many / few)} times the labels ({round(208 * many)} cases instead of "
-        f"{round(208 * few)}) are worth {most - least:+.3f} of Dice. Features that are as good as those of more labels "
-        "have no more than that to give here."
+        f"{round(208 * few)}) are worth {most - least:+.3f} of Dice. Features as good as those learned from all "
+        "labels could give no more than that here."
     )
 
 

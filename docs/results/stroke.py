@@ -170,8 +170,8 @@ def render(
         *table(("change", "Dice", "ml"), shifts),
         "",
         f"Small infarcts put into its healthy tissue, {AT_ONCE} at once in {IMAGES} images of each kind: ellipsoids, "
-        "averaged over the voxels as a scanner does; FLAIR stays as it is, as in the first hours. Dice without what "
-        "was found before; *elsewhere* is what else is newly found.",
+        "averaged over the voxels as a scanner does; FLAIR stays as it is, as in the first hours. Dice leaves out "
+        "what was found before them; *elsewhere* is all else that is newly found.",
         "",
         *table(("mean radius, mm", "volume, ml", "DWI, times", "ADC, times", "found", "Dice", "elsewhere, ml"), spots),
         "",

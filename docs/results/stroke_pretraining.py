@@ -121,9 +121,11 @@ def page(
         "",
         "![Loss and Dice against the steps](../images/stroke-pretraining.png)",
         "",
+        "Mean Dice by the volume of a case's lesions:",
+        "",
         *table(("lesion volume", "cases", *(name for name, _ in STARTS.values())), list(rows(last))),
         "",
-        f"3D-SegSync less scratch over the {with_lesion.sum()} cases with a lesion: {difference} (bootstrap; how "
+        f"3D-SegSync minus scratch over the {with_lesion.sum()} cases with a lesion: {difference} (bootstrap; how "
         "much a repetition of either training would differ is not in it).",
         "",
         "At the end of pretraining, on cases held out from it: of the other volumes "

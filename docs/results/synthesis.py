@@ -34,8 +34,8 @@ Written by `make synthesis-pictures` (commit {commit}). Drawn by the generator o
 anatomical label map and real lesion masks, with the settings and the spacing of each task's recipe
 ([training/configs](../../training/configs), `isles26` with the defaults); seeds 0 to {last}, none left out. The first
 of `isles22` alone is a real patient, the bundled one, to compare with. Axial slices through most of the lesion, which
-is outlined in orange (of the task `brain`, the brain); samples without a lesion show the middle of the brain. A missing
-channel is black. The patient's left is on the right.
+is outlined in orange (for the task `brain`, the brain); samples without a lesion show the middle of the brain. A
+missing channel is black. The patient's left is on the right.
 """
 
 

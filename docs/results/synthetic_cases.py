@@ -115,9 +115,9 @@ def section(spec: ModelSpec, scored: Sequence[Scored]) -> list[str]:
     return [
         f"{len(scored)} cases of seeds that were used neither in training nor in validation, metrics of ISLES'22, "
         f"mean ± standard deviation over cases. *One threshold* is the mask {CONTRASTS[spec.task][0]} that is best for "
-        "all cases with a lesion taken together, as a method without a network could have it. *Best threshold* is "
-        "chosen for each single case with its reference at hand, opened where that helps: nobody can do so well "
-        "on a patient.",
+        "all cases with a lesion taken together: what could be had without a network. *Best threshold* is chosen for "
+        "each single case with its reference at hand, and cleaned by a morphological opening where that helps: nobody "
+        "can do so well on a patient.",
         "",
         *table(head, [by_size(scored, low, high, pair) for low, high in SIZES_ML]),
         "",

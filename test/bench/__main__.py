@@ -18,8 +18,8 @@ PARTS = {"pipeline": pipeline.measure, "mlstm": mlstm.measure}
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 INTRODUCTION = """# Performance
 
-Written by `make bench` at commit {commit} on {processor}. Times are medians of rounds in turn; only the ratios carry
-over to another machine.
+Written by `make bench` at commit {commit} on {processor}. Times are medians over alternating rounds; only the ratios
+carry over to another machine.
 """
 NOT_SHOWN = """## Not yet shown
 

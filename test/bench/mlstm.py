@@ -34,7 +34,7 @@ def measure() -> Iterator[Section]:
     for tokens in (4096, 16_384, 65_536, 262_144):
         forward, both = timed({"here": mlstm_chunkwise}, tokens, device)["here"]
         growth.append((f"{tokens:,}", f"{1e6 * forward / tokens:.2f} µs", f"{1e6 * both / tokens:.2f} µs"))
-    title = "Time a token as the sequence grows (linear: constant)"
+    title = "Time per token as the sequence grows (linear: constant)"
     yield Section(title, ("tokens", "forward", "forward + backward"), tuple(growth))
 
 
