@@ -1,0 +1,31 @@
+"""The documents: their links lead somewhere, and the README's figures are those of the pages that it names."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("weights/*/*.md"), *ROOT.glob("test/input/*.md")]
+)
+LINK = re.compile(r"\]\(([^)#\s]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_within_the_repository_lead_to_files(page: Path) -> None:
+    targets = [target for target in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_figures_of_the_readme_are_those_of_the_pages_it_names() -> None:
+    """Every decimal number of its first screen, and of a row of its table of results, stands on the page linked."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[[\w-]+\]\((docs/\S+\.md)\) (.*)$", text, flags=re.MULTILINE)
+    opening = text.split("\n## ")[0]
+    rows.append(("docs/results/stroke.md", opening[opening.index("*For research") :]))
+    assert len(rows) > 5
+    for page, words in rows:
+        figures = re.findall(r"\d+\.\d+", words)
+        measured = (ROOT / page).read_text(encoding="utf-8")
+        assert [figure for figure in figures if figure not in measured] == [], page
