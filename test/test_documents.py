@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from segsync_train.config import RunConfig
+from segsync_train.settings import load_settings
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("weights/*/*.md"), *ROOT.glob("test/input/*.md")]
@@ -29,3 +32,12 @@ def test_figures_of_the_readme_are_those_of_the_pages_it_names() -> None:
         figures = re.findall(r"\d+\.\d+", words)
         measured = (ROOT / page).read_text(encoding="utf-8")
         assert [figure for figure in figures if figure not in measured] == [], page
+
+
+def test_the_settings_for_data_of_ones_own_are_settings(tmp_path: Path) -> None:
+    """The block of YAML in docs/datasets.md, whose base lies where the text puts the file."""
+    block = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    file = tmp_path / "my-lesions.yaml"
+    file.write_text(block.replace("base: ", f"base: {ROOT / 'training' / 'configs'}/"))
+    config = load_settings(RunConfig, file)
+    assert (config.task, [channel.name for channel in config.channels]) == ("my-lesions", ["flair", "t1"])
