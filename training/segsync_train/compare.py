@@ -25,7 +25,7 @@ from segsync_train.comparison.montage import montage_figure
 from segsync_train.comparison.order import order_table, pairs
 from segsync_train.comparison.page import Chapter, Picture, page
 from segsync_train.comparison.pooling import pool
-from segsync_train.comparison.published import Published, published
+from segsync_train.comparison.published import Published, of_data, published
 from segsync_train.comparison.scores import Setting, read_runs
 from segsync_train.comparison.tables import (
     budget_table,
@@ -81,7 +81,7 @@ def _together(
         written = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
         write_texts({f"{table.name}.{ending}": text for ending, text in written.items()}, output / "tables")
     boxes = "Dice and HD95 by data set. Box: quartiles; line: median; dots: cases."
-    if paper:
+    if any(of_data(tuple(paper), setting.data) for setting in settings if not setting.crossed):
         boxes += " Diamonds: means that the paper gives, of other cases."
     pictures = [_saved("by-data", data_figure(settings, look, paper), boxes, output)]
     if any(setting.crossed for setting in settings):
