@@ -87,6 +87,31 @@ def test_a_killed_run_goes_on_to_the_same_weights(cases: Path, unbroken: Path, t
     assert_same(weights(folder), weights(unbroken))
 
 
+@pytest.mark.parametrize("killed_at", ["_train_step", "_save"])
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
+    killed_at: str, cases: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of `--resume` and a new start may send the person to the other. Without the checkpoint that it once had a
+    run is not begun again: its best weights would be lost."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(f"segsync_train.finetune._FineTuning.{killed_at}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(run_config(cases), folder)
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 2, "train/lo')
+    assert finetune(run_config(cases), folder, resume=True).finished
+    assert_same(weights(folder), weights(unbroken))
+    assert [line["step"] for line in read_log(folder)] == [line["step"] for line in read_log(unbroken)]
+    (folder / "checkpoints" / "last.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"last\.safetensors: expected a checkpoint, found no such file"):
+        finetune(run_config(cases), folder, resume=True)
+
+
 def test_a_run_goes_on_for_longer_but_not_on_other_cases(cases: Path, unbroken: Path, tmp_path: Path) -> None:
     """A case that has trained would validate; nothing of the run is touched where that is asked."""
     folder = Path(shutil.copytree(unbroken, tmp_path / "run"))

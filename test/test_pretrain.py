@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,20 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
     assert_same(best(tmp_path / "run"), best(unbroken))
     kept = [{k: v for k, v in line.items() if "per_second" not in k} for line in read_log(tmp_path / "run")]
     assert kept == [{k: v for k, v in line.items() if "per_second" not in k} for line in read_log(unbroken)]
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
+    cases: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segsync_train.pretrain._Pretraining._save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(pretrain_config(cases), tmp_path / "run")
+    assert pretrain(pretrain_config(cases), tmp_path / "run", resume=True).finished
+    assert_same(last(tmp_path / "run"), last(unbroken))
 
 
 def test_everything_that_dinov2_adds_goes_on_as_well(cases: Path, tmp_path: Path) -> None:

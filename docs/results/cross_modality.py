@@ -112,7 +112,7 @@ def pretrained_encoder(cases: Path, heads: Heads, options: argparse.Namespace) -
     ]
     config = load_settings(PretrainConfig, CONFIGS / "pretrain-cross-modality.yaml", [*where, *options.pretrain_set])
     folder = RunFolder(options.runs / "pretrain")
-    pretrain(config, folder.folder, resume=folder.last.is_file())
+    pretrain(config, folder.folder, resume=folder.begun)
     return folder
 
 
@@ -133,7 +133,7 @@ def measure(start: str, cases: Path, heads: Heads, pretrained: Path, options: ar
             ]
             config = load_settings(RunConfig, CONFIGS / "cross-modality.yaml", [*where, *options.set])
             folder = RunFolder(options.runs / f"{start}-{trained}-{seed}")
-            finetune(config, folder.folder, resume=folder.last.is_file())
+            finetune(config, folder.folder, resume=folder.begun)
             speeds = [line["train/steps_per_second"] for line in read_log(folder.folder) if "train/loss" in line]
             minutes.append(config.steps / float(np.mean(speeds)) / 60)
             runs.append(folder)

@@ -105,7 +105,7 @@ def pretrained_encoder(
     where = [f"data.folders=[{{folder: {data}, layout: nnunet}}]", f"data.exclude=[{excluded}]"]
     folder = RunFolder(run)
     chosen = load_settings(PretrainConfig, CONFIGS / config, [*where, *overrides])
-    pretrain(chosen, folder.folder, resume=folder.last.is_file())
+    pretrain(chosen, folder.folder, resume=folder.begun)
     return folder
 
 
@@ -118,7 +118,7 @@ def fine_tuned(
     title = f"{name}, {100 * share:g} % of the labels, seed {seed}"
     changed = {"name": title, "seed": seed, "data": data, "transfer": transfer, "validation": validation}
     folder = RunFolder(runs / f"{name}-{100 * share:g}-{seed}")
-    finetune(settings.model_copy(update=changed), folder.folder, resume=folder.last.is_file())
+    finetune(settings.model_copy(update=changed), folder.folder, resume=folder.begun)
     return folder
 
 

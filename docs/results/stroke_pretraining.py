@@ -43,7 +43,7 @@ def main() -> None:
     where = [f"data.sources={options.sources}", f"data.cache={options.cache}"]
     encoder = RunFolder(options.runs / "pretrain")
     chosen = load_settings(PretrainConfig, CONFIGS / "pretrain-isles22.yaml", [*where, *options.pretrain_set])
-    pretrain(chosen, encoder.folder, resume=encoder.last.is_file())
+    pretrain(chosen, encoder.folder, resume=encoder.begun)
     settings = load_settings(RunConfig, CONFIGS / "isles22-easy.yaml", [*where, *options.set])
     runs = {start: fine_tuned(settings, start, encoder.best, options.runs) for start in STARTS}
     figure(runs).savefig(DOCS / "images" / "stroke-pretraining.png", dpi=150)
@@ -61,7 +61,7 @@ def fine_tuned(settings: RunConfig, start: str, encoder: Path, runs: Path) -> Ru
         "validation": settings.validation.model_copy(update={"every": -(-settings.steps // TIMES)}),
     }
     folder = RunFolder(runs / start)
-    finetune(settings.model_copy(update=changed), folder.folder, resume=folder.last.is_file())
+    finetune(settings.model_copy(update=changed), folder.folder, resume=folder.begun)
     return folder
 
 

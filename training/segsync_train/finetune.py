@@ -22,7 +22,6 @@ from segsync.errors import ResourceError, SegsyncError
 from segsync_train.augment import Augmentation
 from segsync_train.checkpoints import (
     Checkpoint,
-    load_checkpoint,
     load_network,
     load_optimiser,
     optimiser_tensors,
@@ -90,13 +89,13 @@ def _run(config: RunConfig, run: RunFolder, group: Processes, resume: bool, shou
     seed_everything(config.seed)
     # oneDNN's and cuDNN's 3D convolutions are two to four times faster with channels innermost.
     network = build_network(config).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    checkpoint = load_checkpoint(run.last) if resume else None
+    checkpoint = run.newest(config.checkpoint_every) if resume else None
     inherited = transfer(network, config.transfer, config) if checkpoint is None else None
     data = open_data(config, run.folder, group)
-    if checkpoint is None:
-        run.create(config)
+    if resume:
+        run.reopen(config, 0 if checkpoint is None else checkpoint.state["step"])
     else:
-        run.reopen(config, checkpoint.state["step"])
+        run.create(config)
     if group.main:
         for value, name in labels_in_none(data.validation, config.labels).items():
             log.warning(

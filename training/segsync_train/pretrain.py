@@ -23,7 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 from segsync.errors import InputError, ResourceError, SegsyncError
 from segsync_train.checkpoints import (
     Checkpoint,
-    load_checkpoint,
     load_network,
     load_optimiser,
     optimiser_tensors,
@@ -90,12 +89,12 @@ def _run(
     seed_everything(config.seed)
     # oneDNN's and cuDNN's 3D convolutions are two to four times faster with channels innermost.
     model = build_pretext(config, group).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    checkpoint = load_checkpoint(run.last) if resume else None
+    checkpoint = run.newest(config.checkpoint_every) if resume else None
     volumes = open_volumes(config, run.folder, group)
-    if checkpoint is None:
-        run.create(config)
+    if resume:
+        run.reopen(config, 0 if checkpoint is None else checkpoint.state["step"])
     else:
-        run.reopen(config, checkpoint.state["step"])
+        run.create(config)
     training = _Pretraining(config, run, volumes, model, device, group, checkpoint)
     try:
         return training.run_to_end(should_stop)

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from torch.utils.tensorboard import SummaryWriter
 
 from segsync.errors import InputError, OutputError
-from segsync_train.checkpoints import why_not
+from segsync_train.checkpoints import Checkpoint, load_checkpoint, why_not
 from segsync_train.settings import Settings, differences, dump_settings, load_settings, short
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,11 @@ class RunFolder:
         self._board: SummaryWriter | None = None
 
     @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run, to go on with by `--resume`."""
+        return (self.folder / CONFIG_FILE).is_file()
+
+    @property
     def last(self) -> Path:
         """The newest checkpoint: everything that `--resume` needs."""
         return self.folder / "checkpoints" / "last.safetensors"
@@ -60,9 +65,20 @@ class RunFolder:
         """The folder of pictures."""
         return self.folder / "figures"
 
+    def newest(self, checkpoint_every: int) -> Checkpoint | None:
+        """The checkpoint to go on from; None where the run was ended before its first, and so begins again.
+
+        Raises WeightsError where it is missing although the run has come past `checkpoint_every` steps, or is none.
+        """
+        steps = [step for step in map(_step_of, self._lines()) if math.isfinite(step)]
+        if self.begun and not self.last.exists() and max(steps, default=0) <= checkpoint_every:
+            log.info("%s: no checkpoint yet, so the run begins again", self.folder)
+            return None
+        return load_checkpoint(self.last)
+
     def create(self, settings: BaseModel) -> None:
         """Start anew; raises InputError where the folder already holds a run, OutputError where it cannot be made."""
-        if self.main and (self.folder / CONFIG_FILE).exists():
+        if self.main and self.begun:
             raise InputError(
                 f"{self.folder}: already holds a run; add --resume to go on with it, or choose another folder"
             )
@@ -83,13 +99,24 @@ class RunFolder:
     def reopen(self, settings: BaseModel, step: int) -> None:
         """Go on after `step`: what was logged after it is forgotten, since it will be done again."""
         if self.main:
-            path = self.folder / LOG_FILE
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            kept = [line for line in lines if _step_of(line) <= step]
-            part = path.with_name(f".{LOG_FILE}.part")
-            part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            part.replace(path)
+            kept = [line for line in self._lines() if _step_of(line) <= step]
+            self._write(LOG_FILE, "".join(f"{line}\n" for line in kept))
         self._open(settings, step)
+
+    def _lines(self) -> list[str]:
+        path = self.folder / LOG_FILE
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+    def _write(self, name: str, text: str) -> None:
+        """Write a file of the folder, whole or not at all; raises OutputError."""
+        part = self.folder / f".{name}.part"
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(self.folder / name)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder / name}: expected to write it, found {why_not(self.folder, error)}"
+            ) from error
 
     def _open(self, settings: BaseModel, step: int) -> None:
         if not self.main:
@@ -97,7 +124,7 @@ class RunFolder:
         try:
             self.figures.mkdir(parents=True, exist_ok=True)
             self.last.parent.mkdir(exist_ok=True)
-            (self.folder / CONFIG_FILE).write_text(dump_settings(settings), encoding="utf-8")
+            self._write(CONFIG_FILE, dump_settings(settings))
             self._log = (self.folder / LOG_FILE).open("a", encoding="utf-8")
             self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         except OSError as error:
@@ -145,7 +172,7 @@ def settings_of(
         if config is None:
             raise InputError("expected the settings of the run, found none; give --config FILE")
         return load_settings(model, config, overrides)
-    if not (output / CONFIG_FILE).is_file():
+    if not RunFolder(output).begun:
         raise InputError(f"{output}: expected a run to go on with, found none; leave out --resume")
     settings = load_settings(model, output / CONFIG_FILE, overrides)
     if config is not None:
