@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +19,11 @@ from segsync.errors import InputError, OutputError, WeightsError
 from segsync_train.checkpoints import load_checkpoint, save_checkpoint
 from segsync_train.config import TransferConfig
 from segsync_train.data.loader import batches
-from segsync_train.finetune import finetune
+from segsync_train.finetune import _FineTuning, finetune
 from segsync_train.model import build_network, transfer
 from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.runs import read_log
-from segsync_train.validation import CaseScore, summary
+from segsync_train.validation import CaseScore, summary, validate
 from training_cases import run_config, run_settings, write_cases
 
 
@@ -123,6 +125,30 @@ def test_a_run_goes_on_for_longer_but_not_on_other_cases(cases: Path, unbroken: 
     outcome = finetune(run_config(cases, steps=8), folder, resume=True)
     assert (outcome.step, outcome.finished) == (8, True)
     assert "steps: 8" in (folder / "config.yaml").read_text().splitlines()
+
+
+def test_a_validation_between_two_lines_of_the_log_costs_no_step_its_time(
+    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of one second, validations of a hundred, after the third of four steps: one step a second all the while."""
+    clock = [0.0]
+    monkeypatch.setattr("segsync_train.finetune.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def taking(seconds: float, done: Callable[..., Any]) -> Callable[..., Any]:
+        def then(*arguments: Any) -> Any:
+            clock[0] += seconds
+            return done(*arguments)
+
+        return then
+
+    monkeypatch.setattr(_FineTuning, "_train_step", taking(1.0, _FineTuning._train_step))
+    monkeypatch.setattr("segsync_train.finetune.validate", taking(100.0, validate))
+    config = run_config(cases, steps=8, log_every=4, checkpoint_every=8, validation={"every": 3, "overlays": 0})
+    finetune(config, tmp_path / "run")
+    speeds = [line["train/steps_per_second"] for line in read_log(tmp_path / "run") if "train/loss" in line]
+    assert speeds == pytest.approx([1.0, 1.0])
+    last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors")
+    assert last.state["hours"] == pytest.approx(8 / 3600)
 
 
 def test_a_label_that_no_validation_case_holds_does_not_raise_the_score(

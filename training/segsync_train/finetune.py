@@ -220,6 +220,7 @@ class _FineTuning:
     def _validate(self) -> None:
         """Score this process's share of the cases, keep the best weights, draw the first cases."""
         config, network = self.config, self.ema.module if self.ema is not None else self.network
+        began = time.monotonic()
         predictor = foreground_predictor(network, self.device, partial(autocast, self.dtype, self.device))
         windows = windows_of(config.patch_zyx, self.network.multiple_zyx, config.validation.overlap)
         mine = range(self.group.rank, len(self.data.validation), self.group.count)
@@ -239,7 +240,7 @@ class _FineTuning:
             self.best, self.waited = means["validation/score"], 0
             if self.group.main:
                 save_checkpoint(self.run.best, _named("network", network.state_dict()), self._state())
-        self._clock = time.monotonic()
+        self._clock += time.monotonic() - began  # the steps since the log's last line still count
 
     def _given_up(self) -> bool:
         patience = self.config.validation.patience

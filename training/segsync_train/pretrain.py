@@ -268,6 +268,7 @@ class _Pretraining:
         Until the pretext is settled the newest counts as the lowest. Weights with a sign of collapse never do: a
         constant may have the lowest loss of all.
         """
+        began = time.monotonic()
         losses, features = [], []
         self.model.eval()
         for output in self._held_out():
@@ -284,7 +285,7 @@ class _Pretraining:
             self.best, self.waited = loss, 0
             if self.group.main:
                 save_checkpoint(self.run.best, self._encoder(), self._state())
-        self._clock = time.monotonic()
+        self._clock += time.monotonic() - began  # the steps since the log's last line still count
 
     @torch.no_grad()
     def _held_out(self) -> Iterator[StepOutput]:
