@@ -1,6 +1,7 @@
 """From the settings' `data` to cases: labelled folders, or synthetic cases drawn as they are needed."""
 
 import logging
+import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from segsync_train.data.patches import CaseSource, FolderSource
 from segsync_train.data.synthesis import Generator, SynthesisSources, SyntheticCase, load_sources
 from segsync_train.devices import Processes
 from segsync_train.progress import StepProgress
+from segsync_train.runs import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,10 @@ def _synthetic(config: RunConfig, data: SyntheticData, folder: Path, group: Proc
     source = SyntheticSource(config, data, data.cache or kept)
     names = [f"validation-{data.validation_seed}-{number}" for number in range(data.validation_cases)]
     with group.first(), StepProgress("drawing validation cases", len(names), quiet=not group.main) as progress:
+        if group.main and not RunFolder(folder).begun:
+            # A start that came to nothing leaves its cases, perhaps of settings that were corrected since.
+            for left in kept.glob("validation-*"):
+                shutil.rmtree(left)
         for number, name in enumerate(names):
             if not (kept / name).is_dir():
                 store_case(source.draw(VALIDATION, data.validation_seed, number), kept / name)

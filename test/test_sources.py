@@ -1,0 +1,37 @@
+"""Synthetic cases of a run: its validation cases are those of its own settings."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segsync_train.data.cases import LabelledCase, make_case
+from segsync_train.data.sources import SyntheticSource, open_data
+from segsync_train.devices import Processes
+from segsync_train.runs import RunFolder
+from training_cases import run_config
+
+
+def test_validation_cases_of_a_start_that_failed_are_not_those_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended while its cases were drawn, a start leaves them behind, perhaps of other settings; a run keeps its own."""
+    drawn = []
+
+    def draw(source: SyntheticSource, *words: int) -> LabelledCase:
+        drawn.append(words)
+        cube = np.ones((4, 4, 4), dtype=np.uint8)
+        return make_case("cube", cube[None].astype(np.float32), cube, cube > 0, source.config.spacing_zyx)
+
+    monkeypatch.setattr(SyntheticSource, "draw", draw)
+    data = {"kind": "synthetic", "sources": str(tmp_path), "validation_cases": 2}
+    first, second = (run_config(tmp_path, data=data, spacing_zyx=[mm] * 3) for mm in (2, 1))
+    run = RunFolder(tmp_path / "run")
+    assert open_data(first, run.folder, Processes()).validation[0].spacing_zyx == (2, 2, 2)
+    for case in open_data(second, run.folder, Processes()).validation:
+        assert case.spacing_zyx == (1, 1, 1)
+    assert len(drawn) == 4
+    with run:
+        run.create(second)
+    assert len(open_data(second, run.folder, Processes()).validation) == 2
+    assert len(drawn) == 4
