@@ -104,6 +104,20 @@ def test_several_labels_are_averaged_within_each_case_first(tmp_path: Path) -> N
     assert (mean["lesion_count_difference"].n, mean["lesion_count_difference"].mean) == (2, 0)
 
 
+def test_a_label_that_was_missed_does_not_lower_the_mean_distance() -> None:
+    """Case 1 misses label b, case 2 has none of it, case 3 finds it 5 mm off: the mean is of two cases."""
+    exact, moved, missed, nothing = (
+        score(square(4, one) > 0, square(place, other) > 0, (1, 1, 1), ISLES22)
+        for one, place, other in ((4, 4, 4), (4, 9, 4), (4, 4, 0), (0, 4, 0))
+    )
+    rows = [Row(case, label, "ab"[label - 1], scores) for case, label, scores in (
+        ("1", 1, exact), ("1", 2, missed), ("2", 1, moved), ("2", 2, nothing), ("3", 1, exact), ("3", 2, moved),
+    )]  # fmt: skip
+    distance = group(summarise(rows), "mean of labels").metrics["hd_mm"]
+    assert (distance.n, distance.undefined) == (2, 1)
+    assert distance.mean == pytest.approx((5 + 2.5) / 2)
+
+
 def test_a_label_that_no_reference_holds_is_left_out_of_the_mean(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

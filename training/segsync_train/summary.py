@@ -84,6 +84,7 @@ class Group:
 def summarise(rows: Sequence[Row]) -> list[Group]:
     """Statistics of each label, and with several labels of the mean over them in each case (the paper's `Avg`).
 
+    The mean of a case in which a label was missed has no distance and is counted as undefined.
     Where the references of some cases lack a label, its cases with and without it are summarised apart as well. A label
     that no reference holds is left out of the mean: there Dice is 1 wherever nothing is found.
     """
@@ -103,8 +104,7 @@ def summarise(rows: Sequence[Row]) -> list[Group]:
             if row.label not in nowhere:
                 cases.setdefault(row.case, []).append(row.scores)
         means = {
-            metric: Statistic.of(_mean(getattr(one, metric) for one in scores) for scores in cases.values())
-            for metric in METRICS
+            metric: Statistic.of(_mean_of_labels(scores, metric) for scores in cases.values()) for metric in METRICS
         }
         groups.append(Group(0, "mean of labels", "all", means))
     return groups
@@ -117,10 +117,15 @@ def never_held(rows: Sequence[Row]) -> dict[int, str]:
     return {label: name for label, name in labels.items() if label not in held} if held else {}
 
 
-def _mean(values: Iterable[float]) -> float:
-    """The mean of what is a number among the values; NaN where nothing is."""
-    mean = Statistic.of(values).mean
-    return math.nan if mean is None else mean
+def _mean_of_labels(scores: Sequence[Scores], metric: str) -> float:
+    """The mean over one case's labels; NaN where there is nothing to average.
+
+    A label that is undefined because the reference has none of it is left out. Undefined though the reference has it,
+    as the distance to a label that was missed, it makes the mean NaN: whoever finds less must not gain by it.
+    """
+    values = [getattr(one, metric) for one in scores]
+    counted = [value for value, one in zip(values, scores, strict=True) if one.lesions or not math.isnan(value)]
+    return float(np.mean(counted)) if counted else math.nan
 
 
 def _group(
