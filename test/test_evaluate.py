@@ -384,6 +384,11 @@ def test_the_command_says_what_is_wrong_and_ends_with_3(
         ((predictions, *output, "--references", references, "--rules", "best"), "--rules: expected one of isles22"),
         ((predictions, *output, "--references", references, "--data", references), "found both"),
         ((weights, *output), "give --data FOLDER"),
+        ((weights, *output, "--data", references, "--checkpoint", "x"), "--checkpoint belongs to a run, found with"),
+        ((weights, *output, "--data", references, "--label", "1=lesion"), "--label belongs to --references"),
+        ((weights, *output, "--data", references, "--part", "all"), "--part belongs to the cases of a run's own split"),
+        ((weights, *output, "--layout", "bids"), "--layout belongs to --data"),
+        ((predictions, *output, "--references", references, "--masks"), "--masks belongs to a network"),
         ((weights, *output, "--data", references, "--layout", "isles22"), "expected channels among dwi, adc, flair"),
     ):
         assert run(monkeypatch, *arguments) == 3

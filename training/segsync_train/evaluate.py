@@ -314,12 +314,26 @@ def evaluate(
     labels: of the references, values and names; None takes the values they hold. data, layout: a folder of cases
     instead of the run's own; channels: what it calls the model's channels; part: which of its own. rules: a name of
     `metrics.RULES`; None takes those of the model's task. checkpoint: another one than the run's best. masks: keep
-    what was found. Returns the summary and the rules.
+    what was found. Returns the summary and the rules. Raises InputError for what would be passed over: an option that
+    does not belong to what is scored.
     """
     if rules is not None and rules not in RULES:
         raise InputError(f"--rules: expected one of {', '.join(RULES)}, found {rules!r}")
     if references is not None and data is not None:
         raise InputError("expected --references for a folder of predictions or --data for a network, found both")
+    network = references is None
+    own = network and not (source / SPEC_FILE).is_file()
+    for option, given, belongs, what in (
+        ("--checkpoint", checkpoint is not None, own, "a run"),
+        ("--mirror", mirror, network, "a network"),
+        ("--masks", masks, network, "a network"),
+        ("--channel", bool(channels), network, "a network"),
+        ("--label", bool(labels), not network, "--references"),
+        ("--layout", layout != "nnunet", data is not None, "--data"),
+        ("--part", part != "validation", network and data is None, "the cases of a run's own split"),
+    ):
+        if given and not belongs:
+            raise InputError(f"{option} belongs to {what}, found with {source}; leave it out")
     make_folder(output)
     weights: Weights | None = None
     if references is not None:
