@@ -103,6 +103,10 @@ def test_overrides_reach_every_depth(tmp_path: Path) -> None:
         ("transfer.mode=full", "mode 'full' needs a checkpoint"),
         ("data.fold=5", "found 5"),
         ("data.fold=2", "fold 2 is one of none; give folds"),
+        (
+            "data={kind: folder, folder: x, folds: 5, training_cases: [a], validation_cases: [b]}",
+            "folds and training_cases both divide the cases; give one of them",
+        ),
         ("augmentation.zoom=[2, 0]", "augmentation.zoom.1: Input should be greater than 0; found 0"),
         ("augmentation.zoom=[1.25, 0.8]", "zoom: expected the smaller value first; found [1.25, 0.8]"),
         ("augmentation.smooth_sigma=[1, 0.5]", "smooth_sigma: expected the smaller value first; found [1, 0.5]"),

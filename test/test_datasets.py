@@ -144,6 +144,15 @@ def test_cases_whose_labels_are_held_back_neither_train_nor_validate(tmp_path: P
         check_files(find_cases("whspp-ct", folder, ["ct"]), config, folder)
 
 
+def test_a_share_of_the_labels_is_taken_of_named_cases_as_well() -> None:
+    """Half of four named cases: the first two, as they stand in the settings; those that validate all stay."""
+    cases = [CaseFiles(name, {"t1": Path(name)}, Path(name)) for name in "abcdef"]
+    data = FolderData(folder=Path(), training_cases=("d", "b", "a", "c"), validation_cases=("e", "f"), labelled=0.5)
+    split = split_cases(cases, data)
+    assert [case.name for case in split.training] == ["d", "b"]
+    assert [case.name for case in split.validation] == ["e", "f"]
+
+
 @pytest.mark.parametrize("value", [300, 3])
 def test_a_value_that_the_set_has_not_is_told_when_a_case_is_prepared(value: int, tmp_path: Path) -> None:
     """Also one that is a number of the settings: in the files it means something else, or nothing."""

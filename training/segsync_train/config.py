@@ -64,7 +64,7 @@ class FolderData(Frozen):
     split_seed: int = 0
     #: Share of the training cases whose labels are used, at least one case; the smaller is part of the larger.
     labelled: Annotated[float, Field(gt=0, le=1)] = 1.0
-    #: Case names to use instead of the seeded split.
+    #: Case names to use instead of the seeded split; of `training_cases` `labelled` takes the first part.
     training_cases: tuple[str, ...] = ()
     validation_cases: tuple[str, ...] = ()
     #: Preprocessed cases; None keeps them in the run's folder.
@@ -78,6 +78,8 @@ class FolderData(Frozen):
             raise ValueError(f"fold {self.fold} is one of none; give folds, their number, as well")
         if bool(self.training_cases) != bool(self.validation_cases):
             raise ValueError("training_cases and validation_cases belong together; give both or none")
+        if self.training_cases and self.folds is not None:
+            raise ValueError("folds and training_cases both divide the cases; give one of them")
         both = sorted(set(self.training_cases) & set(self.validation_cases))
         if both:
             raise ValueError(f"case {both[0]} is in training_cases and in validation_cases")

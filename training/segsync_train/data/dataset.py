@@ -99,7 +99,7 @@ def split_cases(cases: Sequence[CaseFiles], data: FolderData) -> Split:
         else:
             count = round(len(order) * data.validation)
             validation, training = order[:count], order[count:]
-        training = training[: max(1, round(len(training) * data.labelled))]
+    training = training[: max(1, round(len(training) * data.labelled))]
     for part, name in ((training, "training"), (validation, "validation")):
         if not part:
             raise InputError(
