@@ -63,7 +63,8 @@ class Augmentation:
         if rng.random() >= self.config.rotate_zoom:
             return self.patch_zyx
         reach = max(1.0, 1 / self.config.zoom[0]) * (1 + math.sin(math.radians(min(self.config.degrees, 45.0))) / 2)
-        z, y, x = (math.ceil(side * reach) for side in self.patch_zyx)
+        # One voxel more at the least: by the size `__call__` knows that the window is to be turned and zoomed.
+        z, y, x = (max(side + 1, math.ceil(side * reach)) for side in self.patch_zyx)
         return z, y, x
 
     def __call__(self, image: Array, label: Labels, rng: np.random.Generator) -> tuple[Array, Labels]:
