@@ -1,11 +1,14 @@
-"""Synthetic cases of a run: its validation cases are those of its own settings."""
+"""Cases as runs keep them: validation cases of their own settings, and whole ones whoever else writes them."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from segsync_train.data.cases import LabelledCase, make_case
+from segsync_train.data.cases import LabelledCase, make_case, open_case, store_case
 from segsync_train.data.sources import SyntheticSource, open_data
 from segsync_train.devices import Processes
 from segsync_train.runs import RunFolder
@@ -35,3 +38,34 @@ def test_validation_cases_of_a_start_that_failed_are_not_those_of_the_next(
         run.create(second)
     assert len(open_data(second, run.folder, Processes()).validation) == 2
     assert len(drawn) == 4
+
+
+def test_a_case_is_whole_while_another_process_of_the_same_number_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first processes of two containers are both number 1: one is through while the other has begun an image."""
+    cube = np.ones((4, 4, 4), dtype=np.uint8)
+    case = make_case("cube", cube[None].astype(np.float32), cube, cube > 0, (1, 1, 1))
+    half, on, save = threading.Event(), threading.Event(), np.save
+    other = threading.Thread(target=store_case, args=(case, tmp_path / "cube"))
+
+    def slowly(path: Path, array: npt.NDArray[Any]) -> None:
+        if threading.current_thread() is other and path.name == "image.npy":
+            with path.open("wb") as file:
+                half.set()
+                on.wait(30)
+                save(file, array)
+            return
+        if threading.current_thread() is not other and path.name == "label.npy":
+            other.start()
+            half.wait(30)
+        save(path, array)
+
+    monkeypatch.setattr(np, "save", slowly)
+    store_case(case, tmp_path / "cube")
+    try:
+        assert np.array_equal(open_case(tmp_path / "cube").image, case.image)
+    finally:
+        on.set()
+        other.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["cube"]

@@ -5,11 +5,11 @@ import io
 import json
 import logging
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import numpy as np
 from rich.table import Table
@@ -175,7 +175,7 @@ def write_texts(texts: Mapping[str, str], folder: Path) -> None:
     make_folder(folder)
     try:
         for name, text in texts.items():
-            part = folder / f".{name}.{os.getpid()}.part"
+            part = folder / f".{name}.{uuid4().hex}.part"
             part.write_text(text, encoding="utf-8")
             part.replace(folder / name)
     except OSError as error:

@@ -1,10 +1,10 @@
 """Preprocessed cases: what a patch is cut from, and how they lie on the disk for any number of readers."""
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -89,9 +89,10 @@ def _draw(mask: Mask, count: int, rng: np.random.Generator) -> Points:
 def store_case(case: LabelledCase, folder: Path) -> None:
     """Write a case as a folder of .npy files, whole or not at all; another process that was faster wins.
 
-    Raises OutputError where the disk is full.
+    Processes that share a cache may have one number, in two containers or on two machines. Raises OutputError where the
+    disk is full.
     """
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
     try:
         part.mkdir(parents=True, exist_ok=True)
         for name in ("image", "label", "tissue", "foreground", "inside"):
