@@ -117,6 +117,7 @@ TREES = {
             "train/raw_data/sub-stroke0001/ses-01/sub-stroke0001_ses-01_ctp.nii.gz",
             "train/raw_data/sub-stroke0001/ses-02/sub-stroke0001_ses-02_dwi.nii.gz",
             "train/derivatives/sub-stroke0001/ses-01/sub-stroke0001_ses-01_space-ncct_lvo-msk.nii.gz",
+            "train/derivatives/sub-stroke0012/ses-02/sub-stroke0012_ses-02_lesion-msk.nii",
         ),
     ),
     "atlas12": Tree(

@@ -15,7 +15,7 @@ from pathlib import Path
 from segsync.errors import InputError
 from segsync.images import stem_of, suffix_of
 
-#: Alternatives: a file belongs to the first pattern that fits.
+#: Alternatives: a file belongs to the first pattern that fits, and of a case's files that of the earliest counts.
 Patterns = tuple[str, ...]
 
 TOKENS = re.compile(r"(\*\*/|\*|\{\w+\})")
@@ -90,15 +90,12 @@ class DataSet:
         files = [(below(folder, path), path) for path in image_files(folder)]
         images: dict[str, dict[str, Path]] = defaultdict(dict)
         for channel in channels:
-            for found, path in _matching(self.channels[channel], files):
-                first = images[case_name(found)].setdefault(channel, path)
-                _only(path, first, f"{channel} image", case_name(found))
-        labels: dict[str, Path] = {}
-        for found, path in _matching(self.label, files):
-            _only(path, labels.setdefault(case_name(found), path), "label map", case_name(found))
+            for name, path in _chosen(self.channels[channel], files, f"{channel} image").items():
+                images[name][channel] = path
+        labels = _chosen(self.label, files, "label map")
         masks: dict[str, dict[str, tuple[Path, ...]]] = defaultdict(dict)
         for structure, patterns in self.masks.items():
-            for found, path in _matching(patterns, files):
+            for _, found, path in _matching(patterns, files):
                 name = structure.format(**found)
                 own = {key: value for key, value in found.items() if f"{{{key}}}" not in structure}
                 by_label = masks[case_name(own)]
@@ -152,15 +149,22 @@ def compiled(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(parts), re.IGNORECASE)
 
 
-def _matching(patterns: Patterns, files: Sequence[tuple[str, Path]]) -> Iterator[tuple[dict[str, str], Path]]:
-    """What the placeholders are in each file's name that fits a pattern."""
+def _chosen(patterns: Patterns, files: Sequence[tuple[str, Path]], what: str) -> dict[str, Path]:
+    """The one file of each case, by name; raises InputError where two fit the same pattern."""
+    chosen: dict[str, tuple[int, Path]] = {}
+    for place, found, path in sorted(_matching(patterns, files), key=lambda match: match[0]):
+        case = case_name(found)
+        earliest, first = chosen.setdefault(case, (place, path))
+        if place == earliest and path != first:
+            raise InputError(f"{path}: expected one {what} for the case {case}, found {first} as well; take one away")
+    return {case: path for case, (_, path) in chosen.items()}
+
+
+def _matching(patterns: Patterns, files: Sequence[tuple[str, Path]]) -> Iterator[tuple[int, dict[str, str], Path]]:
+    """Each file that fits a pattern: the pattern's place, and what the placeholders are in the file's name."""
     expressions = [compiled(pattern) for pattern in patterns]
     for relative, path in files:
-        found = next(filter(None, (expression.fullmatch(relative) for expression in expressions)), None)
-        if found is not None:
-            yield found.groupdict(), path
-
-
-def _only(path: Path, first: Path, what: str, case: str) -> None:
-    if path != first:
-        raise InputError(f"{path}: expected one {what} for the case {case}, found {first} as well; take one away")
+        matches = ((place, expression.fullmatch(relative)) for place, expression in enumerate(expressions))
+        fitting = next(((place, found) for place, found in matches if found), None)
+        if fitting is not None:
+            yield fitting[0], fitting[1].groupdict(), path

@@ -3,12 +3,14 @@
 `raw_data/sub-stroke0001/ses-01/sub-stroke0001_ses-01_ncct.nii.gz`,
 `derivatives/sub-stroke0001/ses-01/sub-stroke0001_ses-01_space-ncct_cta.nii.gz`, maps in `perfusion-maps` beside it, and
 `derivatives/sub-stroke0001/ses-02/sub-stroke0001_ses-02_lesion-msk.nii.gz`, later
-`…_space-ncct_lesion-msk`. The challenge's page writes `rawdata` and `ses-0001`.
+`…_space-ncct_lesion-msk`. The released archive has both of sub-stroke0142: the other one lies on the follow-up's grid.
+The challenge's page writes `rawdata` and `ses-0001`.
 """
 
 from segsync_train.data.layout import DataSet
 
 _ACUTE = "**/derivatives/{case}/ses-*1/"
+_FOLLOW_UP = "**/derivatives/{case}/ses-*2/{case}_ses-*"
 
 SETS = (
     DataSet(
@@ -24,7 +26,7 @@ SETS = (
                 for name in ("tmax", "cbf", "cbv", "mtt")
             },
         },
-        label=("**/derivatives/{case}/ses-*2/{case}_ses-*_lesion-msk",),
+        label=(f"{_FOLLOW_UP}_space-ncct_lesion-msk", f"{_FOLLOW_UP}_lesion-msk"),
         labels={1: "lesion"},
         optional=("tmax", "cbf", "cbv", "mtt"),
         note="Nine of the 149 cases have no perfusion maps. The 4D perfusion CT is not read.",
