@@ -30,6 +30,7 @@ from segsync_train.data.dataset import (
     read_label,
     split_cases,
 )
+from segsync_train.data.formats import nnunet_description
 from segsync_train.data.layout import CaseFiles, compiled
 from segsync_train.data.listing import FORMATS
 from training_cases import run_config
@@ -252,6 +253,20 @@ def test_what_dataset_json_says_is_checked(description: object, tmp_path: Path) 
     bad = nnunet(tmp_path / "bad", description, np.full(GRID.size_zyx, 2, np.uint8))
     (problem,) = check_folder("nnunet", bad).problems
     assert "expected the label values 0, 1, found 2" in problem
+
+
+def test_channels_in_another_order_than_the_files_numbers_are_refused(tmp_path: Path) -> None:
+    """By their numbers alone the CT would be taken for the CTA. The order of the keys in the JSON says nothing."""
+    description = {"channel_names": {"1": "CTA", "0": "CT"}, "labels": {"background": 0, "core": 1}}
+    folder = nnunet(tmp_path / "set", description, np.ones(GRID.size_zyx, np.uint8))
+    (case,) = find_cases("nnunet", folder, ["ct", "cta"])
+    assert relative(case, folder) == {"ct": "imagesTr/a_0000.nii.gz", "cta": "imagesTr/a_0001.nii.gz"}
+    assert nnunet_description(folder)[0] == ["CT", "CTA"]
+    with pytest.raises(
+        InputError, match=r"dataset\.json: expected the channels cta, ct by their .* found CT, CTA; list"
+    ):
+        find_cases("nnunet", folder, ["cta", "ct"])
+    assert len(find_cases("nnunet", folder, ["first", "second"])) == 1  # names of one's own are taken in their order
 
 
 # --- what is wrong with a folder -------------------------------------------------------------------------------------

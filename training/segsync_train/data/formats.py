@@ -60,13 +60,24 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _check_description(path: Path, channels: Sequence[str]) -> None:
-    about = _description(path)
-    listed = about.get("channel_names", about.get("modality", {}))
+    listed = _listed(_description(path))
     if listed and len(listed) != len(channels):
         raise InputError(
             f"{path}: expected {len(channels)} channels ({', '.join(channels)}), found {len(listed)} "
-            f"({', '.join(str(name) for name in listed.values())}); list as many in the settings"
+            f"({', '.join(listed)}); list as many in the settings"
         )
+    theirs, ours = ([name.lower() for name in names] for names in (listed, channels))
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        raise InputError(
+            f"{path}: expected the channels {', '.join(channels)} by their numbers, found {', '.join(listed)}; list "
+            "them in that order in the settings"
+        )
+
+
+def _listed(about: dict[str, Any]) -> list[str]:
+    """The channels that `dataset.json` names, in the order of their numbers."""
+    named = about.get("channel_names", about.get("modality", {}))
+    return [str(named[key]) for key in sorted(named, key=lambda key: int(key) if key.isdigit() else 0)]
 
 
 def _description(path: Path) -> dict[str, Any]:
@@ -137,8 +148,7 @@ def nnunet_description(folder: Path) -> tuple[list[str], dict[int, str]]:
     them as numbers (regions). Raises InputError where it is no JSON.
     """
     about = _description(folder / "dataset.json")
-    listed = about.get("channel_names", about.get("modality", {}))
-    channels = [str(name) for name in listed.values()] or _numbered(folder)
+    channels = _listed(about) or _numbered(folder)
     # nnU-Net 2 writes names to values, the Decathlon values to names.
     pairs = [(value, key) if str(key).isdigit() else (key, value) for key, value in about.get("labels", {}).items()]
     if not all(str(value).isdigit() for _, value in pairs):
