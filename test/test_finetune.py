@@ -20,7 +20,7 @@ from segsync_train.checkpoints import load_checkpoint, save_checkpoint
 from segsync_train.config import TransferConfig
 from segsync_train.data.loader import batches
 from segsync_train.finetune import _FineTuning, finetune
-from segsync_train.model import build_network, transfer
+from segsync_train.model import build_network, trained_network, transfer
 from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.runs import read_log
 from segsync_train.validation import CaseScore, summary, validate
@@ -261,6 +261,16 @@ def test_transfer_takes_over_what_it_says(cases: Path, tmp_path: Path, mode: Any
         is_taken = name.startswith("encoder.") and own.startswith(taken)
         assert torch.equal(tensor, pretrained[own] if is_taken else before[name])
         assert inherited.factors.get(name) == (0.1 if is_taken else None)
+
+
+def test_a_fine_tunings_encoder_is_the_one_that_it_validates_and_exports(cases: Path, unbroken: Path) -> None:
+    """The running mean of the weights, which all that is known of a run was measured with."""
+    network, path = build_network(run_config(cases)), unbroken / "checkpoints" / "last.safetensors"
+    transfer(network, TransferConfig(mode="full", checkpoint=path))
+    _, trained = trained_network(load_checkpoint(path))
+    assert isinstance(network, XLSTMUNet)
+    assert isinstance(trained, XLSTMUNet)
+    assert_same(network.encoder.state_dict(), trained.encoder.state_dict())
 
 
 def test_weights_are_fitted_to_another_number_of_channels(cases: Path, tmp_path: Path) -> None:

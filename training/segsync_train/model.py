@@ -216,12 +216,13 @@ def _network(path: Path) -> Weights:
 
 
 def _encoder(path: Path, network: SegmentationNetwork) -> Weights:
-    """The encoder's weights by the network's names, of a pretraining's checkpoint or a fine-tuning's, and its state."""
+    """The encoder's weights by the network's names, of a pretraining's checkpoint or a fine-tuning's (the running mean
+    where one was kept), and its state."""
     checkpoint, at = load_checkpoint(path), str(network.encoder_at)
     pretrained = {
         f"{at}{name.removeprefix(TRANSFORMER)}": tensor for name, tensor in checkpoint.part("encoder").items()
     }
-    found = pretrained or checkpoint.part("network")
+    found = pretrained or _averaged(checkpoint)
     if not any(name.startswith(at) for name in found):
         raise WeightsError(f"{path}: expected an encoder's weights, found none; give a pretraining's checkpoint")
     if isinstance(network, Baseline) and f"{at}{POSITIONS}" in found:

@@ -2,11 +2,11 @@
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -220,9 +220,10 @@ def _cached(
         arrays = compute()
         cache.mkdir(parents=True, exist_ok=True)
         # Written beside and renamed: a run that is killed, or two at once, never leave half a file.
-        with tempfile.NamedTemporaryFile(dir=cache, suffix=".part", delete=False) as part:
-            np.savez_compressed(part, **arrays)  # type: ignore[arg-type]
-        Path(part.name).replace(path)
+        part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+        with part.open("wb") as written:
+            np.savez_compressed(written, **arrays)  # type: ignore[arg-type]
+        part.replace(path)
         log.info("%s: %s prepared", path.name, f"{len(files)} files" if len(files) > 1 else files[0].name)
     with np.load(path, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
