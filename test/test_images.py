@@ -165,6 +165,21 @@ def test_an_ending_in_mixed_case_is_told(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_nifti_is_compressed_or_not_by_its_content(tmp_path: Path) -> None:
+    """Files that were unpacked or packed and not renamed: the one is read, of the other the name to give is said."""
+    array = np.arange(5 * 6 * 7, dtype=np.int16).reshape(5, 6, 7)
+    unpacked = write_image(tmp_path / "image.nii", array).rename(tmp_path / "unpacked.nii.gz")
+    assert np.array_equal(read(unpacked).array, array)
+    unpacked.write_bytes(unpacked.read_bytes()[:-100])
+    with pytest.raises(
+        InputError, match=r"unpacked\.nii\.gz: expected the 420 bytes of voxels .* found 320; the file is cut"
+    ):
+        read(unpacked)
+    packed = write_image(tmp_path / "image.nii.gz", array).rename(tmp_path / "packed.nii")
+    with pytest.raises(InputError, match=r"packed\.nii: expected .* found a compressed file; name it \.nii\.gz"):
+        read(packed)
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
 @pytest.mark.parametrize("suffix", [".tif", ".nrrd", ".raw.nrrd"])
 def test_cut_tiff_and_nrrd_are_refused(tmp_path: Path, suffix: str, share: float) -> None:

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 from segsync.errors import OUT_OF_MEMORY, InputError, OutputError, ResourceError
 from segsync.geometry import Grid, Volume
-from segsync.integrity import check_whole, nifti_spacing
+from segsync.integrity import check_whole, is_gzip, nifti_spacing
 
 #: Endings of the image files that are read; written are the first three.
 SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff", ".nrrd")
@@ -144,6 +144,8 @@ def _unreadable(path: Path, error: RuntimeError) -> str:
     ending = path.name[-len(suffix_of(path)) :]
     if ".nii" in ending.lower() and ending not in (ending.lower(), ending.upper()):
         return f"found the ending {ending}; write it in lower case"
+    if ending.lower() == ".nii" and is_gzip(path):
+        return "found a compressed file; name it .nii.gz"
     return f"found {size} bytes that are none ({reason}); copy or convert it again"
 
 

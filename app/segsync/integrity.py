@@ -18,6 +18,8 @@ DEFLATE_LIMIT = 1032
 TEXT_HEADER = 1 << 20
 #: What a NIfTI header begins with, its own length, in the byte order of all that follows.
 NIFTI_HEADER = 348
+#: What a gzip file begins with, whatever its name ends with.
+GZIP_MAGIC = b"\x1f\x8b"
 #: By a TIFF's magic number: letters of `struct` for the count and the offset of a directory, and an entry's bytes.
 TIFF_DIRECTORIES = {42: ("H", "I", 12), 43: ("Q", "Q", 20)}
 
@@ -31,7 +33,7 @@ def check_whole(path: Path, suffix: str, reader: sitk.ImageFileReader) -> None:
     if suffix in (".nii", ".nii.gz"):
         # As stored: what a slope scales is read as float32 or float64, whatever lies in the file.
         needed = voxels * int(reader.GetMetaData("bitpix")) // 8
-        whole = suffix == ".nii" or needed > size * DEFLATE_LIMIT
+        whole = not is_gzip(path) or needed > size * DEFLATE_LIMIT
         with path.open("rb") as file:
             held = (size if whole else _inflated(path, file)) - int(float(reader.GetMetaData("vox_offset")))
     else:
@@ -44,9 +46,15 @@ def check_whole(path: Path, suffix: str, reader: sitk.ImageFileReader) -> None:
         )
 
 
+def is_gzip(path: Path) -> bool:
+    """Whether a file is compressed, by its content: ITK reads a .nii.gz that is not, and no .nii that is."""
+    with path.open("rb") as file:
+        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
 def nifti_spacing(path: Path) -> tuple[float, float, float]:
     """The three numbers that a NIfTI header, which ITK could read, gives as spacing: `pixdim[1]` to `pixdim[3]`."""
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    opened = gzip.open if is_gzip(path) else open
     with opened(path, "rb") as file:
         header = file.read(92)
     order = "<" if struct.unpack_from("<i", header)[0] == NIFTI_HEADER else ">"
