@@ -277,6 +277,34 @@ def test_one_file_for_several_cases(cli: Cli, tmp_path: Path, weights: Path) -> 
     check_line(done, 5, tmp_path / "mask.mha", "expected a folder for 2 cases")
 
 
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["predict", "-i", LONG, "-o", "output"], 3),
+        (["predict", "-i", LONG, "-o", "output", "--task", "isles22"], 3),
+        (["predict", "-i", "input", "-o", "output", "--channel", f"adc={LONG}"], 3),
+        (["predict", "-i", "input", "-o", LONG], 5),
+        (["predict", "-i", "input", "-o", f"{LONG}.mha"], 5),
+        (["predict", "-i", "input", "-o", "output", "--weights", LONG], 4),
+        (["run", "--input", LONG], 3),
+        (["run", "--input", "input", "--output", LONG], 5),
+        (["verify", "--weights", LONG], 4),
+    ],
+)
+def test_a_path_that_the_system_refuses(
+    cli: Cli, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int
+) -> None:
+    """A name too long stands for all that is refused to everybody; a closed folder lets root in."""
+    write_isles22_platform(tmp_path / "input")
+    monkeypatch.chdir(tmp_path)
+    done = cli(*arguments, *([] if "--weights" in arguments else ["--weights", weights]))
+    check_line(done, code, "", "File name too long")
+    assert LONG in done.err
+
+
 FULL_DISK = """
 import resource, sys
 from segsync.cli import main

@@ -24,6 +24,7 @@ from builders import (
 from segsync.cases import find_cases, find_task
 from segsync.errors import InputError
 from segsync.geometry import Grid
+from segsync.integrity import nifti_spacing
 from segsync.lesions import measure
 from segsync.predict import Case
 from segsync.tasks import TASKS, Task
@@ -506,6 +507,29 @@ def test_a_folder_that_may_not_be_read_is_a_failed_case(tmp_path: Path, monkeypa
     assert [str(error) for error in failed] == [
         f"{tmp_path / 'p2'}: expected a folder to read, found Permission denied; change its permissions"
     ]
+
+    (tmp_path / "p1").rename(tmp_path / "p2" / "case")
+    with pytest.raises(InputError, match="p2: expected a folder to read, found Permission denied"):
+        find_task(tmp_path)
+
+
+def test_a_disk_that_does_not_answer_costs_the_case(
+    tmp_path: Path, cli: Cli, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        write_case(tmp_path / "study", name + "_{}.nii.gz", BIDS)
+
+    def failing(path: Path) -> tuple[float, float, float]:
+        if path.name == "b_adc.nii.gz":
+            raise OSError(5, "Input/output error")
+        return nifti_spacing(path)
+
+    monkeypatch.setattr("segsync.images.nifti_spacing", failing)
+    done = predict(cli, tmp_path / "study", tmp_path / "masks", weights, "-q")
+    assert done.code == 7
+    assert files_below(tmp_path / "masks") == ["a.nii.gz", "c.nii.gz"]
+    assert f"{tmp_path / 'study' / 'b_adc.nii.gz'}: expected" in done.err
+    assert "found Input/output error" in done.err
 
 
 def test_a_mistyped_path_is_said_to_be_one(tmp_path: Path, cli: Cli, weights: Path) -> None:

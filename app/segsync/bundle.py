@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from segsync.errors import WeightsError
+from segsync.errors import WeightsError, os_errors
 
 MODEL_FILE = "model.onnx"
 SPEC_FILE = "model.json"
@@ -162,6 +162,7 @@ def _read_json(path: Path, model: type[BaseModel]) -> Any:
         ) from error
 
 
+@os_errors(WeightsError)
 def load_bundle(folder: Path, task: str | None = None) -> Bundle:
     """Read and verify one folder of weights.
 
@@ -199,6 +200,7 @@ def load_manifest(path: Path) -> Manifest:
     return manifest
 
 
+@os_errors(WeightsError)
 def verify_files(folder: Path, entry: ManifestEntry) -> None:
     """Compare every file of a task's folder with its manifest entry; raises WeightsError at the first difference."""
     for name, expected in entry.files.items():

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segsync.errors import InputError
+from segsync.errors import InputError, os_errors
 from segsync.grand_challenge import choose_task, is_platform_folder, read_case, read_inputs
 from segsync.images import holds_dicom, stem_of, suffix_of
 from segsync.predict import Case
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 KINDS_OF_FOLDERS = {"anat", "ct", "data", "derivatives", "dwi", "images", "maps", "perf", "perfusion", "raw", "rawdata"}
 
 
+@os_errors(InputError)
 def find_task(source: Path) -> Task:
     """The only task whose channels the source offers; raises InputError where there is none or more than one."""
     if not source.exists():
@@ -27,6 +28,9 @@ def find_task(source: Path) -> Task:
     if platform is not None:
         return choose_task(read_inputs(platform))
     fitting = [task for task in TASKS.values() if len(task.channels) > 1 and _complete(source, task)]
+    closed = [] if fitting else _closed(source)
+    if closed:
+        raise closed[0]
     if len(fitting) != 1:
         found = " or ".join(task.name for task in fitting) or "no task's images told by their names"
         raise InputError(f"{source}: expected the images of one task, found {found}; give --task")
@@ -41,6 +45,7 @@ def _enough(channels: Collection[str], task: Task) -> bool:
     return all(channel.name in channels for channel in task.channels if channel.required)
 
 
+@os_errors(InputError)
 def find_cases(source: Path, task: Task, named: Mapping[str, Path]) -> tuple[list[Case], list[InputError]]:
     """The cases in `source` (a file, one case's folder, a platform folder, or a folder of any of these).
 
@@ -225,6 +230,14 @@ def _walk(source: Path, closed: list[InputError] | None = None) -> Iterator[tupl
         is_platform = is_platform_folder(folder)
         folders[:] = [] if is_platform else sorted(name for name in folders if not name.startswith("."))
         yield folder, sorted(file for file in files if not file.startswith(".")), is_platform
+
+
+def _closed(source: Path) -> list[InputError]:
+    """The folders from `source` on that may not be read."""
+    closed: list[InputError] = []
+    for _ in _walk(source, closed):
+        pass
+    return closed
 
 
 def _found(source: Path, task: Task, grouped: _Grouped) -> Iterator[tuple[str, _Key, Path]]:

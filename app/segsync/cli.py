@@ -29,6 +29,7 @@ from segsync.errors import (
     UsageError,
     WeightsError,
     memory_errors,
+    os_errors,
 )
 from segsync.images import WRITABLE, stem_of, suffix_of, write
 from segsync.lesions import measure
@@ -64,7 +65,9 @@ PlatformTaskOption = Annotated[
 WeightsOption = Annotated[
     Path | None,
     typer.Option(
-        "--weights", help=f"Folder of weights; else {', '.join(str(p) for p in WEIGHTS_PLACES[:2])}, checkout."
+        "--weights",
+        readable=False,
+        help=f"Folder of weights; else {', '.join(str(p) for p in WEIGHTS_PLACES[:2])}, checkout.",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
@@ -121,8 +124,12 @@ def _logging(verbose: int = 0, quiet: bool = False) -> None:
 
 @app.command()
 def predict(
-    source: Annotated[Path, typer.Option("--input", "-i", help="A case's file or folder, or a folder of cases.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder, or the mask's file (.mha .nii.gz .nii).")],
+    source: Annotated[
+        Path, typer.Option("--input", "-i", readable=False, help="A case's file or folder, or a folder of cases.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", readable=False, help="A folder, or the mask's file (.mha .nii.gz .nii).")
+    ],
     task: TaskOption = None,
     weights: WeightsOption = None,
     channel: Annotated[
@@ -156,8 +163,8 @@ def predict(
     for line in broken:
         log.error("%s", line)
     targets = _targets(output, found, chosen)
-    todo = [(case, path) for case, path in zip(found, targets, strict=True) if not (resume and path.is_file())]
     _check_folders(targets)
+    todo = [(case, path) for case, path in zip(found, targets, strict=True) if not (resume and path.is_file())]
     if len(todo) < len(found):
         log.info("%d of %d cases are done already", len(found) - len(todo), len(found))
     if not todo and not broken:
@@ -189,6 +196,7 @@ def predict(
         )
 
 
+@os_errors(WeightsError)
 def _task_for(source: Path, task: str | None, weights: Path | None) -> Task:
     if task is not None:
         return find_task(task, weights)
@@ -207,6 +215,7 @@ def _named_channels(pairs: list[str], task: Task) -> dict[str, Path]:
     return named
 
 
+@os_errors(OutputError)
 def _targets(output: Path, found: list[Case], task: Task) -> list[Path]:
     if suffix_of(output) and not output.is_dir():
         if suffix_of(output) not in WRITABLE:
@@ -224,6 +233,7 @@ def _targets(output: Path, found: list[Case], task: Task) -> list[Path]:
     return targets
 
 
+@os_errors(OutputError)
 def _check_folders(targets: list[Path]) -> None:
     """Before the weights are loaded: there is a folder to write to. Raises OutputError."""
     for target in targets:
@@ -235,6 +245,7 @@ def _check_folders(targets: list[Path]) -> None:
             )
 
 
+@os_errors(OutputError)
 def _check_targets(
     todo: list[tuple[Case, Path]], images: set[Path], source: Path, output: Path, labels: Mapping[int, str]
 ) -> None:
@@ -293,8 +304,8 @@ def _write(result: Result, path: Path, probabilities: bool, arguments: dict[str,
 
 @app.command()
 def run(
-    source: Annotated[Path, typer.Option("--input", help="The platform's input folder.")] = INPUT,
-    output: Annotated[Path, typer.Option("--output", help="The platform's output folder.")] = OUTPUT,
+    source: Annotated[Path, typer.Option("--input", readable=False, help="The platform's input folder.")] = INPUT,
+    output: Annotated[Path, typer.Option("--output", readable=False, help="The platform's output folder.")] = OUTPUT,
     task: PlatformTaskOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -322,8 +333,8 @@ def _run_case(model: Model, case: Case, output: Path, settings: Settings) -> Non
 
 @app.command()
 def serve(
-    source: Annotated[Path, typer.Option("--input", help="The platform's input folder.")] = INPUT,
-    output: Annotated[Path, typer.Option("--output", help="The platform's output folder.")] = OUTPUT,
+    source: Annotated[Path, typer.Option("--input", readable=False, help="The platform's input folder.")] = INPUT,
+    output: Annotated[Path, typer.Option("--output", readable=False, help="The platform's output folder.")] = OUTPUT,
     task: PlatformTaskOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -414,10 +425,12 @@ def info(
 def verify(weights: WeightsOption = None) -> None:
     """Compare the files of the weights with their sha256: in manifest.json, or in a single bundle's model.json."""
     _logging()
-    checked = [line for place in ([weights] if weights is not None else WEIGHTS_PLACES) for line in _verified(place)]
+    places = [weights] if weights is not None else WEIGHTS_PLACES
+    with os_errors(WeightsError):
+        checked = [folder for place in places for folder in _verified(place)]
     if not checked:
-        places = ", ".join(map(str, [weights] if weights is not None else WEIGHTS_PLACES))
-        raise WeightsError(f"expected {MANIFEST_FILE} or {SPEC_FILE} in one of {places}, found none; give --weights")
+        looked = ", ".join(map(str, places))
+        raise WeightsError(f"expected {MANIFEST_FILE} or {SPEC_FILE} in one of {looked}, found none; give --weights")
 
 
 def _verified(place: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ Every message is one line: which file, what was expected, what was found, what t
 import contextlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 #: What runtimes, allocators and ITK say when memory ends.
 OUT_OF_MEMORY = re.compile(r"out of memory|bad.?alloc|failed to allocate|alloc.*fail|CUDNN_STATUS_ALLOC", re.IGNORECASE)
@@ -26,6 +27,21 @@ class SegsyncError(Exception):
     """Base of all errors this package raises on purpose."""
 
     exit_code = 1
+
+
+@contextlib.contextmanager
+def os_errors(kind: type[SegsyncError], path: Path | None = None) -> Iterator[None]:
+    """What the system refuses (a folder that may not be entered, a disk that does not answer) becomes `kind`.
+
+    path: named where the system names none.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(
+            f"{error.filename or path}: expected a file or folder to look into, found {error.strerror or error}; check "
+            "the path and its permissions"
+        ) from error
 
 
 class InputError(SegsyncError):

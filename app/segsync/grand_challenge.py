@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from segsync.errors import InputError, OutputError, ResourceError
+from segsync.errors import InputError, OutputError, ResourceError, os_errors
 from segsync.images import stem_of, suffix_of, write
 from segsync.predict import Case, Result
 from segsync.tasks import TASKS, Content, Task
@@ -47,6 +47,7 @@ def is_platform_folder(folder: Path) -> bool:
         return False
 
 
+@os_errors(InputError)
 def read_inputs(folder: Path) -> Inputs:
     """What lies in a platform folder, by `inputs.json` where it is there, else by the folders below `images`.
 
@@ -121,6 +122,7 @@ def _fits(task: Task, inputs: Inputs) -> bool:
     return complete and distinguished and set(inputs.images) <= sockets
 
 
+@os_errors(InputError)
 def read_case(inputs: Inputs, task: Task) -> Case:
     """The case in a platform folder; raises InputError for a socket with no image or several."""
     channels = {}

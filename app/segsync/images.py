@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from segsync.errors import OUT_OF_MEMORY, InputError, OutputError, ResourceError
+from segsync.errors import OUT_OF_MEMORY, InputError, OutputError, ResourceError, os_errors
 from segsync.geometry import Grid, Volume
 from segsync.integrity import check_whole, is_gzip, nifti_spacing
 
@@ -60,6 +60,11 @@ def read(path: Path) -> Volume:
     Raises InputError where the file is unreadable or truncated, of another dimension, with several values a voxel, or
     with a geometry that is none (spacing not positive, directions not orthonormal); ResourceError without memory.
     """
+    with os_errors(InputError, path):
+        return _read(path)
+
+
+def _read(path: Path) -> Volume:
     _check_name(path, InputError)
     # Warnings of the image library go straight to the terminal; what matters is checked and raised here.
     sitk.ProcessObject.SetGlobalWarningDisplay(False)

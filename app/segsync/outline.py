@@ -4,7 +4,7 @@ sees it.
 
 from segsync.bundle import SPEC_FILE, Bundle, load_bundle
 from segsync.engine import open_engine
-from segsync.errors import WeightsError
+from segsync.errors import WeightsError, os_errors
 from segsync.geometry import Volume
 from segsync.postprocess import labels_on
 from segsync.preprocess import prepare
@@ -41,6 +41,7 @@ class Outline:
         return Volume((mask > 0).astype("float32"), image.grid) if mask.any() else None
 
 
+@os_errors(WeightsError)
 def outline_for(bundle: Bundle, device: str = "auto", *, memory_bytes: int | None = None) -> Outline | None:
     """The outline that weights look within, from the folder beside theirs; None for weights that look everywhere.
 

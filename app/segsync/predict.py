@@ -9,7 +9,7 @@ from typing import Literal
 
 from segsync.bundle import MODEL_FILE, SPEC_FILE, Bundle, ModelSpec, load_bundle
 from segsync.engine import open_engine
-from segsync.errors import ChannelError, InputError, ResourceError, WeightsError
+from segsync.errors import ChannelError, InputError, ResourceError, WeightsError, os_errors
 from segsync.geometry import Array, Grid, Volume, resample
 from segsync.images import read, write
 from segsync.memory import Footprint
@@ -89,6 +89,7 @@ class Result:
         write(self.mask, self.grid, Path(path))
 
 
+@os_errors(WeightsError)
 def find_weights(task: str, weights: Path | None = None) -> Path:
     """The folder of a task's weights: `weights` or a folder in it, else the first of WEIGHTS_PLACES that has them.
 
