@@ -22,11 +22,11 @@ from builders import (
     write_platform,
 )
 from segsync.cases import find_cases, find_task
-from segsync.errors import InputError
+from segsync.errors import InputError, WeightsError
 from segsync.geometry import Grid
 from segsync.integrity import nifti_spacing
 from segsync.lesions import measure
-from segsync.predict import Case
+from segsync.predict import Case, Model, Result
 from segsync.tasks import TASKS, Task
 
 GRID = grid_of((10, 11, 12))
@@ -530,6 +530,33 @@ def test_a_disk_that_does_not_answer_costs_the_case(
     assert files_below(tmp_path / "masks") == ["a.nii.gz", "c.nii.gz"]
     assert f"{tmp_path / 'study' / 'b_adc.nii.gz'}: expected" in done.err
     assert "found Input/output error" in done.err
+
+
+def test_a_fault_of_ours_costs_the_case(
+    tmp_path: Path, cli: Cli, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night's work does not end at its third case; weights that fail do end it."""
+    for name in ("a", "b", "c"):
+        write_case(tmp_path / "study", name + "_{}.nii.gz", BIDS)
+    faults: list[Exception] = [ZeroDivisionError("a fault of ours"), WeightsError("the network fails")]
+
+    def failing(self: Model, case: Case, *rest: Any) -> Result:
+        if case.name == "b":
+            raise faults[0]
+        return predict_case(self, case, *rest)
+
+    predict_case = Model.predict
+    monkeypatch.setattr(Model, "predict", failing)
+    done = predict(cli, tmp_path / "study", tmp_path / "masks", weights, "-q")
+    assert done.code == 7
+    assert files_below(tmp_path / "masks") == ["a.nii.gz", "c.nii.gz"]
+    assert done.err.splitlines() == [
+        "ERROR: case b: unexpected ZeroDivisionError: a fault of ours; run again with -v and report it",
+        "ERROR: 1 of 3 cases failed, the others are written; see the lines above",
+    ]
+    del faults[0]
+    assert predict(cli, tmp_path / "study", tmp_path / "others", weights, "-q").code == 4
+    assert files_below(tmp_path / "others") == ["a.nii.gz"]
 
 
 def test_a_mistyped_path_is_said_to_be_one(tmp_path: Path, cli: Cli, weights: Path) -> None:

@@ -22,7 +22,6 @@ from segsync.bundle import MANIFEST_FILE, MODEL_FILE, SPEC_FILE, load_bundle, lo
 from segsync.engine import providers, threads
 from segsync.errors import (
     CasesFailedError,
-    InputError,
     OutputError,
     ResourceError,
     SegsyncError,
@@ -106,9 +105,13 @@ def _guarded(command: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        log.error("unexpected %s: %s; run again with -v and report it", type(error).__name__, error)
+        log.error("%s", _unexpected(error))
         log.debug("where it came from:", exc_info=error)
         sys.exit(1)
+
+
+def _unexpected(error: Exception) -> str:
+    return f"unexpected {type(error).__name__}: {error}; run again with -v and report it"
 
 
 def _logging(verbose: int = 0, quiet: bool = False) -> None:
@@ -174,17 +177,20 @@ def predict(
     images = {image.resolve() for case in found for image in case.channels.values() if isinstance(image, Path)}
     _check_targets(todo, images, source, output, model.bundle.spec.labels if save_probabilities else {})
     settings = Settings(tta, overlap, deadline)
-    failed: list[SegsyncError] = [*broken]
+    failed: list[Exception] = [*broken]
     for number, (case, path) in enumerate(todo, start=1):
         try:
             with report_progress(f"{case.name} ({number}/{len(todo)})", quiet) as progress, _memory_of(case):
                 result = model.predict(case, settings, progress)
                 lesions = measure(result.mask, result.grid, result.bundle.spec.labels)
                 _write(result, path, save_probabilities, arguments if report else None)
-        except (InputError, OutputError, ResourceError) as error:
+        except WeightsError:
+            raise  # no case can do without the network
+        except Exception as error:  # whatever it is, the other cases are still to be done
             if len(found) + len(broken) == 1:
                 raise
-            log.error("%s", error)
+            ours = isinstance(error, SegsyncError)
+            log.error("%s", error if ours else f"case {case.name}: {_unexpected(error)}")
             log.debug("where it came from:", exc_info=error)
             failed.append(error)
         else:
