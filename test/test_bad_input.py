@@ -335,7 +335,7 @@ def test_memory_that_ends(cli: Cli, tmp_path: Path) -> None:
     assert "WARNING: out of memory with windows of 8×8×8; went on with 4×4×4" in done.err
     write_bundle(weights, "isles22", model=greedy(3, most_voxels=1))
     done = cli("predict", *options(tmp_path, weights), "-q", "-o", tmp_path / "second")
-    check_line(done, 6, "", "memory for one window of 4×4×4 voxels")
+    check_line(done, 6, "case dwi-brain-mri-0001: ", "memory for one window of 4×4×4 voxels")
     assert not (tmp_path / "second").exists()
 
 

@@ -532,6 +532,15 @@ def test_a_disk_that_does_not_answer_costs_the_case(
     assert "found Input/output error" in done.err
 
 
+def test_warnings_say_whose_image_they_are_about(tmp_path: Path, cli: Cli, weights: Path) -> None:
+    write_case(tmp_path / "study", "a_{}.nii.gz", BIDS)
+    write_case(tmp_path / "study", "b_{}.nii.gz", {"dwi": "dwi", "adc": "adc"})
+    done = predict(cli, tmp_path / "study", tmp_path / "masks", weights)
+    assert [line for line in done.err.splitlines() if line.startswith("WARNING: ")] == [
+        "WARNING: b: channel flair: expected an image, found none; the model goes on without it"
+    ]
+
+
 def test_a_fault_of_ours_costs_the_case(
     tmp_path: Path, cli: Cli, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,8 @@ class Model:
 
         try:
             prepared = prepare(load, spec, self.task.reference, self.outline)
+            for line in prepared.warnings:
+                log.warning("%s: %s", case.name, line)
             reference = references[self.task.reference]
             ready = time.monotonic()
             windows = self._windows(settings, prepared.array.nbytes + BYTES_A_VOXEL * reference.array.size)
@@ -161,15 +163,18 @@ class Model:
             if settings.deadline_s is not None:
                 # The way back takes about as long as the way there.
                 deadline = began + settings.deadline_s - (ready - began)
-            probabilities, done = predict(
-                prepared.array,
-                self.engine,
-                len(spec.labels),
-                windows,
-                tissue=prepared.tissue,
-                deadline=deadline,
-                progress=progress,
-            )
+            try:
+                probabilities, done = predict(
+                    prepared.array,
+                    self.engine,
+                    len(spec.labels),
+                    windows,
+                    tissue=prepared.tissue,
+                    deadline=deadline,
+                    progress=progress,
+                )
+            except ResourceError as error:
+                raise ResourceError(f"case {case.name}: {error}") from error
             network = time.monotonic()
             mask, removed = labels_on(probabilities, prepared.grid, reference.grid, spec)
         except ChannelError as error:

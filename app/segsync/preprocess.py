@@ -1,6 +1,5 @@
 """From channels as scanners give them to one normalised array on the model's grid; training runs this very code."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,8 +13,6 @@ from segsync.geometry import Array, Grid, Volume, resample, respaced
 Shown = npt.NDArray[np.bool_]
 #: Finds an organ in an image: 1 inside, 0 elsewhere, on the image's grid; None where there is none.
 Outliner = Callable[[Volume], Volume | None]
-
-log = logging.getLogger(__name__)
 
 #: Tissue is brighter than this share of the image's bright end (its 98th percentile above zero); air and noise are not.
 TISSUE_SHARE = 0.1
@@ -127,8 +124,6 @@ def prepare(
     for index, (name, channel) in enumerate(channels.items()):
         if name in raw:
             stack[index] = normalise(raw.pop(name), channel.normalisation)
-    for line in warnings:
-        log.warning(line)
     return Prepared(stack, grid, here, tuple(warnings))
 
 

@@ -272,6 +272,8 @@ def segment(model: Model, files: CaseFiles, reference: Volume, windows: Windows)
         prepared = prepare(load, model.spec, model.spec.reference_channel, model.outline)
     except ChannelError as error:
         raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
+    for line in prepared.warnings:
+        log.warning("%s: %s", files.name, line)
     count = len(model.spec.labels)
     probabilities, _ = predict(prepared.array, model.predictor, count, windows, tissue=prepared.tissue)
     mask, _ = labels_on(probabilities, prepared.grid, reference.grid, model.spec)

@@ -131,6 +131,8 @@ def prepare_case(files: CaseFiles, config: RunConfig, outline: Outline | None = 
         prepared = prepare(load, spec, reference, outline)
     except ChannelError as error:
         raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
+    for line in prepared.warnings:
+        log.warning("%s: %s", files.name, line)
     if not files.label_files:
         background = np.zeros(prepared.grid.size_zyx, dtype=np.uint8)
         return make_case(files.name, prepared.array, background, prepared.tissue, config.spacing_zyx)

@@ -3,8 +3,7 @@
 import logging
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,19 +138,7 @@ def prepare_synthetic(
         return Volume(image, grid) if present else None
 
     spec = config.model_spec((1, 1, 1), sha256="0" * 64, opset=1, licence="none")
-    with _quiet_preprocessing():
-        prepared = prepare(load, spec, config.reference_channel, outline)
+    # What it warns of is drawn on purpose: a missing channel, ADC in another unit.
+    prepared = prepare(load, spec, config.reference_channel, outline)
     label = labels_onto(Volume(target, grid), prepared.grid, list(config.labels))
     return make_case(name, prepared.array, label, prepared.tissue, config.spacing_zyx)
-
-
-@contextmanager
-def _quiet_preprocessing() -> Iterator[None]:
-    """What preprocessing warns of is drawn on purpose here: a missing channel, ADC in another unit."""
-    logger = logging.getLogger("segsync.preprocess")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
