@@ -1,8 +1,12 @@
 """The command line: what is asked for is written, in the words and with the exit codes that are documented."""
 
+import contextlib
 import csv
 import json
+import os
+import pty
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +172,24 @@ def test_python_m_segsync_in_a_process_of_its_own(tmp_path: Path, weights: Path)
         bare = subprocess.run(base, capture_output=True, text=True, check=False)
         assert bare.returncode == 3
         assert bare.stderr.startswith("ERROR: /input: expected a folder with the case's inputs, found none")
+
+
+def test_a_warning_stands_above_the_bar_on_a_terminal(tmp_path: Path, weights: Path) -> None:
+    source = write_isles22_platform(tmp_path / "input")
+    shutil.rmtree(source / "images" / "flair-brain-mri")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "segsync", "predict", *map(str, options(tmp_path, weights))]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "TERM": "xterm"}, check=True)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux says so that nobody writes there any more
+        while block := os.read(ours, 4096):
+            shown += block
+    os.close(ours)
+    lines = re.split(r"[\r\n]+|\x1b\[2K", shown.decode())
+    [line] = [line for line in lines if "channel flair" in line]
+    assert "(1/1)" not in line
+    assert any("(1/1)" in line for line in lines)
 
 
 def test_the_runtime_never_imports_torch() -> None:

@@ -33,7 +33,7 @@ from segsync.errors import (
 from segsync.images import WRITABLE, stem_of, suffix_of, write
 from segsync.lesions import measure
 from segsync.predict import WEIGHTS_PLACES, Case, Model, Result, Settings, Tta, find_task, find_weights, load, task_of
-from segsync.progress import report_progress
+from segsync.progress import TERMINAL, report_progress
 from segsync.server import PORT, make_server
 from segsync.tasks import TASKS, Task, task_named
 from segsync.versions import versions
@@ -117,7 +117,7 @@ def _unexpected(error: Exception) -> str:
 def _logging(verbose: int = 0, quiet: bool = False) -> None:
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     if sys.stderr.isatty():
-        handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
+        handler: logging.Handler = RichHandler(console=TERMINAL, show_path=False, markup=False)
         handler.setFormatter(logging.Formatter("%(message)s", "%X"))
     else:
         handler = logging.StreamHandler()

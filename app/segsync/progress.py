@@ -10,6 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
 
+#: Shows logs and bars alike: a line of the log is put above a bar by the console that draws it, else into it.
+TERMINAL = Console(stderr=True)
 #: Shares of a case at which a line is logged where there is no terminal.
 LINES_AT = (0.25, 0.5, 0.75, 1.0)
 
@@ -21,7 +23,7 @@ def report_progress(title: str, quiet: bool = False) -> Iterator[Callable[[float
         yield lambda share: None
     elif sys.stderr.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Progress(*columns, console=TERMINAL, transient=True) as bar:
             task = bar.add_task(title, total=1.0)
             yield lambda share: bar.update(task, completed=share)
     else:

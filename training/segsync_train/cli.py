@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 
 import segsync
 from segsync.errors import InputError, SegsyncError
+from segsync.progress import TERMINAL
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def main() -> None:
 def set_up_logging(*, verbose: bool) -> None:
     """Logs on standard error: coloured on a terminal, `LEVEL: line` elsewhere. -v speaks of this project alone."""
     if sys.stderr.isatty():
-        handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
+        handler: logging.Handler = RichHandler(console=TERMINAL, show_path=False, markup=False)
         handler.setFormatter(logging.Formatter("%(message)s", "%X"))
     else:
         handler = logging.StreamHandler()

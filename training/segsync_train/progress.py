@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from segsync.progress import TERMINAL
+
 log = logging.getLogger(__name__)
 
 #: Seconds between plain lines.
@@ -30,7 +32,7 @@ class StepProgress:
         """title: what is under way; total, done: steps; quiet: show nothing (processes other than the first)."""
         self._title, self._total, self._first, self._done = title, total, done, done
         self._quiet, self._clock = quiet, clock
-        console = console or Console(stderr=True)
+        console = console or TERMINAL
         self._bar: Progress | None = None
         if console.is_terminal and not quiet:
             self._bar = Progress(
