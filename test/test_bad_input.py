@@ -350,6 +350,8 @@ def test_a_device_that_is_none(cli: Cli, tmp_path: Path, weights: Path) -> None:
         (["--task", "isles23"], 2, "expected one of isles22, isles24, aims-tbi, isles26, found 'isles23'"),
         (["--channel", "dwi"], 2, "expected NAME=FILE, found 'dwi'"),
         (["--channel", "swi=a.nii"], 2, "expected a channel of the task isles22 (dwi, adc, flair), found 'swi'"),
+        (["--channel", "adc=a.nii", "--channel", "adc=b.nii"], 2, "expected adc once, found a.nii and b.nii"),
+        (["--channel", "dwi=a.nii", "--channel", "adc=./a.nii"], 2, "./a.nii for dwi and adc"),
         (["--channel", "adc=none.nii"], 3, "none.nii: expected an image file, found none"),
     ],
 )

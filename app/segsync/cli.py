@@ -212,12 +212,20 @@ def _task_for(source: Path, task: str | None, weights: Path | None) -> Task:
 
 
 def _named_channels(pairs: list[str], task: Task) -> dict[str, Path]:
-    named = {}
+    named: dict[str, Path] = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not equals or not path:
             raise UsageError(f"--channel: expected NAME=FILE, found {pair!r}")
-        named[task.channel(name).name] = Path(path)
+        channel = task.channel(name).name
+        if channel in named:
+            raise UsageError(f"--channel: expected {channel} once, found {named[channel]} and {path}; leave one")
+        for other, file in named.items():
+            if file.resolve() == Path(path).resolve():
+                raise UsageError(
+                    f"--channel: expected an image for each channel, found {path} for {other} and {channel}"
+                )
+        named[channel] = Path(path)
     return named
 
 
