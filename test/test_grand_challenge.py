@@ -147,6 +147,14 @@ def test_other_endings_for_local_use(cli: Cli, tmp_path: Path, weights: Path, su
     assert files_below(tmp_path / "out") == [f"{MASK}/dwi-brain-mri-0001.mha", "results.json"]
 
 
+def test_what_file_browsers_leave_behind_is_no_socket(cli: Cli, tmp_path: Path, weights: Path) -> None:
+    source = write_platform(tmp_path / "input", isles22())
+    (source / "images" / ".ipynb_checkpoints").mkdir()
+    (source / "images" / "dwi-brain-mri" / "._dwi-brain-mri-0001.mha").write_bytes(b"Mac OS X")
+    done = cli("run", "--input", source, "--output", tmp_path / "out", "--weights", weights, "--device", "cpu")
+    assert done.code == 0, done.err
+
+
 def test_json_inputs_that_are_null_or_broken_are_no_reason_to_fail(tmp_path: Path) -> None:
     source = write_platform(tmp_path / "input", T1, "socket", "stroke-metadata.json")
     case = read_case(read_inputs(source), TASKS["isles26"])

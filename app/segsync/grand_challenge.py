@@ -61,7 +61,7 @@ def read_inputs(folder: Path) -> Inputs:
     below = folder / "images"
     if not below.is_dir():
         raise InputError(f"{folder}: expected {INPUTS_FILE} or images/SOCKET/, found neither; see the README's layout")
-    images = {child.name.lower(): child for child in _children(below) if child.is_dir()}
+    images = {child.name.lower(): child for child in _children(below) if child.is_dir() and _visible(child)}
     files = {path.stem.lower(): path for path in sorted(folder.glob("*.json"))}
     return Inputs(folder, images, files)
 
@@ -142,12 +142,17 @@ def only_image(folder: Path) -> Path:
         return folder
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder with one image, found none; add the image")
-    names = [path.name for path in _children(folder) if not path.name.startswith(".")]
+    names = [path.name for path in _children(folder) if _visible(path)]
     found = [name for name in names if suffix_of(folder / name)]
     if len(found) != 1:
         listed = ", ".join(found or names) or "nothing"
         raise InputError(f"{folder}: expected exactly one image, found {len(found)} ({listed}); leave one")
     return folder / found[0]
+
+
+def _visible(path: Path) -> bool:
+    """Not what file browsers and editors leave behind: `._image.mha`, `.ipynb_checkpoints`."""
+    return not path.name.startswith(".")
 
 
 def _children(folder: Path) -> list[Path]:
