@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import helper
 
@@ -105,6 +107,24 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.M
         choose_device("cuda:0")
 
 
+def test_a_gpu_that_is_not_there_is_told_from_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number is wrong, not its driver or its libraries."""
+
+    class Driver:
+        def cuInit(self, flags: int) -> int:
+            return 0
+
+        def cuDeviceGetCount(self, count: Any) -> int:
+            count._obj.value = 2
+            return 0
+
+    monkeypatch.setattr("segsync.engine.providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Driver())
+    assert [choose_device(word) for word in ("auto", "cuda", "cuda:1")] == [Device(0), Device(0), Device(1)]
+    with pytest.raises(ResourceError, match=r"--device cuda:2: .*the NVIDIA driver shows 2, numbered from 0"):
+        choose_device("cuda:2")
+
+
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
@@ -139,6 +159,7 @@ def test_the_footprint_is_what_a_window_really_takes() -> None:
 CT = """
 import json, resource, sys
 from pathlib import Path
+from typing import Any
 import segsync
 model = segsync.load("isles24", weights=sys.argv[1], device="cpu")
 result = model.predict({"ncct": sys.argv[2], "tmax": sys.argv[3]})
@@ -179,12 +200,29 @@ def test_auto_goes_on_on_the_cpu_where_the_gpu_does_not_start(
 ) -> None:
     """A driver that is too old shows its GPU, and the runtime then cannot start on it."""
     bundle = load_bundle(write_bundle(tmp_path / "isles22", "isles22"))
-    monkeypatch.setattr(engine, "_why_no_cuda", lambda: None)
+    monkeypatch.setattr(engine, "_why_no_cuda", lambda number: None)
     monkeypatch.setattr(engine, "_providers", lambda *arguments: ["CPUExecutionProvider"])
     assert open_engine(bundle, "auto").device == Device()
     assert "could not start on the GPU" in caplog.text
     with pytest.raises(ResourceError, match="could not start on the GPU"):
         open_engine(bundle, "cuda")
+
+
+def test_standard_output_is_for_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime prints there that a GPU does not start."""
+    session = onnxruntime.InferenceSession
+
+    def talkative(*arguments: Any, **options: Any) -> Any:
+        print("EP Error CUDA failure 35")  # noqa: T201
+        return session(*arguments, **options)
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", talkative)
+    engine_of(write_bundle(tmp_path / "isles22", "isles22"))
+    caught = capsys.readouterr()
+    assert caught.out == ""
+    assert "EP Error" in caught.err
 
 
 def test_a_machine_with_many_cores_starts_no_more_threads_than_the_platform_allows(

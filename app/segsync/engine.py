@@ -1,9 +1,11 @@
 """ONNX Runtime as a predictor: provider, threads, warm-up. A second engine would be a second class like `Engine`."""
 
+import contextlib
 import ctypes
 import logging
 import os
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +43,10 @@ def choose_device(wanted: str) -> Device:
         raise UsageError(f"--device: expected auto, cpu, cuda or cuda:N, found {wanted!r}")
     if wanted == "cpu":
         return Device()
-    reason = _why_no_cuda()
+    number = int(wanted.partition(":")[2] or 0)
+    reason = _why_no_cuda(number)
     if reason is None:
-        return Device(int(wanted.partition(":")[2] or 0))
+        return Device(number)
     if wanted == "auto":
         log.info("no GPU: %s; running on the CPU", reason)
         return Device()
@@ -61,7 +64,7 @@ def providers() -> list[str]:
     return list(_runtime().get_available_providers())
 
 
-def _why_no_cuda() -> str | None:
+def _why_no_cuda(number: int) -> str | None:
     if "CUDAExecutionProvider" not in providers():
         return "this ONNX Runtime is built for the CPU alone; install the extra `gpu`"
     try:
@@ -71,6 +74,8 @@ def _why_no_cuda() -> str | None:
     count = ctypes.c_int()
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         return "the NVIDIA driver shows no device"
+    if number >= count.value:
+        return f"the NVIDIA driver shows {count.value}, numbered from 0"
     return None
 
 
@@ -100,9 +105,11 @@ class Engine:
         self.bundle = bundle
         self.device = device
         try:
-            self._session = runtime.InferenceSession(
-                str(bundle.model), options, providers=_providers(runtime, device, memory_bytes)
-            )
+            # Of a GPU that does not start it speaks on standard output, where results go.
+            with contextlib.redirect_stdout(sys.stderr):
+                self._session = runtime.InferenceSession(
+                    str(bundle.model), options, providers=_providers(runtime, device, memory_bytes)
+                )
         except Exception as error:  # ONNX Runtime's errors share no base class but Exception
             if OUT_OF_MEMORY.search(str(error)):
                 raise ResourceError(f"{bundle.model}: expected memory for the network, found too little") from error
