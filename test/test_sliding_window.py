@@ -1,6 +1,7 @@
 """Windows: MONAI's as judge, mirroring, what gives way when time or memory ends."""
 
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -208,6 +209,7 @@ SIZE = (32, 32, 32)  # 27 windows of 16³ at an overlap of one half, 8 at none
 @pytest.mark.parametrize(
     ("allowed", "flips", "overlap"),
     [
+        (math.inf, 8, 0.5),
         (1000.0, 8, 0.5),
         (27 * 8 / 0.9 + 0.5, 8, 0.5),
         (27 * 4 / 0.9 + 0.5, 4, 0.5),

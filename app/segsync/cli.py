@@ -172,7 +172,7 @@ def predict(
         log.info("%d of %d cases are done already", len(found) - len(todo), len(found))
     if not todo and not broken:
         return
-    memory = int(max_memory * GIB) if max_memory is not None else None
+    memory = int(min(max_memory * GIB, sys.maxsize)) if max_memory is not None else None
     model = load(chosen.name, weights=weights, device=device, max_memory=memory)
     images = {image.resolve() for case in found for image in case.channels.values() if isinstance(image, Path)}
     _check_targets(todo, images, source, output, model.bundle.spec.labels if save_probabilities else {})

@@ -190,7 +190,8 @@ class _Run:
     def _passes_in_time(self, seconds: float, windows: int, steps: int) -> int:
         assert self.deadline is not None
         left = (self.deadline - self.clock()) * SAFE_SHARE
-        return math.floor((left / max(seconds, 1e-9) + steps) / windows)
+        passes = (left / max(seconds, 1e-9) + steps) / windows
+        return math.floor(min(passes, len(self.windows.flips)))  # a deadline may be infinite
 
     def _coarser(self, overlap: float, seconds: float, tissue: npt.NDArray[np.bool_], patch: SizeZYX) -> float | None:
         """The first coarser overlap that ends in time, or the coarsest; None where there is none coarser."""
