@@ -178,6 +178,29 @@ def test_python_m_segsync_in_a_process_of_its_own(tmp_path: Path, weights: Path)
         assert bare.stderr.startswith("ERROR: /input: expected a folder with the case's inputs, found none")
 
 
+STOPPED_WHILE_WRITING = """
+import os, signal, sys
+import SimpleITK as sitk
+from segsync.cli import main
+write, number = sitk.WriteImage, signal.Signals[sys.argv.pop()]
+def stopped(*arguments, **options):
+    write(*arguments, **options)
+    os.kill(os.getpid(), number)
+sitk.WriteImage = stopped
+main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_run_that_is_stopped_leaves_no_half_file(tmp_path: Path, weights: Path, name: str, code: int) -> None:
+    """By Ctrl-C, or by a cluster whose time is up."""
+    write_isles22_platform(tmp_path / "input")
+    command = [sys.executable, "-c", STOPPED_WHILE_WRITING, "predict", *options(tmp_path, weights), name]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert files_below(tmp_path / "output") == []
+
+
 def test_a_warning_stands_above_the_bar_on_a_terminal(tmp_path: Path, weights: Path) -> None:
     source = write_isles22_platform(tmp_path / "input")
     shutil.rmtree(source / "images" / "flair-brain-mri")

@@ -4,10 +4,13 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import SimpleITK as sitk
@@ -92,7 +95,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
 def main() -> None:
     """Run the command line; errors are one line on stderr and a documented exit code."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads())
-    _guarded(app)
+    if threading.current_thread() is not threading.main_thread():  # which alone may say what a signal does
+        _guarded(app)
+        return
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        _guarded(app)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    """A cluster's or Docker's request to stop: as with Ctrl-C, half-written files are taken away."""
+    sys.exit(128 + number)
 
 
 def _guarded(command: Callable[[], object]) -> None:
