@@ -230,3 +230,14 @@ def test_a_machine_with_many_cores_starts_no_more_threads_than_the_platform_allo
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(96)))
     assert 3 * threads() < 128
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("250000 100000", 3), ("50000 100000", 1), ("max 100000", 8)])
+def test_a_container_with_a_quota_starts_no_more_threads_than_may_run(
+    quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`docker run --cpus 2.5`, 0.5, and none."""
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr("segsync.engine.CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert threads() == expected

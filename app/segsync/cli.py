@@ -64,10 +64,6 @@ TaskOption = Annotated[
 PlatformTaskOption = Annotated[
     str | None, typer.Option("--task", help=f"{', '.join(TASKS)}; else told by the input's sockets.")
 ]
-#: Where outputs are the platform's, which weights of one's own have none of.
-PlatformTaskOption = Annotated[
-    str | None, typer.Option("--task", help=f"{', '.join(TASKS)}; else told by the input's sockets.")
-]
 WeightsOption = Annotated[
     Path | None,
     typer.Option(

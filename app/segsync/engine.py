@@ -3,10 +3,12 @@
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 #: Threads of each library at most: the platform allows a container 128 processes and threads, on any machine.
 MAX_THREADS = 16
+#: A container's processor time (`docker run --cpus 4`), microseconds in a period: "400000 100000", or "max 100000".
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,15 @@ def choose_device(wanted: str) -> Device:
 
 
 def threads() -> int:
-    """Threads for a library: the cores that this process may use (libraries count the host's), within MAX_THREADS."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return min(len(allowed), MAX_THREADS)
+    """Threads for a library: the cores that this process may use (libraries count the host's), within MAX_THREADS.
+
+    More threads than a container's quota stand still for a part of every period, and all wait for the last.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = (CPU_QUOTA.read_text().strip() if CPU_QUOTA.is_file() else "").partition(" ")
+    if quota.isdigit() and period.isdigit():
+        allowed = min(allowed, math.ceil(int(quota) / int(period)))
+    return min(allowed, MAX_THREADS)
 
 
 def providers() -> list[str]:
