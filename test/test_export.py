@@ -68,7 +68,7 @@ def test_the_folder_says_where_it_comes_from(run: Path, weights: Path) -> None:
     card = (weights / "custom" / "MODEL_CARD.md").read_text()
     assert "research, not for care" in card.splitlines()[2]
     assert "An xLSTM-UNet of 0.0" in card
-    assert "as 3D-SegSync (MIDL 2025) uses it" in card
+    assert "the architecture of 3D-SegSync (MIDL 2025)" in card
     assert {path.name for path in weights.iterdir()} == {"custom", "manifest.json"}
     assert str(run.parent) not in (weights / "custom" / "model.json").read_text(), "a path of this machine"
 
@@ -90,7 +90,7 @@ def test_the_card_names_the_network_that_was_trained(weights: Path, preset: str,
     card = model_card(spec.model_copy(update={"provenance": spec.provenance | {"config": config}}), CardConfig())
     (line,) = (line for line in card.splitlines() if "million parameters" in line)
     assert line.startswith(called)
-    assert ("as 3D-SegSync (MIDL 2025) uses it" in line) == (preset == "bot")
+    assert ("the architecture of 3D-SegSync (MIDL 2025)" in line) == (preset == "bot")
 
 
 def test_training_goes_on_from_exported_weights(run: Path, weights: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def model_card(spec: ModelSpec, card: CardConfig) -> str:
         else "not chosen, the default"
     )
     baseline = BASELINES.get(provenance["config"]["network"]["preset"])
-    relation = "which 3D-SegSync (MIDL 2025) is compared with" if baseline else "as 3D-SegSync (MIDL 2025) uses it"
+    relation = "which 3D-SegSync (MIDL 2025) is compared with" if baseline else "the architecture of 3D-SegSync (MIDL 2025)"
     lines = [
         f"# {spec.name}",
         "",
