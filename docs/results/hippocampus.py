@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE over the settings of fine-tuning")
     parser.add_argument("--pretrain-set", action="append", default=[], help="KEY=VALUE over those of pretraining")
     parser.add_argument("--longer", type=int, help="also train from scratch with all labels for so many steps")
+    parser.add_argument("--longer-set", action="append", default=[], help="KEY=VALUE over the settings of that one")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     data = [f"data.folder={arguments.data}", f"data.cache={arguments.runs / 'cache'}"]
@@ -77,7 +78,8 @@ def main() -> None:
             measured[share, start] = measure(settings, start, share, chosen, arguments.runs, arguments.seeds)
     longer = None
     if arguments.longer:
-        scratch = settings.model_copy(update={"steps": arguments.longer})
+        changes = [*data, *arguments.set, f"steps={arguments.longer}", *arguments.longer_set]
+        scratch = load_settings(RunConfig, CONFIGS / "finetune-fast.yaml", changes)
         longer = measure(scratch, "none", 1.0, scratch.transfer, arguments.runs / "longer", arguments.seeds)
     encoders = {
         "untrained": None,
@@ -175,7 +177,7 @@ def gain(with_it: Measured, without: Measured) -> tuple[float, float, float]:
 def written_by(target: str, options: argparse.Namespace) -> str:
     """The command that a page came of, as a person would type it."""
     given = [f"--{name} {value}" for name in ("seeds", "longer") if (value := getattr(options, name, 1) or 1) > 1]
-    for name in ("set", "pretrain_set"):
+    for name in ("set", "pretrain_set", "longer_set"):
         given += [f"--{name.replace('_', '-')} {setting}" for setting in getattr(options, name, ())]
     with_options = f" OPTIONS='{' '.join(given)}'" if given else ""
     return f"Written by `make {target}{with_options}` at commit {commit()}"
@@ -282,8 +284,9 @@ def more_steps(short: Measured, longer: Measured, settings: RunConfig, arguments
     parts = " and ".join(f"{dice:.3f} ({name})" for dice, name in zip(scores, settings.labels.values(), strict=True))
     found = longer.dice.mean(0)
     return (
-        f"From scratch with all labels, {arguments.longer} steps instead of {settings.steps} "
-        f"({60 * longer.hours:.0f} minutes) reach {found.mean():.3f} ± {found.std(ddof=1):.3f} ({difference}): {parts}."
+        f"From scratch with all labels, {arguments.longer} steps instead of {settings.steps}"
+        f"{''.join(f', with `{change}`' for change in arguments.longer_set)} ({60 * longer.hours:.0f} minutes) reach "
+        f"{found.mean():.3f} ± {found.std(ddof=1):.3f} ({difference}): {parts}."
     )
 
 

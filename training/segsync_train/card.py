@@ -30,7 +30,8 @@ def model_card(spec: ModelSpec, card: CardConfig) -> str:
         else "not chosen, the default"
     )
     baseline = BASELINES.get(provenance["config"]["network"]["preset"])
-    relation = "which 3D-SegSync (MIDL 2025) is compared with" if baseline else "the architecture of 3D-SegSync (MIDL 2025)"
+    paper = "3D-SegSync (MIDL 2025)"
+    relation = f"which {paper} is compared with" if baseline else f"the architecture of {paper}"
     lines = [
         f"# {spec.name}",
         "",
