@@ -154,6 +154,12 @@ def test_the_choice_stays_near_a_half_where_the_cases_cannot_tell() -> None:
     assert (choose(unsure, thresholds), choose(sure, thresholds), choose(unsure[:1], thresholds)) == (1, 0, 0)
 
 
+def test_a_worse_pair_is_not_taken_because_its_distance_is_less_sure() -> None:
+    """At 0.5 one pair is 0.01 behind in every case, the other 0.1 in one of four, which may be chance."""
+    scores = np.array([[0.7, 0.69, 0.7], [0.7, 0.69, 0.7], [0.7, 0.69, 0.7], [0.7, 0.69, 0.6]])
+    assert choose(scores, (0.6, 0.5, 0.5)) == 0
+
+
 def test_nothing_found_where_nothing_is_counts_as_right() -> None:
     label = np.zeros((1, 4, 4), np.uint8)
     case = make_case("c", label[None].astype(np.float32), label, label == 0, (1.0, 1.0, 1.0))

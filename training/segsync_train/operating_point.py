@@ -101,16 +101,17 @@ def choose_operating_point(
 
 
 def choose(scores: Array, thresholds: Sequence[float]) -> int:
-    """The pair to take, of scores (cases, pairs): among those that the cases cannot tell from the best, the one whose
-    threshold lies nearest to 0.5, and of these the best.
+    """The pair to take, of scores (cases, pairs): of each threshold's best pair, the one nearest to 0.5 that the cases
+    cannot tell from the best of all.
 
     Not to be told apart is a mean difference within its own standard error, the rule of one standard error (Breiman et
     al. 1984) for paired scores. The best of a flat table is chance; 0.5 is what the loss was trained for.
     """
     means = scores.mean(0)
+    best_at = {at: max((p for p, t in enumerate(thresholds) if t == at), key=means.__getitem__) for at in thresholds}
     behind = scores[:, [int(means.argmax())]] - scores
     error = behind.std(0, ddof=1) / math.sqrt(len(scores)) if len(scores) > 1 else np.zeros(len(means))
-    equal = [pair for pair in range(len(means)) if behind[:, pair].mean() <= error[pair]]
+    equal = [pair for pair in best_at.values() if behind[:, pair].mean() <= error[pair]]
     return min(equal, key=lambda pair: (abs(thresholds[pair] - 0.5), -means[pair]))
 
 
