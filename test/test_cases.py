@@ -85,9 +85,13 @@ def listed(folder: Path) -> None:
     write_platform(folder, {SOCKETS[name]: volume for name, volume in VOLUMES.items()}, "socket")
 
 
-def dicom(folder: Path) -> None:
+def dicom(folder: Path, below: str = "") -> None:
     for number, (name, volume) in enumerate(VOLUMES.items()):
-        write_dicom(folder / BIDS[name], volume, f"1.2.826.0.1.3680043.2.1125.{number}")
+        write_dicom(folder / BIDS[name] / below, volume, f"1.2.826.0.1.3680043.2.1125.{number}")
+
+
+def dicom_export(folder: Path) -> None:
+    dicom(folder, "SE000003")
 
 
 LAYOUTS: list[tuple[Callable[[Path], None], str]] = [
@@ -100,6 +104,7 @@ LAYOUTS: list[tuple[Callable[[Path], None], str]] = [
     (platform, "dwi-brain-mri-0001"),
     (listed, "dwi-brain-mri-0001"),
     (dicom, "study"),
+    (dicom_export, "study"),
 ]
 IDS = [layout.__name__ for layout, _ in LAYOUTS]
 
@@ -348,6 +353,13 @@ def test_dicom_folders_for_a_task_with_one_channel(tmp_path: Path) -> None:
     assert [(case.name, case.channels) for case in found] == [(n, {"t1": tmp_path / n}) for n in ("p1", "p2")]
     [case] = whole_cases(tmp_path / "p1", TASKS["aims-tbi"])
     assert (case.name, case.channels) == ("p1", {"t1": tmp_path / "p1"})
+
+
+def test_two_series_below_one_channels_folder_are_not_chosen_between(tmp_path: Path) -> None:
+    dicom(tmp_path / "p1", "SE000003")
+    write_dicom(tmp_path / "p1" / "dwi" / "SE000004", VOLUMES["dwi"], "1.2.826.0.1.3680043.2.1125.9")
+    with pytest.raises(InputError, match=r"dwi/SE000004: expected one dwi image for the case p1, found .*SE000003"):
+        find_cases(tmp_path, ISLES22, {})
 
 
 def test_images_given_by_name_are_not_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -249,8 +249,12 @@ def _found(source: Path, task: Task, grouped: _Grouped) -> Iterator[tuple[str, _
         folder_channel = _channel_called(folder.name, task) if folder != source else None
         if folder_channel and files and not images:
             yield folder_channel, _Key((), _name(folder.parent, source)), folder  # a DICOM series
-        elif len(task.channels) == 1 and files and not images and holds_dicom(folder):
-            yield task.reference, _Key((), _name(folder, source)), folder
+        elif files and not images and holds_dicom(folder):
+            above = _channel_called(folder.parent.name, task) if source in folder.parent.parents else None
+            if len(task.channels) == 1:
+                yield task.reference, _Key((), _name(folder, source)), folder
+            elif above:  # dwi/SERIES, as scanners export it
+                yield above, _Key((), _name(folder.parent.parent, source)), folder
         labels = {path: _labelled(path, task) for path in images}
         if len(task.channels) == 1 and any(int(number[2]) for path in images if (number := _numbered(path))):
             labels = {path: None if _numbered(path) else label for path, label in labels.items()}  # they count cases
