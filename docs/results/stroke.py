@@ -18,7 +18,7 @@ from segsync.images import read
 from segsync.lesions import measure
 from segsync.montage import draw
 from segsync.postprocess import components_of
-from segsync.predict import Result, Settings
+from segsync.predict import Case, Result, Settings
 from segsync_train.runs import commit
 
 HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ def main() -> None:
     model = segsync.load("isles22", weights=arguments.weights, device="cpu")
 
     def run(images: Images) -> Result:
-        return model.predict(dict(images), Settings(tta="none"))
+        return model.predict(Case("Bundled case", dict(images)), Settings(tta="none"))
 
     images = {name: read(next((CASE / f"{name}-brain-mri").glob("*.mha"))) for name in ("dwi", "adc", "flair")}
     plain = run(images)
