@@ -216,6 +216,10 @@ def test_a_broken_case_is_said_and_the_others_are_written(tmp_path: Path, cli: C
     assert "empty file" in first
     assert last == "ERROR: 1 of 3 cases failed, the others are written; see the lines above"
     assert [line.split("\t")[0] for line in done.out.splitlines()] == ["a", "c"]
+    for path in (tmp_path / "study").glob("[ac]_adc.nii.gz"):
+        path.write_bytes(b"")
+    done = predict(cli, tmp_path / "study", tmp_path / "none", weights, "-q")
+    assert (done.code, done.err.splitlines()[-1]) == (7, "ERROR: 3 of 3 cases failed; see the lines above")
 
 
 def test_platform_folders_are_told_apart_by_their_own_names(tmp_path: Path, cli: Cli, weights: Path) -> None:

@@ -212,9 +212,9 @@ def predict(
             sys.stdout.write(f"{case.name}\t{result.volume_ml:.2f} ml\t{len(lesions)} lesions\t{path}\n")
             sys.stdout.flush()
     if failed:
-        raise CasesFailedError(
-            f"{len(failed)} of {len(todo) + len(broken)} cases failed, the others are written; see the lines above"
-        )
+        count = len(todo) + len(broken)
+        others = ", the others are written" if len(failed) < count else ""
+        raise CasesFailedError(f"{len(failed)} of {count} cases failed{others}; see the lines above")
 
 
 @os_errors(WeightsError)
