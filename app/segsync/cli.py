@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -16,12 +16,12 @@ from typing import Annotated
 import SimpleITK as sitk
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 import segsync
 from segsync import cases, grand_challenge
 from segsync.bundle import MANIFEST_FILE, MODEL_FILE, SPEC_FILE, load_bundle, load_manifest, verify_files
+from segsync.console import guarded, show_logs, unexpected
 from segsync.engine import providers, threads
 from segsync.errors import (
     CasesFailedError,
@@ -36,7 +36,7 @@ from segsync.errors import (
 from segsync.images import WRITABLE, stem_of, suffix_of, write
 from segsync.lesions import measure
 from segsync.predict import WEIGHTS_PLACES, Case, Model, Result, Settings, Tta, find_task, find_weights, load, task_of
-from segsync.progress import TERMINAL, report_progress
+from segsync.progress import report_progress
 from segsync.server import PORT, make_server
 from segsync.tasks import TASKS, Task, task_named
 from segsync.versions import versions
@@ -96,11 +96,11 @@ def main() -> None:
     """Run the command line; errors are one line on stderr and a documented exit code."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads())
     if threading.current_thread() is not threading.main_thread():  # which alone may say what a signal does
-        _guarded(app)
+        guarded(app)
         return
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
-        _guarded(app)
+        guarded(app)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -110,34 +110,8 @@ def _terminated(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _guarded(command: Callable[[], object]) -> None:
-    try:
-        command()
-    except SegsyncError as error:
-        log.error("%s", error)
-        log.debug("where it came from:", exc_info=error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        log.error("%s", _unexpected(error))
-        log.debug("where it came from:", exc_info=error)
-        sys.exit(1)
-
-
-def _unexpected(error: Exception) -> str:
-    return f"unexpected {type(error).__name__}: {error}; run again with -v and report it"
-
-
 def _logging(verbose: int = 0, quiet: bool = False) -> None:
-    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
-    if sys.stderr.isatty():
-        handler: logging.Handler = RichHandler(console=TERMINAL, show_path=False, markup=False)
-        handler.setFormatter(logging.Formatter("%(message)s", "%X"))
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    show_logs(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
 
 
 @app.command()
@@ -205,7 +179,7 @@ def predict(
             if len(found) + len(broken) == 1:
                 raise
             ours = isinstance(error, SegsyncError)
-            log.error("%s", error if ours else f"case {case.name}: {_unexpected(error)}")
+            log.error("%s", error if ours else f"case {case.name}: {unexpected(error)}")
             log.debug("where it came from:", exc_info=error)
             failed.append(error)
         else:

@@ -5,13 +5,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from segsync.console import TERMINAL
 
 log = logging.getLogger(__name__)
 
-#: Shows logs and bars alike: a line of the log is put above a bar by the console that draws it, else into it.
-TERMINAL = Console(stderr=True)
 #: Shares of a case at which a line is logged where there is no terminal.
 LINES_AT = (0.25, 0.5, 0.75, 1.0)
 

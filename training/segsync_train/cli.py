@@ -11,11 +11,10 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 import segsync
-from segsync.errors import InputError, SegsyncError
-from segsync.progress import TERMINAL
+from segsync.console import guarded, show_logs
+from segsync.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -49,29 +48,12 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step, and 
 def main() -> None:
     """Run the command line; errors are one line on stderr and a documented exit code."""
     set_up_logging(verbose=False)
-    try:
-        app()
-    except SegsyncError as error:
-        log.error("%s", error)
-        log.debug("where it came from:", exc_info=error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        log.error("unexpected %s: %s; run again with -v and report it", type(error).__name__, error)
-        log.debug("where it came from:", exc_info=error)
-        sys.exit(1)
+    guarded(app)
 
 
 def set_up_logging(*, verbose: bool) -> None:
-    """Logs on standard error: coloured on a terminal, `LEVEL: line` elsewhere. -v speaks of this project alone."""
-    if sys.stderr.isatty():
-        handler: logging.Handler = RichHandler(console=TERMINAL, show_path=False, markup=False)
-        handler.setFormatter(logging.Formatter("%(message)s", "%X"))
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    """-v speaks of this project alone, not of the libraries below it."""
+    show_logs(logging.INFO)
     for name in ("segsync", "segsync_train"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
 

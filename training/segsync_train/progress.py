@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from segsync.progress import TERMINAL
+from segsync.console import TERMINAL
 
 log = logging.getLogger(__name__)
 
