@@ -183,6 +183,7 @@ import os, signal, sys
 import SimpleITK as sitk
 from segsync.cli import main
 write, number = sitk.WriteImage, signal.Signals[sys.argv.pop()]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background inherits that it is ignored
 def stopped(*arguments, **options):
     write(*arguments, **options)
     os.kill(os.getpid(), number)
