@@ -339,3 +339,12 @@ def flip_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+#: A grid that is neither cubic, nor at the origin, nor along the axes.
+SKEWED = grid_of((5, 6, 7), (3.0, 1.25, 0.75), (-12.5, 40.0, 7.25), turned(IDENTITY, (20.0, -10.0, 35.0)))
+
+
+def close(found: Grid, expected: Grid) -> bool:
+    """Whether two grids agree to what NIfTI's float32 holds."""
+    return found.size_zyx == expected.size_zyx and np.allclose(found.corners(), expected.corners(), atol=1e-3)

@@ -1,34 +1,22 @@
-"""Image files: what is whole is read as SimpleITK reads it, what is not gives one clear line, written whole or not."""
+"""Image files: what is whole is read as SimpleITK reads it, and written whole or not."""
 
 import gzip
-import locale
 import math
 import os
 import re
 import shutil
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
-from builders import IDENTITY, files_below, grid_of, itk_image, tissue_of, turned, write_dicom, write_image
-from segsync.errors import InputError, OutputError, ResourceError, SegsyncError
-from segsync.geometry import Grid, Volume
+from builders import SKEWED, close, files_below, grid_of, itk_image, write_image
+from segsync.errors import InputError, OutputError, ResourceError
+from segsync.geometry import Grid
 from segsync.images import read, stem_of, suffix_of, write
-
-SKEWED = grid_of((5, 6, 7), (3.0, 1.25, 0.75), (-12.5, 40.0, 7.25), turned(IDENTITY, (20.0, -10.0, 35.0)))
-
-
-def close(found: Grid, expected: Grid) -> bool:
-    """Whether two grids agree to what NIfTI's float32 holds."""
-    return found.size_zyx == expected.size_zyx and np.allclose(found.corners(), expected.corners(), atol=1e-3)
-
 
 # --- names -----------------------------------------------------------------------------------------------------------
 
@@ -205,76 +193,6 @@ def test_an_nrrd_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["ascending", "descending"])
-def test_dicom_series(tmp_path: Path, reverse: bool) -> None:
-    """Slices are ordered by their place in the patient, not by their file names; the geometry is theirs."""
-    grid = grid_of((5, 12, 10), (4.0, 1.5, 1.25), (-20.0, 30.0, -5.0), turned(IDENTITY, (8.0, -5.0, 3.0)))
-    array = np.random.default_rng(2).integers(0, 1000, grid.size_zyx).astype(np.int16)
-    folder = write_dicom(tmp_path / "dwi", Volume(array, grid))
-    if reverse:
-        names = sorted(folder.iterdir())
-        for number, path in enumerate(names):
-            path.rename(folder / f"moved-{len(names) - number:03d}")
-    volume = read(folder)
-    assert np.array_equal(volume.array, array)
-    assert close(volume.grid, grid)
-
-
-def test_a_folder_with_two_series_or_none_is_refused(tmp_path: Path) -> None:
-    grid = grid_of((3, 8, 8))
-    first = write_dicom(tmp_path / "two", Volume(tissue_of(grid, 100), grid))
-    write_dicom(tmp_path / "other", Volume(tissue_of(grid, 50), grid), series="1.2.826.0.1.3680043.2.1125.9")
-    for path in (tmp_path / "other").iterdir():
-        path.rename(first / f"second-{path.name}")
-    with pytest.raises(InputError, match=r"two: expected the files of one DICOM series, found 2 series"):
-        read(first)
-    (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match=r"none: .* found no DICOM files"):
-        read(tmp_path / "none")
-
-
-def test_a_dicom_series_that_lacks_a_slice_is_refused(tmp_path: Path) -> None:
-    """ITK would take the rest as evenly spaced: everything would lie elsewhere."""
-    grid = grid_of((6, 8, 8), (4.0, 1.0, 1.0))
-    folder = write_dicom(tmp_path / "dwi", Volume(tissue_of(grid, 100), grid))
-    (folder / "002.dcm").unlink()
-    with pytest.raises(InputError, match=r"dwi: expected .*even"):
-        read(folder)
-
-
-def test_a_dicom_series_of_a_tilted_gantry_is_refused(tmp_path: Path) -> None:
-    """Even steps, but sheared: ITK would stack the slices upright, and the volume would be too large."""
-    grid = grid_of((6, 8, 8), (5.0, 1.0, 1.0))
-    folder = write_dicom(tmp_path / "ct", Volume(tissue_of(grid, 100), grid))
-    for number, path in enumerate(sorted(folder.iterdir())):
-        image = sitk.ReadImage(str(path))
-        shifted = f"0\\{-number * 5.0 * math.tan(math.radians(20)):.6f}\\{number * 5.0:g}"
-        rewrite_dicom(image, path, {"0020|0032": shifted})
-    with pytest.raises(InputError, match=r"ct: expected slices .* gantry tilt of 20\.0 degrees; convert"):
-        read(folder)
-
-
-def test_dicom_slices_all_at_one_place_are_refused(tmp_path: Path) -> None:
-    grid = grid_of((5, 8, 8), (5.0, 1.0, 1.0))
-    folder = write_dicom(tmp_path / "ct", Volume(tissue_of(grid, 100), grid))
-    for path in folder.iterdir():
-        rewrite_dicom(sitk.ReadImage(str(path)), path, {"0020|0032": "0\\0\\0"})
-    with pytest.raises(InputError, match=r"ct: expected evenly spaced slices, found steps of 0\.00"):
-        read(folder)
-
-
-def rewrite_dicom(image: sitk.Image, path: Path, changes: dict[str, str]) -> None:
-    """The same slice with other tags."""
-    kept = locale.setlocale(locale.LC_ALL)
-    for tag, value in changes.items():
-        image.SetMetaData(tag, value)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    writer.SetFileName(str(path))
-    writer.Execute(image)
-    locale.setlocale(locale.LC_ALL, kept)
-
-
 def test_a_name_that_is_no_utf8_is_one_line(tmp_path: Path) -> None:
     """ITK would end the process, and with it every case that comes after."""
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcller.nii.gz"))
@@ -304,202 +222,6 @@ def test_voxels_that_are_no_number(tmp_path: Path) -> None:
     assert np.array_equal(read(write_image(tmp_path / "odd.mha", array)).array, array, equal_nan=True)
     finite = np.where(np.isfinite(array), array, 0)
     assert np.array_equal(read(write_image(tmp_path / "odd.nii.gz", array)).array, finite)
-
-
-# --- reading what is not ---------------------------------------------------------------------------------------------
-
-
-def header_edit(path: Path, old: bytes, new: bytes) -> None:
-    content = path.read_bytes()
-    assert re.search(old, content)
-    path.write_bytes(re.sub(old, new, content, count=1))
-
-
-def _plain(folder: Path, suffix: str = ".mha") -> Path:
-    return write_image(folder / f"image{suffix}", tissue_of(grid_of((6, 7, 8)), 100), compress=False)
-
-
-def missing(folder: Path) -> Path:
-    return folder / "image.mha"
-
-
-def empty(folder: Path) -> Path:
-    (folder / "image.mha").touch()
-    return folder / "image.mha"
-
-
-def text(folder: Path) -> Path:
-    (folder / "image.mha").write_text("this is a letter, not an image\n" * 20)
-    return folder / "image.mha"
-
-
-def other_ending(folder: Path) -> Path:
-    return _plain(folder).rename(folder / "image.png")
-
-
-def flat(folder: Path) -> Path:
-    sitk.WriteImage(sitk.Image(8, 9, sitk.sitkFloat32), str(folder / "image.mha"))
-    return folder / "image.mha"
-
-
-def frames(folder: Path) -> Path:
-    one = sitk.Image(6, 7, 8, sitk.sitkInt16)
-    sitk.WriteImage(sitk.JoinSeries([one, one, one]), str(folder / "image.nii.gz"))
-    return folder / "image.nii.gz"
-
-
-def colour(folder: Path) -> Path:
-    sitk.WriteImage(sitk.Image([6, 7, 8], sitk.sitkVectorUInt8, 3), str(folder / "image.mha"))
-    return folder / "image.mha"
-
-
-def zero_spacing(folder: Path) -> Path:
-    path = _plain(folder)
-    header_edit(path, rb"ElementSpacing = [^\n]*", b"ElementSpacing = 1 0 1")
-    return path
-
-
-def negative_spacing(folder: Path) -> Path:
-    path = _plain(folder)
-    header_edit(path, rb"ElementSpacing = [^\n]*", b"ElementSpacing = 1 1 -2")
-    return path
-
-
-def sheared(folder: Path) -> Path:
-    path = _plain(folder)
-    header_edit(path, rb"TransformMatrix = [^\n]*", b"TransformMatrix = 1 0 0 0.3 1 0 0 0 1")
-    return path
-
-
-def no_direction(folder: Path) -> Path:
-    path = _plain(folder)
-    header_edit(path, rb"TransformMatrix = [^\n]*", b"TransformMatrix = 0 0 0 0 0 0 0 0 0")
-    return path
-
-
-def elsewhere(folder: Path) -> Path:
-    path = _plain(folder)
-    header_edit(path, rb"ElementDataFile = LOCAL", b"ElementDataFile = other.raw")
-    (folder / "other.raw").write_bytes(bytes(6 * 7 * 8 * 4))
-    return path
-
-
-def bomb(folder: Path) -> Path:
-    """A header that promises 4 TB."""
-    path = _plain(folder, ".nii.gz")
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    struct.pack_into("<3h", content, 42, 10000, 10000, 10000)
-    path.write_bytes(gzip.compress(bytes(content)))
-    return path
-
-
-BAD = [
-    (missing, "found none; check the path"),
-    (empty, "empty file (0 bytes)"),
-    (text, "expected a .mha image"),
-    (other_ending, "expected one of .mha, .nii.gz, .nii"),
-    (flat, "expected a 3D image, found 2D (8×9)"),
-    (frames, "expected a 3D image, found 4D (6×7×8×3)"),
-    (colour, "found 3 (colour or vector)"),
-    (zero_spacing, "expected"),
-    (negative_spacing, "expected"),
-    (sheared, "expected orthonormal axis directions"),
-    (no_direction, "expected"),
-    (elsewhere, "a reference to a second file"),
-    (bomb, "the file is cut"),
-]
-
-
-@pytest.mark.parametrize(("spoil", "said"), BAD, ids=[spoil.__name__ for spoil, _ in BAD])
-def test_a_bad_file_gives_one_line_that_names_it(tmp_path: Path, spoil: Callable[[Path], Path], said: str) -> None:
-    path = spoil(tmp_path)
-    with pytest.raises(InputError) as error:
-        read(path)
-    message = str(error.value)
-    assert message.startswith(f"{path}: expected")
-    assert said in message
-    assert "found" in message
-    assert "\n" not in message
-
-
-@pytest.mark.parametrize("suffix", [".mha", ".nii", ".nii.gz"])
-@pytest.mark.parametrize("compress", [True, False], ids=["compressed", "plain"])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
-def test_a_cut_file_is_never_filled_up(tmp_path: Path, suffix: str, compress: bool, share: float) -> None:
-    """ITK fills what is missing of a cut NIfTI with zeros, without a word."""
-    noise = np.random.default_rng(3).normal(size=(12, 16, 16)).astype(np.float32)
-    path = write_image(tmp_path / f"cut{suffix}", noise, compress=compress)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(InputError, match=re.escape(str(path))):
-        read(path)
-
-
-@pytest.mark.parametrize("suffix", [".mha", ".nii.gz"])
-def test_one_changed_byte_in_a_compressed_body_is_noticed(tmp_path: Path, suffix: str) -> None:
-    noise = np.random.default_rng(4).normal(size=(12, 16, 16)).astype(np.float32)
-    path = write_image(tmp_path / f"bad{suffix}", noise)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=re.escape(str(path))):
-        read(path)
-
-
-@pytest.fixture(scope="module")
-def whole_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("whole")
-    array = tissue_of(SKEWED, 100).astype(np.int16)
-    return {
-        name: write_image(folder / name, array, SKEWED, compress=compress).read_bytes()
-        for name, compress in (("plain.mha", False), ("packed.mha", True), ("image.nii", False))
-    }
-
-
-def volume_or_line(path: Path) -> Volume | str:
-    try:
-        return read(path)
-    except SegsyncError as error:
-        return str(error)
-
-
-@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    kind=st.sampled_from(["plain.mha", "packed.mha", "image.nii", "image.nii.gz"]),
-    flips=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6),
-    cut=st.none() | st.integers(0, 2000),
-    inserted=st.none() | st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=4)),
-)
-@example(kind="image.nii", flips=[(40, 7)], cut=None, inserted=None)
-@example(kind="image.nii", flips=[(43, 127)], cut=None, inserted=None)
-@example(kind="image.nii", flips=[(70, 0), (71, 0)], cut=None, inserted=None)
-@example(kind="image.nii.gz", flips=[(43, 255)], cut=None, inserted=None)
-def test_no_header_however_broken_gives_anything_but_an_image_or_one_line(
-    tmp_path: Path,
-    whole_files: dict[str, bytes],
-    kind: str,
-    flips: list[tuple[int, int]],
-    cut: int | None,
-    inserted: tuple[int, bytes] | None,
-) -> None:
-    content = bytearray(whole_files[kind.removesuffix(".gz")])
-    header = 352 if ".nii" in kind else content.index(b"LOCAL") + 6
-    for place, value in flips:
-        content[place % header] = value
-    if inserted is not None:
-        content[inserted[0] % header : inserted[0] % header] = inserted[1]
-    if cut is not None:
-        del content[cut % len(content) :]
-    path = tmp_path / kind
-    path.write_bytes(gzip.compress(bytes(content), 1) if kind.endswith(".gz") else bytes(content))
-    found = volume_or_line(path)
-    if isinstance(found, str):
-        assert str(path) in found
-        assert "\n" not in found
-    else:
-        assert found.array.shape == found.grid.size_zyx
-        assert found.array.ndim == 3
-        assert min(found.grid.spacing_zyx) > 0
-        assert np.isfinite(found.grid.corners()).all()
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
