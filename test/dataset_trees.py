@@ -10,6 +10,8 @@ from builders import grid_of, write_image
 from segsync.images import suffix_of
 
 GRID = grid_of((4, 5, 6), (3.0, 1.0, 1.0))
+#: Another grid than GRID.
+MOVED = grid_of((4, 5, 6), (3.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -240,3 +242,7 @@ def build(tree: Tree, folder: Path) -> Path:
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"Mac OS X")
     return folder
+
+
+def noise() -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(GRID.size_zyx).astype(np.float32)
