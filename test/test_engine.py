@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import helper
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from builders import copying, graph, greedy, grid_of, tissue_of, write_bundle, write_image
 from segsync import engine
@@ -206,6 +207,25 @@ def test_auto_goes_on_on_the_cpu_where_the_gpu_does_not_start(
     assert "could not start on the GPU" in caplog.text
     with pytest.raises(ResourceError, match="could not start on the GPU"):
         open_engine(bundle, "cuda")
+
+
+def test_a_gpu_that_fails_on_the_way_is_not_what_a_result_came_from(
+    weights: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime then goes on on the CPU by itself; the report names the device that computed."""
+    failing = engine_of(weights / "isles22")
+    failing.device = Device(0)  # as if it had started there
+
+    class Lost:
+        def run(self, *_: object) -> None:
+            raise EPFail("CUDA failure 719: unspecified launch failure")
+
+    failing._session._sess = Lost()
+    windows = np.random.default_rng(0).uniform(size=(1, 3, 4, 4, 4)).astype(np.float32)
+    assert np.array_equal(failing(windows), windows[:, :1])
+    assert str(failing.device) == "cpu"
+    assert "cuda:0 failed" in caplog.text
+    assert capfd.readouterr().out == ""
 
 
 def test_standard_output_is_for_results(

@@ -148,7 +148,8 @@ class Engine:
     def __call__(self, windows: Array) -> Array:
         """Probabilities (N, L, Z, Y, X) of windows (N, C, Z, Y, X); raises MemoryError where they do not fit."""
         try:
-            probabilities: npt.NDArray[np.float32] = self._session.run(None, {self._input: windows})[0]
+            with contextlib.redirect_stdout(sys.stderr):  # as above
+                probabilities: npt.NDArray[np.float32] = self._session.run(None, {self._input: windows})[0]
         except Exception as error:  # as above
             if OUT_OF_MEMORY.search(str(error)):
                 raise MemoryError(_first_line(error)) from error
@@ -156,6 +157,9 @@ class Engine:
                 f"{self.bundle.model}: the network failed on windows of shape {windows.shape}: {_first_line(error)}; "
                 "export it again"
             ) from error
+        if self.device.cuda is not None and "CUDAExecutionProvider" not in self._session.get_providers():
+            log.warning("%s failed, ONNX Runtime goes on on the CPU", self.device)
+            self.device = Device()
         return probabilities
 
     def warm_up(self, patch_zyx: SizeZYX) -> None:
