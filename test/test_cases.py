@@ -57,7 +57,10 @@ def dicom(folder: Path, below: str = "") -> None:
 
 
 def dicom_export(folder: Path) -> None:
+    """With the index of its files that a scanner writes beside them."""
     dicom(folder, "SE000003")
+    for name in VOLUMES:
+        (folder / BIDS[name] / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
 
 
 LAYOUTS: list[tuple[Callable[[Path], None], str]] = [
@@ -95,7 +98,7 @@ def test_one_case_however_it_lies(
     mask = sitk.ReadImage(str(tmp_path / "masks" / written))
     assert Grid.of(mask).same_as(GRID)
     assert np.array_equal(sitk.GetArrayFromImage(mask), LESION)
-    assert done.out.startswith(f"{name}\t{LESION.sum() / 1000:.2f} ml\t1 lesions\t")
+    assert done.out.startswith(f"{name}\t{LESION.sum() / 1000:.2f} ml\t1 lesion\t")
 
 
 def test_a_folder_of_files_for_a_task_with_one_channel(tmp_path: Path) -> None:

@@ -247,9 +247,11 @@ def _found(source: Path, task: Task, grouped: _Grouped) -> Iterator[tuple[str, _
             continue
         images = [folder / file for file in files if suffix_of(Path(file))]
         folder_channel = _channel_called(folder.name, task) if folder != source else None
-        if folder_channel and files and not images:
-            yield folder_channel, _Key((), _name(folder.parent, source)), folder  # a DICOM series
-        elif files and not images and holds_dicom(folder):
+        holds_series = bool(files) and not images and holds_dicom(folder)
+        # A folder of that name with anything in it is meant to be a series; a DICOMDIR lies above the series' folders.
+        if folder_channel and files and not images and (holds_series or not any(map(Path.is_dir, folder.iterdir()))):
+            yield folder_channel, _Key((), _name(folder.parent, source)), folder
+        elif holds_series:
             above = _channel_called(folder.parent.name, task) if source in folder.parent.parents else None
             if len(task.channels) == 1:
                 yield task.reference, _Key((), _name(folder, source)), folder
