@@ -57,7 +57,7 @@ def test_quiet_says_nothing_and_results_go_to_stdout(cli: Cli, tmp_path: Path, w
     done = cli("predict", *options(tmp_path, weights), "-q")
     assert done.err == ""
     mask = tmp_path / "output" / "dwi-brain-mri-0001.mha"
-    assert done.out == f"dwi-brain-mri-0001\t{LESION.sum() / 1000:.2f} ml\t1 lesions\t{mask}\n"
+    assert done.out == f"dwi-brain-mri-0001\t{LESION.sum() / 1000:.2f} ml\t1 lesion\t{mask}\n"
     assert "100 %" in cli("predict", *options(tmp_path, weights)).err
 
 
@@ -119,6 +119,19 @@ def test_info(cli: Cli, tmp_path: Path, weights: Path) -> None:
     assert all("missing" in task["weights"] for task in json.loads(none.out)["tasks"])
     shown = cli("info", "--weights", weights).out
     assert all(name in shown for name in TASKS)
+
+
+def test_info_names_the_tasks_of_weights_of_ones_own(cli: Cli, tmp_path: Path) -> None:
+    """As `--task` takes them: below a folder, or the folder itself."""
+    folder = write_bundle(
+        tmp_path / "plaques",
+        "plaques",
+        channels=[ChannelSpec(name="flair", normalisation=Fixed(low=0, high=1, mean=0, std=1))],
+    )
+    for place in (tmp_path, folder):
+        *challenges, own = json.loads(cli("info", "--json", "--weights", place).out)["tasks"]
+        assert [task["name"] for task in challenges] == list(TASKS)
+        assert (own["name"], own["channels"], own["weights"]["folder"]) == ("plaques", ["flair"], str(folder))
 
 
 def test_verify(cli: Cli, tmp_path: Path) -> None:

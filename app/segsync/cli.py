@@ -3,12 +3,11 @@
 import contextlib
 import json
 import logging
-import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -25,7 +24,6 @@ from segsync.console import guarded, show_logs, unexpected
 from segsync.engine import providers, threads
 from segsync.errors import (
     CasesFailedError,
-    OutputError,
     ResourceError,
     SegsyncError,
     UsageError,
@@ -33,11 +31,12 @@ from segsync.errors import (
     memory_errors,
     os_errors,
 )
-from segsync.images import WRITABLE, stem_of, suffix_of, write
+from segsync.images import stem_of, write
 from segsync.lesions import measure
 from segsync.predict import WEIGHTS_PLACES, Case, Model, Result, Settings, Tta, find_task, find_weights, load, task_of
 from segsync.progress import report_progress
 from segsync.server import PORT, make_server
+from segsync.targets import check_folders, check_targets, probability_paths, targets_of
 from segsync.tasks import TASKS, Task, task_named
 from segsync.versions import versions
 
@@ -47,7 +46,7 @@ GIB = 2**30
 INPUT, OUTPUT = Path("/input"), Path("/output")
 
 EXIT_CODES = """Exit codes: 0 done; 1 unexpected error; 2 wrong usage; 3 input; 4 weights; 5 output; 6 memory or device;
-7 some cases of a folder failed."""
+7 some cases of a folder failed; 130 stopped by Ctrl-C; 143 by SIGTERM."""
 
 app = typer.Typer(
     name="segsync",
@@ -154,8 +153,8 @@ def predict(
     found, broken = cases.find_cases(source, chosen, _named_channels(channel or [], chosen))
     for line in broken:
         log.error("%s", line)
-    targets = _targets(output, found, chosen)
-    _check_folders(targets)
+    targets = targets_of(output, found, chosen)
+    check_folders(targets)
     todo = [(case, path) for case, path in zip(found, targets, strict=True) if not (resume and path.is_file())]
     if len(todo) < len(found):
         log.info("%d of %d cases are done already", len(found) - len(todo), len(found))
@@ -164,7 +163,7 @@ def predict(
     memory = int(min(max_memory * GIB, sys.maxsize)) if max_memory is not None else None
     model = load(chosen.name, weights=weights, device=device, max_memory=memory)
     images = {image.resolve() for case in found for image in case.channels.values() if isinstance(image, Path)}
-    _check_targets(todo, images, source, output, model.bundle.spec.labels if save_probabilities else {})
+    check_targets(todo, images, source, output, model.bundle.spec.labels if save_probabilities else {})
     settings = Settings(tta, overlap, deadline)
     failed: list[Exception] = [*broken]
     for number, (case, path) in enumerate(todo, start=1):
@@ -183,7 +182,8 @@ def predict(
             log.debug("where it came from:", exc_info=error)
             failed.append(error)
         else:
-            sys.stdout.write(f"{case.name}\t{result.volume_ml:.2f} ml\t{len(lesions)} lesions\t{path}\n")
+            lesions_found = f"{len(lesions)} lesion{'s' * (len(lesions) != 1)}"
+            sys.stdout.write(f"{case.name}\t{result.volume_ml:.2f} ml\t{lesions_found}\t{path}\n")
             sys.stdout.flush()
     if failed:
         count = len(todo) + len(broken)
@@ -218,69 +218,6 @@ def _named_channels(pairs: list[str], task: Task) -> dict[str, Path]:
     return named
 
 
-@os_errors(OutputError)
-def _targets(output: Path, found: list[Case], task: Task) -> list[Path]:
-    if suffix_of(output) and not output.is_dir():
-        if suffix_of(output) not in WRITABLE:
-            raise OutputError(
-                f"{output}: expected an ending of {', '.join(WRITABLE)}, found another; choose one of these"
-            )
-        if len(found) > 1:
-            raise OutputError(f"{output}: expected a folder for {len(found)} cases, found a file's name; give a folder")
-        return [output]
-    targets = []
-    for case in found:
-        reference = case.channels.get(task.reference)
-        suffix = suffix_of(reference) if isinstance(reference, Path) else ""
-        targets.append(output / f"{case.name}{suffix if suffix in WRITABLE else '.nii.gz'}")
-    return targets
-
-
-@os_errors(OutputError)
-def _check_folders(targets: list[Path]) -> None:
-    """Before the weights are loaded: there is a folder to write to. Raises OutputError."""
-    for target in targets:
-        there = next(place for place in target.absolute().parents if place.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            found_there = "no permission to write there" if there.is_dir() else "a file"
-            raise OutputError(
-                f"{target}: expected to write the image below {there}, found {found_there}; choose another folder"
-            )
-
-
-@os_errors(OutputError)
-def _check_targets(
-    todo: list[tuple[Case, Path]], images: set[Path], source: Path, output: Path, labels: Mapping[int, str]
-) -> None:
-    """Before anything is computed: nothing overwrites an image, or what another case writes.
-
-    Nor does a mask whose name nobody gave replace a file that lies among the images. images: of all cases, resolved;
-    labels: those whose probability maps will be written. Raises OutputError.
-    """
-    folder = source.resolve()
-    taken: dict[Path, str] = {}
-    for case, target in todo:
-        for path in (target, *_probability_paths(target, labels).values()):
-            place = path.resolve()
-            if place in images or (place.is_file() and folder in place.parents and path != output):
-                kind = "an input image" if place in images else "a file beside the input images"
-                raise OutputError(f"{path}: expected a place for the mask, found {kind}; give another folder")
-            stem = place.with_name(stem_of(place))  # a report's files differ from the mask in the ending
-            if stem in taken:
-                raise OutputError(f"{path}: expected one case of that name, found {taken[stem]} as well; rename a case")
-            taken[stem] = case.name
-
-
-def _probability_paths(target: Path, labels: Mapping[int, str]) -> dict[int, Path]:
-    """Where the probability map of each label goes, beside the mask."""
-    stem, suffix = stem_of(target), suffix_of(target)
-    ending = "_probability" if len(labels) == 1 else "_probability-{}"
-    return {
-        value: target.with_name(f"{stem}{ending.format(name.replace('/', '-'))}{suffix}")
-        for value, name in labels.items()
-    }
-
-
 @contextlib.contextmanager
 def _memory_of(case: Case) -> Iterator[None]:
     """Memory that ends costs the case, not the run."""
@@ -296,7 +233,7 @@ def _memory_of(case: Case) -> Iterator[None]:
 def _write(result: Result, path: Path, probabilities: bool, arguments: dict[str, object] | None) -> None:
     """Everything that belongs to a case; the mask last, since its being there says that the case is done."""
     if probabilities:
-        for value, place in _probability_paths(path, result.bundle.spec.labels).items():
+        for value, place in probability_paths(path, result.bundle.spec.labels).items():
             write(result.probability(value), result.grid, place)
     if arguments is not None:
         from segsync.report import write_report  # needs Pillow, which no other command does
@@ -392,7 +329,7 @@ def info(
     """Tasks, weights, execution providers and versions."""
     _logging()
     tasks = []
-    for task in TASKS.values():
+    for task in (*TASKS.values(), *_own_tasks(weights)):
         found: dict[str, str] = {}
         try:
             found["folder"] = str(find_weights(task.name, weights))
@@ -424,6 +361,21 @@ def info(
     console.print(table)
 
 
+def _own_tasks(weights: Path | None) -> list[Task]:
+    """The tasks, no challenge's, of weights that are there and can be used."""
+    found: dict[str, Task] = {}
+    for place in (weights,) if weights is not None else WEIGHTS_PLACES:
+        for folder in _folders_of_weights(place):
+            with contextlib.suppress(WeightsError):
+                task = task_of(load_bundle(folder).spec)
+                found.setdefault(task.name, task)
+    return [task for name, task in found.items() if name not in TASKS]
+
+
+def _folders_of_weights(place: Path) -> list[Path]:
+    return [spec.parent for spec in (*place.glob(SPEC_FILE), *sorted(place.glob(f"*/{SPEC_FILE}")))]
+
+
 @app.command()
 def verify(weights: WeightsOption = None) -> None:
     """Compare the files of the weights with their sha256: in manifest.json, or in a single bundle's model.json."""
@@ -444,10 +396,10 @@ def _verified(place: Path) -> Iterator[Path]:
             sys.stdout.write(f"{place / name}: {len(entry.files)} files as in {MANIFEST_FILE}\n")
             yield place / name
     else:
-        for spec in (*place.glob(SPEC_FILE), *sorted(place.glob(f"*/{SPEC_FILE}"))):
-            load_bundle(spec.parent)
-            sys.stdout.write(f"{spec.parent}: {MODEL_FILE} as in {SPEC_FILE}\n")
-            yield spec.parent
+        for folder in _folders_of_weights(place):
+            load_bundle(folder)
+            sys.stdout.write(f"{folder}: {MODEL_FILE} as in {SPEC_FILE}\n")
+            yield folder
 
 
 @app.callback(invoke_without_command=True)

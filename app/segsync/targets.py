@@ -1,0 +1,77 @@
+"""Where the files of each case go, and that nothing there is overwritten."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from segsync.errors import OutputError, os_errors
+from segsync.images import WRITABLE, stem_of, suffix_of
+from segsync.predict import Case
+from segsync.tasks import Task
+
+
+@os_errors(OutputError)
+def targets_of(output: Path, found: list[Case], task: Task) -> list[Path]:
+    """The mask's file for each case: the one that was named, else one below a folder, in the reference's format.
+
+    Raises OutputError for an ending that is not written, and for one file where there are many cases.
+    """
+    if suffix_of(output) and not output.is_dir():
+        if suffix_of(output) not in WRITABLE:
+            raise OutputError(
+                f"{output}: expected an ending of {', '.join(WRITABLE)}, found another; choose one of these"
+            )
+        if len(found) > 1:
+            raise OutputError(f"{output}: expected a folder for {len(found)} cases, found a file's name; give a folder")
+        return [output]
+    targets = []
+    for case in found:
+        reference = case.channels.get(task.reference)
+        suffix = suffix_of(reference) if isinstance(reference, Path) else ""
+        targets.append(output / f"{case.name}{suffix if suffix in WRITABLE else '.nii.gz'}")
+    return targets
+
+
+@os_errors(OutputError)
+def check_folders(targets: list[Path]) -> None:
+    """Before the weights are loaded: there is a folder to write to. Raises OutputError."""
+    for target in targets:
+        there = next(place for place in target.absolute().parents if place.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            found_there = "no permission to write there" if there.is_dir() else "a file"
+            raise OutputError(
+                f"{target}: expected to write the image below {there}, found {found_there}; choose another folder"
+            )
+
+
+@os_errors(OutputError)
+def check_targets(
+    todo: list[tuple[Case, Path]], images: set[Path], source: Path, output: Path, labels: Mapping[int, str]
+) -> None:
+    """Before anything is computed: nothing overwrites an image, or what another case writes.
+
+    Nor does a mask whose name nobody gave replace a file that lies among the images. images: of all cases, resolved;
+    labels: those whose probability maps will be written. Raises OutputError.
+    """
+    folder = source.resolve()
+    taken: dict[Path, str] = {}
+    for case, target in todo:
+        for path in (target, *probability_paths(target, labels).values()):
+            place = path.resolve()
+            if place in images or (place.is_file() and folder in place.parents and path != output):
+                kind = "an input image" if place in images else "a file beside the input images"
+                raise OutputError(f"{path}: expected a place for the mask, found {kind}; give another folder")
+            stem = place.with_name(stem_of(place))  # a report's files differ from the mask in the ending
+            if stem in taken:
+                raise OutputError(f"{path}: expected one case of that name, found {taken[stem]} as well; rename a case")
+            taken[stem] = case.name
+
+
+def probability_paths(target: Path, labels: Mapping[int, str]) -> dict[int, Path]:
+    """Where the probability map of each label goes, beside the mask."""
+    stem, suffix = stem_of(target), suffix_of(target)
+    ending = "_probability" if len(labels) == 1 else "_probability-{}"
+    return {
+        value: target.with_name(f"{stem}{ending.format(name.replace('/', '-'))}{suffix}")
+        for value, name in labels.items()
+    }
