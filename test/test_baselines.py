@@ -29,7 +29,23 @@ def test_the_plan_of_thick_slices_is_nnunets() -> None:
     """28×256×256 voxels of 3×0.6×0.6 mm (nnU-Net's ACDC-like case): slices are not mixed until pixels are as large."""
     found = plan((28, 256, 256), (3.0, 0.6, 0.6))
     assert found.strides_zyx == ((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 2, 2))
-    assert found.kernels_zyx[:3] == ((1, 3, 3), (1, 3, 3), (3, 3, 3))
+    assert found.kernels_zyx == ((1, 3, 3), (1, 3, 3), *((3, 3, 3),) * 5)
+
+
+@pytest.mark.parametrize(
+    ("patch", "spacing", "strides"),
+    [
+        # A short axis is soon halved no more and then has the finest voxels: the others' kernels stay 3 wide.
+        ((16, 128, 128), (1.0, 1.0, 1.0), ((2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 2, 2), (1, 2, 2))),
+        ((80, 192, 160), (1.0, 1.0, 1.0), ((2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2))),
+        # An axis alone is not halved from 8 to 4 (nnU-Net's plan of ACDC).
+        ((20, 256, 224), (10.0, 1.25, 1.25), ((1, 2, 2), (1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2))),
+    ],
+)
+def test_the_plan_of_sides_that_differ_is_nnunets(patch: Any, spacing: Any, strides: Any) -> None:
+    found = plan(patch, spacing)
+    assert found.strides_zyx == ((1, 1, 1), *strides)
+    assert found.kernels_zyx == ((1 if spacing[0] > 2 * spacing[1] else 3, 3, 3),) * 3 + ((3, 3, 3),) * 3
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -34,18 +34,22 @@ class Plan:
 def plan(patch_zyx: Size, spacing_zyx: tuple[float, float, float]) -> Plan:
     """nnU-Net's topology (Isensee et al. 2021, supplement 2).
 
-    Each axis is halved until it is short; kernels are 1 wide across slices much thicker than the finest axis.
+    An axis is halved while it has twice the shortest side, alone while it has three times. Kernels are 1 wide across
+    slices much thicker than the finest axis; once 3 wide they stay so, and in the deepest stage all are.
     """
     size, spacing = list(patch_zyx), list(spacing_zyx)
     strides: list[Size] = [(1, 1, 1)]
     kernels: list[Size] = []
+    wide = [False, False, False]
     while True:
-        kernels.append(_triple(3 if s < ANISOTROPY * min(spacing) else 1 for s in spacing))
         room = [n >= 2 * SMALLEST_SIDE for n in size]
-        if not any(room):
-            break
-        finest = min(s for s, long in zip(spacing, room, strict=True) if long)
+        finest = min((s for s, long in zip(spacing, room, strict=True) if long), default=0.0)
         halved = [long and s < ANISOTROPY * finest for s, long in zip(spacing, room, strict=True)]
+        if not any(halved) or (sum(halved) == 1 and size[halved.index(True)] < 3 * SMALLEST_SIDE):
+            kernels.append((3, 3, 3))
+            break
+        wide = [was or s < ANISOTROPY * min(spacing) for was, s in zip(wide, spacing, strict=True)]
+        kernels.append(_triple(3 if w else 1 for w in wide))
         strides.append(_triple(2 if h else 1 for h in halved))
         size = [n // 2 if h else n for n, h in zip(size, halved, strict=True)]
         spacing = [s * 2 if h else s for s, h in zip(spacing, halved, strict=True)]
