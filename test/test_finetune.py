@@ -303,6 +303,12 @@ def test_a_checkpoint_of_another_network_is_refused(cases: Path, tmp_path: Path)
         ({"patch_zyx": [2, 2, 2]}, "patch_zyx: expected more than one voxel in the deepest stage"),
         ({"network": {"overrides": {"width": [4]}}}, r"network\.overrides: unknown key 'width'; did you mean 'widths'"),
         ({"network": {"overrides": {"widths": [4]}}}, r"network\.overrides: .*expected two or more"),
+        ({"network": {"overrides": {"heads": 3}}}, r"network\.overrides: .*do not divide into 3 heads"),
+        ({"network": {"overrides": {"heads": 0}}}, r"network\.overrides: .*do not divide into 0 heads"),
+        ({"network": {"overrides": {"directions": 3}}}, r"network\.overrides: directions must be 1 or 2, found 3"),
+        ({"network": {"overrides": {"widths": [0] * 6}}}, r"network\.overrides: .*expected numbers of 1 or more"),
+        ({"network": {"preset": "nnunet"}}, r"patch_zyx: .*nnunet 3 stages or more and not 2, found \(8, 8, 8\)"),
+        ({"network": {"preset": "unet"}, "patch_zyx": [7, 7, 7]}, r"patch_zyx: .*unet 2 stages or more and not 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(cases: Path, changes: dict[str, Any], message: str) -> None:

@@ -74,9 +74,16 @@ def build_network(config: RunConfig) -> SegmentationNetwork:
     if name == "nnunet" or name == "resunet" or name == "unet":
         if config.network.overrides:
             raise InputError(f"network.overrides: expected none for {name}, whose shape follows from the patch")
-        network = baseline(name, channels, config.outputs, plan(config.patch_zyx, config.spacing_zyx))
+        try:
+            network = baseline(name, channels, config.outputs, plan(config.patch_zyx, config.spacing_zyx))
+        except ValueError as error:
+            raise InputError(f"patch_zyx: {error}, found {config.patch_zyx}; choose a larger patch") from error
     else:
-        network = XLSTMUNet(network_config(name, config.network.overrides, channels, config.outputs))
+        settings = network_config(name, config.network.overrides, channels, config.outputs)
+        try:
+            network = XLSTMUNet(settings)
+        except ValueError as error:
+            raise InputError(f"network.overrides: {error}") from error
     _check_patch(config, network.multiple_zyx, "choose another patch or other network.overrides.strides_zyx")
     return network
 

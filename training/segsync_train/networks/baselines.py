@@ -20,6 +20,8 @@ SMALLEST_SIDE = 4
 #: It halves the axes whose spacing is within this factor of the finest; across thick slices it waits for the others.
 ANISOTROPY = 2.0
 FIRST_WIDTH, LARGEST_WIDTH = 32, 320
+#: Stages below which MONAI has no such network.
+FEWEST_STAGES = {"nnunet": 3, "resunet": 3, "unet": 2}
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,11 @@ def baseline(name: BaselineName, in_channels: int, out_channels: int, planned: P
     """3D-nnUNet (plain blocks, deep supervision), 3D-ResUNet (residual encoder, likewise), 3D-UNet (Çiçek et al. 2016).
 
     The 3D U-Net has four levels of plain convolutions with batch-independent normalisation, and no deep supervision.
+    Raises ValueError for a plan of too few stages.
     """
+    stages = len(planned.widths)
+    if stages < FEWEST_STAGES[name]:
+        raise ValueError(f"expected sides that give {name} {FEWEST_STAGES[name]} stages or more and not {stages}")
     if name == "unet":
         strides: list[Size] = [(1, 1, 1), *planned.strides_zyx[1:4]]
         network: nn.Module = UNet(

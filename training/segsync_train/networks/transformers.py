@@ -35,6 +35,15 @@ class SwinUNETRConfig:
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: int = 7
 
+    def __post_init__(self) -> None:
+        for name, values in (("depths", self.depths), ("num_heads", self.num_heads)):
+            if len(values) != 4 or min(values) < 1:
+                raise ValueError(f"{name} {values}; expected four numbers of 1 or more")
+        if min(self.feature_size, self.window_size) < 1:
+            raise ValueError("feature_size and window_size: expected 1 or more")
+        if any(self.feature_size * 2**stage % heads for stage, heads in enumerate(self.num_heads)):
+            raise ValueError(f"feature_size {self.feature_size} does not divide into num_heads {self.num_heads}")
+
 
 @dataclass(frozen=True)
 class UNETRConfig:
@@ -44,6 +53,10 @@ class UNETRConfig:
     hidden_size: int = 768
     mlp_dim: int = 3072
     num_heads: int = 12
+
+    def __post_init__(self) -> None:
+        if min(self.feature_size, self.hidden_size, self.mlp_dim, self.num_heads) < 1:
+            raise ValueError("feature_size, hidden_size, mlp_dim and num_heads: expected 1 or more")
 
 
 class SwinEncoder(FeatureEncoder):

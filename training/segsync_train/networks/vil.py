@@ -83,8 +83,9 @@ class ViLBlock(nn.Module):
         if directions not in (1, 2):
             raise ValueError(f"directions must be 1 or 2, found {directions}")
         width = expansion * channels
-        if width % heads or (block_size is not None and width % block_size):
-            raise ValueError(f"{width} features do not divide into {heads} heads and blocks of {block_size or width}")
+        blocks = width if block_size is None else block_size
+        if min(heads, blocks) < 1 or width % heads or width % blocks:
+            raise ValueError(f"{width} features do not divide into {heads} heads and blocks of {blocks}")
         self.norm = nn.LayerNorm(channels)
         self.up = nn.Linear(channels, 2 * width)
         self.paths = nn.ModuleList(MLSTMPath(width, heads, block_size) for _ in range(directions))

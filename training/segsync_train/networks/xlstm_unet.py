@@ -42,6 +42,8 @@ class XLSTMUNetConfig:
         stages = len(self.widths)
         if stages != len(self.strides_zyx) or stages < 2:
             raise ValueError(f"{stages} widths and {len(self.strides_zyx)} strides; expected two or more of each")
+        if min(self.widths) < 1 or any(len(stride) != 3 or min(stride) < 1 for stride in self.strides_zyx):
+            raise ValueError(f"widths {self.widths}, strides_zyx {self.strides_zyx}; expected numbers of 1 or more")
         for name, blocks, count in (
             ("encoder_blocks", self.encoder_blocks, stages),
             ("decoder_blocks", self.decoder_blocks, stages - 1),
