@@ -94,6 +94,8 @@ def test_overrides_reach_every_depth(tmp_path: Path) -> None:
         ("data.kind=dicom", "'folder', 'synthetic'"),
         ("steps=many", "steps: Input should be a valid integer"),
         ("steps=-1", "steps: Input should be greater than 0; found -1"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0; found -1"),
+        ("data.split_seed=-1", "split_seed: Input should be greater than or equal to 0; found -1"),
         ("channels.7.optional=true", "channels.7 does not exist"),
         ("name.first=a", "holds a single value"),
         ("steps", "expected key=value, as in --set steps=100"),

@@ -22,6 +22,8 @@ from segsync_train.settings import Frozen
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+#: What NumPy's and torch's generators take alike.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 SizeZYX = tuple[PositiveInt, PositiveInt, PositiveInt]
 
@@ -61,7 +63,7 @@ class FolderData(Frozen):
     folds: Annotated[int, Field(ge=2)] | None = None
     fold: NonNegativeInt = 0
     #: Seed of the split and of the choice of labelled cases: the same for every run that is to be compared.
-    split_seed: int = 0
+    split_seed: Seed = 0
     #: Share of the training cases whose labels are used, at least one case; the smaller is part of the larger.
     labelled: Annotated[float, Field(gt=0, le=1)] = 1.0
     #: Case names to use instead of the seeded split; of `training_cases` `labelled` takes the first part.
@@ -102,7 +104,7 @@ class SyntheticData(Frozen):
     streams: PositiveInt = 1
     #: Number of validation cases, the same in every run of one seed.
     validation_cases: PositiveInt = 8
-    validation_seed: int = 0
+    validation_seed: Seed = 0
 
 
 class AugmentationConfig(Frozen):
@@ -234,7 +236,7 @@ class RunConfig(Frozen):
     validation: ValidationConfig = ValidationConfig()
     #: Decay of the running mean of the weights that is validated and exported; None takes the weights themselves.
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    seed: int = 0
+    seed: Seed = 0
     device: str = "auto"
     #: Mixed precision: `auto` is bfloat16 on a GPU that has it, else float16, and float32 on a CPU. `bf16` is worth
     #: asking for on a CPU with AMX: the tiny preset's steps took 0.56 to 0.66 of the time.

@@ -22,6 +22,7 @@ from segsync_train.config import (
     PositiveRange,
     Range,
     RunConfig,
+    Seed,
     Share,
     SizeZYX,
     SyntheticData,
@@ -192,7 +193,7 @@ class PretrainConfig(Frozen):
     held_out: HeldOutConfig = HeldOutConfig()
     #: Whether a run that has collapsed ends with an error; otherwise it warns and goes on.
     stop_on_collapse: bool = True
-    seed: int = 0
+    seed: Seed = 0
     device: str = "auto"
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     compile: bool = False
