@@ -149,6 +149,7 @@ def test_the_peers_own_settings_are_settings() -> None:
         ({"pretext": {"kind": "mae", "mask_ration": 0.5}}, "unknown key 'mask_ration'; did you mean 'mask_ratio'"),
         ({"pretext": "swinssl", "batch": 1}, "'swinssl' compares the samples of a batch; give a batch of 2 or more"),
         ({"pretext": "mea"}, "'mae'"),
+        ({"pretext": {"kind": "mae", "decoder": {"width": 30}}}, "a width of 30 does not divide into 16 heads"),
         ({"pretext": "mae", "teacher": {"momentum": 0.9}}, "teacher belongs to the pretext 'segsync', found 'mae'"),
     ],
 )

@@ -26,6 +26,12 @@ class DecoderConfig(Frozen):
     depth: PositiveInt = 8
     heads: PositiveInt = 16
 
+    @model_validator(mode="after")
+    def _divides(self) -> "DecoderConfig":
+        if self.width % self.heads:
+            raise ValueError(f"a width of {self.width} does not divide into {self.heads} heads")
+        return self
+
 
 class AutoencoderConfig(Frozen):
     """What masked autoencoders share."""
