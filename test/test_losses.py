@@ -1,10 +1,11 @@
-"""The lesion-wise term: what each lesion costs, and whom a false positive costs."""
+"""Dice + cross-entropy by hand; the lesion-wise term: what each lesion costs, and whom a false positive costs."""
 
 import numpy as np
 import pytest
 import torch
 from monai.losses import DiceLoss
 from torch import Tensor
+from torch.nn import functional as F
 
 from segsync_train.config import LossConfig
 from segsync_train.data.patches import nearest_component
@@ -27,6 +28,25 @@ def loss_of(mask: Tensor, label: Tensor) -> float:
     logits = torch.stack([torch.zeros(mask.shape), 40.0 * (2 * mask.float() - 1)])[None]
     regions = torch.from_numpy(nearest_component(label.numpy().astype(np.uint8)))
     return float(lesion_dice_loss(logits, label[None], regions[None]))
+
+
+def voxelwise(logits: Tensor, onehot: Tensor) -> Tensor:
+    """1 − Dice, mean over samples and labels without background, + cross-entropy, mean over voxels."""
+    p, truth = logits.softmax(1)[:, 1:].flatten(2), onehot[:, 1:].flatten(2)
+    dice = (2 * (p * truth).sum(2) + SMOOTH_VOXELS) / (p.sum(2) + truth.sum(2) + SMOOTH_VOXELS)
+    return (1 - dice).mean() - (onehot * logits.log_softmax(1)).sum(1).mean()
+
+
+def test_a_coarser_output_weighs_half_and_its_target_is_the_mean_over_its_voxels() -> None:
+    torch.manual_seed(3)
+    outputs = [torch.randn(2, 3, side, side, side) for side in (8, 4, 2)]
+    label = torch.randint(0, 3, (2, 8, 8, 8), dtype=torch.uint8)
+    onehot = torch.stack([(label == value).float() for value in range(3)], dim=1)
+    fine, middle, coarse = (
+        voxelwise(logits, F.avg_pool3d(onehot, step)) for logits, step in zip(outputs, (1, 2, 4), strict=True)
+    )
+    expected = (4 * fine + 2 * middle + coarse) / 7
+    assert float(SegmentationLoss(LossConfig())(outputs, label)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_every_voxel_belongs_to_the_nearest_lesion() -> None:
