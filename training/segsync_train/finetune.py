@@ -75,7 +75,7 @@ def finetune(
     resume: go on with the run that the folder holds (`runs.MAY_CHANGE` says what may change). should_stop: asked after
     every step; a run that is stopped writes a checkpoint first. Raises InputError for bad cases and for settings of
     another run, WeightsError for a checkpoint of another network, OutputError where the disk is full, ResourceError
-    where memory ends or the loss is no number.
+    where memory ends, SegsyncError where the loss is no number.
     """
     with processes(config.device) as group, RunFolder(folder, main=group.main) as run:
         return _run(config, run, group, resume, should_stop)

@@ -209,7 +209,7 @@ def windows_to_train(config: PretrainConfig, source: CaseSource, group: Processe
 
 
 def windows_held_out(config: PretrainConfig, held_out: Sequence[LabelledCase], group: Processes) -> PatchDataset:
-    """The same windows at every evaluation, one of every held-out volume that fills a batch."""
+    """The same windows at every evaluation, one of every held-out volume that fills a batch; fewer repeat."""
     steps = max(1, len(held_out) // (config.batch * group.count))
     return _windows(config, FolderSource(held_out, config.seed), group, steps)
 
