@@ -1,7 +1,7 @@
 """Checkpoints without pickle: one safetensors file, whole or absent, from which a killed run goes on exactly.
 
-Tensors are named `network/…`, `ema/…`, `optimiser/<parameter>/…` and `rng/…`; everything that is no tensor (step,
-optimiser settings, state of Python's and NumPy's generators, the run's settings) is JSON in the file's header.
+Tensors are named `network/…`, `ema/…` and `optimiser/<parameter>/…`, a pretraining's `encoder/…`, `pretext/…` and
+`monitor/…`; everything that is no tensor (step, best score, the run's settings) is JSON in the file's header.
 """
 
 import errno
@@ -105,35 +105,6 @@ def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         index, _, key = name.partition("/")
         state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def rng_tensors() -> dict[str, Tensor]:
-    """States of torch's generators, of the CPU and of every GPU."""
-    states = {"rng/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"rng/cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
-
-
-def rng_state() -> dict[str, Any]:
-    """States of Python's and NumPy's global generators, as JSON can hold them."""
-    version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (libraries draw from it)
-    numpy_state = [str(name), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)]
-    return {"python": [version, list(numbers), gauss], "numpy": numpy_state}
-
-
-def restore_rng(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Bring every global generator to the state that `rng_tensors` and `rng_state` recorded."""
-    torch.set_rng_state(tensors["cpu"])
-    for name, value in tensors.items():
-        index = name.removeprefix("cuda")
-        if index.isdigit() and int(index) < torch.cuda.device_count():
-            torch.cuda.set_rng_state(value, int(index))
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
 
 
 def seed_everything(seed: int) -> None:

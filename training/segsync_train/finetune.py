@@ -25,9 +25,6 @@ from segsync_train.checkpoints import (
     load_network,
     load_optimiser,
     optimiser_tensors,
-    restore_rng,
-    rng_state,
-    rng_tensors,
     save_checkpoint,
     seed_everything,
 )
@@ -263,10 +260,10 @@ class _FineTuning:
         """Everything that the next step depends on."""
         if not self.group.main:
             return
-        tensors = _named("network", self.network.state_dict()) | optimiser_tensors(self.optimiser) | rng_tensors()
+        tensors = _named("network", self.network.state_dict()) | optimiser_tensors(self.optimiser)
         if self.ema is not None:
             tensors |= _named("ema", self.ema.state_dict())
-        state = {**self._state(), "rng": rng_state(), "scaler": self.scaler.state_dict()}
+        state = {**self._state(), "scaler": self.scaler.state_dict()}
         save_checkpoint(self.run.last, tensors, state)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -276,7 +273,6 @@ class _FineTuning:
             self.ema.load_state_dict(checkpoint.part("ema"))
         if checkpoint.state["scaler"]:
             self.scaler.load_state_dict(checkpoint.state["scaler"])
-        restore_rng(checkpoint.part("rng"), checkpoint.state["rng"])
         self.step, self.waited, self.hours = (checkpoint.state[key] for key in ("step", "waited", "hours"))
         self.best = -math.inf if checkpoint.state["best"] is None else checkpoint.state["best"]
         log.info("going on after step %d", self.step)
