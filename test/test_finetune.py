@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from segsync.errors import InputError, OutputError, WeightsError
+from segsync.errors import InputError, OutputError, SegsyncError, WeightsError
 from segsync_train.checkpoints import load_checkpoint, save_checkpoint
 from segsync_train.config import TransferConfig
 from segsync_train.data.loader import batches
@@ -127,10 +127,8 @@ def test_a_run_goes_on_for_longer_but_not_on_other_cases(cases: Path, unbroken: 
     assert "steps: 8" in (folder / "config.yaml").read_text().splitlines()
 
 
-def test_a_validation_between_two_lines_of_the_log_costs_no_step_its_time(
-    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Steps of one second, validations of a hundred, after the third of four steps: one step a second all the while."""
+def test_a_validation_costs_no_step_its_time(cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of one second, validations of a hundred: one step a second all the while."""
     clock = [0.0]
     monkeypatch.setattr("segsync_train.finetune.time", SimpleNamespace(monotonic=lambda: clock[0]))
 
@@ -145,10 +143,20 @@ def test_a_validation_between_two_lines_of_the_log_costs_no_step_its_time(
     monkeypatch.setattr("segsync_train.finetune.validate", taking(100.0, validate))
     config = run_config(cases, steps=8, log_every=4, checkpoint_every=8, validation={"every": 3, "overlays": 0})
     finetune(config, tmp_path / "run")
-    speeds = [line["train/steps_per_second"] for line in read_log(tmp_path / "run") if "train/loss" in line]
-    assert speeds == pytest.approx([1.0, 1.0])
+    lines = [line for line in read_log(tmp_path / "run") if "train/loss" in line]
+    speeds = {line["step"]: line["train/steps_per_second"] for line in lines}
+    assert speeds == pytest.approx({3: 1.0, 4: 1.0, 6: 1.0, 8: 1.0})
     last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors")
     assert last.state["hours"] == pytest.approx(8 / 3600)
+
+
+def test_weights_that_are_no_numbers_are_never_the_best(cases: Path, tmp_path: Path) -> None:
+    """All of a case would be foreground to them. The loss says so before they are scored, whenever the log is due."""
+    optimiser = {"kind": "sgd", "lr": 1e30, "schedule": "constant"}
+    config = run_config(cases, ema=None, optimiser=optimiser, log_every=100, checkpoint_every=100)
+    with pytest.raises(SegsyncError, match="the loss is nan at step 3; lower"):
+        finetune(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "best.safetensors").exists()
 
 
 def test_a_label_that_no_validation_case_holds_does_not_raise_the_score(

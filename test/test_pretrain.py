@@ -180,6 +180,7 @@ def test_the_run_ends_when_the_held_out_loss_no_longer_falls(cases: Path, tmp_pa
     assert outcome.step < 300
     assert min(found) == found[-3] == outcome.best_loss
     assert last(tmp_path / "run").state["step"] == outcome.step
+    assert max(line["step"] for line in read_log(tmp_path / "run") if "train/loss" in line) == outcome.step
     assert pretrain(config, tmp_path / "run", resume=True).step == outcome.step
 
 

@@ -168,9 +168,10 @@ class _FineTuning:
                 self._train_step(batch)
                 last, stop = self.step == config.steps, self.group.any(should_stop(), self.device)
                 saving = last or stop or self.step % config.checkpoint_every == 0
-                if saving or self.step % config.log_every == 0:
+                validating = last or self.step % config.validation.every == 0
+                if saving or validating or self.step % config.log_every == 0:
                     self._log()
-                if last or self.step % config.validation.every == 0:
+                if validating:
                     self._validate()
                 finished = last or self._given_up()
                 if saving or finished:
@@ -217,7 +218,6 @@ class _FineTuning:
     def _validate(self) -> None:
         """Score this process's share of the cases, keep the best weights, draw the first cases."""
         config, network = self.config, self.ema.module if self.ema is not None else self.network
-        began = time.monotonic()
         predictor = foreground_predictor(network, self.device, partial(autocast, self.dtype, self.device))
         windows = windows_of(config.patch_zyx, self.network.multiple_zyx, config.validation.overlap)
         mine = range(self.group.rank, len(self.data.validation), self.group.count)
@@ -237,7 +237,7 @@ class _FineTuning:
             self.best, self.waited = means["validation/score"], 0
             if self.group.main:
                 save_checkpoint(self.run.best, _named("network", network.state_dict()), self._state())
-        self._clock += time.monotonic() - began  # the steps since the log's last line still count
+        self._clock = time.monotonic()
 
     def _given_up(self) -> bool:
         patience = self.config.validation.patience

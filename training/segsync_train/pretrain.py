@@ -189,12 +189,13 @@ class _Pretraining:
                 self._train_step(batch)
                 last, stop = self.step == config.steps, self.group.any(should_stop(), self.device)
                 saving = last or stop or self.step % config.checkpoint_every == 0
-                if saving or self.step % config.log_every == 0:
+                evaluating = last or self.step % config.held_out.every == 0
+                if saving or evaluating or self.step % config.log_every == 0:
                     self._log()
                 # Not where the run happens to be stopped, so that an unbroken run counts the same signs.
                 if self.step % config.log_every == 0:
                     self._watch()
-                if last or self.step % config.held_out.every == 0:
+                if evaluating:
                     self._evaluate()
                 finished = last or self._given_up()
                 if saving or finished:
@@ -268,7 +269,6 @@ class _Pretraining:
         Until the pretext is settled the newest counts as the lowest. Weights with a sign of collapse never do: a
         constant may have the lowest loss of all.
         """
-        began = time.monotonic()
         losses, features = [], []
         self.model.eval()
         for output in self._held_out():
@@ -285,7 +285,7 @@ class _Pretraining:
             self.best, self.waited = loss, 0
             if self.group.main:
                 save_checkpoint(self.run.best, self._encoder(), self._state())
-        self._clock += time.monotonic() - began  # the steps since the log's last line still count
+        self._clock = time.monotonic()
 
     @torch.no_grad()
     def _held_out(self) -> Iterator[StepOutput]:
