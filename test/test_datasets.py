@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from builders import write_image
+from builders import grid_of, write_image
 from dataset_trees import GRID, MOVED, TREES, build, noise, put
 from segsync.errors import InputError
+from segsync.geometry import Volume
 from segsync.images import read
 from segsync_train.config import FolderData, RunConfig
 from segsync_train.data.adapters import DATASETS
@@ -20,6 +21,7 @@ from segsync_train.data.dataset import (
     cached_cases,
     check_files,
     find_cases,
+    labels_onto,
     open_cases,
     prepare_case,
     read_label,
@@ -113,6 +115,19 @@ def config_for(name: str, folder: Path, labels: dict[int, str]) -> RunConfig:
     channels = [{"name": channel, "normalisation": {"kind": "zscore"}} for channel in DATASETS[name].channels]
     data = {"kind": "folder", "folder": str(folder), "layout": name}
     return run_config(folder, data=data, channels=channels, labels=labels, spacing_zyx=[3, 1, 1])
+
+
+def test_a_coarse_voxel_has_the_label_that_fills_most_of_it() -> None:
+    """Voxels of 5 mm over plates of 1 mm: of five plates two are labelled 7, one 3 and none of them most of the voxel;
+    three together make it foreground, and the larger wins. One alone does not, though it lies at the voxel's centre.
+    """
+    fine, coarse = grid_of((25, 25, 50), origin=(0, 0, 0)), grid_of((5, 5, 10), (5.0, 5.0, 5.0), (2.0, 2.0, 2.0))
+    array = np.zeros(fine.size_zyx, dtype=np.uint8)
+    array[..., 0::5] = array[..., 1::5] = 7
+    array[..., 2::5] = 3
+    assert (labels_onto(Volume(array, fine), coarse, (3, 7))[1:-1, 1:-1, 1:-1] == 2).all()
+    array[array == 7] = 0
+    assert not labels_onto(Volume(array, fine), coarse, (3, 7))[1:-1, 1:-1, 1:-1].any()
 
 
 def test_a_case_with_values_above_255_is_prepared_and_kept(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Geometry: whatever the orientation, a mask comes back where it was. SimpleITK is the judge of where points lie."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -8,7 +10,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
-from builders import AS_IT_IS, IDENTITY, ball, dice, grid_of, itk_image, orientations, points_of, turned
+from builders import (
+    AS_IT_IS,
+    IDENTITY,
+    ball,
+    centre_of,
+    dice,
+    grid_of,
+    itk_image,
+    orientations,
+    points_of,
+    rotation,
+    turned,
+)
 from segsync.bundle import ChannelSpec, ModelSpec
 from segsync.geometry import Array, Grid, SizeZYX, Triple, Volume, canonical_axes, canonical_grid, resample, respaced
 from segsync.postprocess import labels_on
@@ -103,12 +117,14 @@ def test_voxels_lie_where_simpleitk_says(direction: tuple[float, ...]) -> None:
 def test_canonical_axes_are_those_of_simpleitk(direction: tuple[float, ...], degrees: Triple) -> None:
     """`DICOMOrientImageFilter` turns to LPS without interpolation: the same voxels at the same places."""
     grid = grid_of((3, 4, 5), (2.5, 0.7, 1.1), (10.0, -20.0, 30.0), turned(direction, degrees))
-    array = np.arange(60, dtype=np.float32).reshape(grid.size_zyx)
+    array = np.arange(60, dtype=np.int16).reshape(grid.size_zyx)
     judge = sitk.DICOMOrient(itk_image(array, grid), "LPS")
     ours = canonical_grid(grid)
     assert ours.same_as(Grid.of(judge))
     assert ours.size_zyx == Grid.of(judge).size_zyx
-    assert np.array_equal(resample(Volume(array, grid), ours), sitk.GetArrayFromImage(judge))
+    turned_array = resample(Volume(array, grid), ours)
+    assert turned_array.dtype == np.float32
+    assert np.array_equal(turned_array, sitk.GetArrayFromImage(judge))
 
 
 @pytest.mark.parametrize("direction", orientations())
@@ -120,6 +136,26 @@ def test_resampling_agrees_with_simpleitk(direction: tuple[float, ...]) -> None:
     there = itk_image(np.zeros(target.size_zyx, dtype=np.float32), target)
     judge = sitk.Resample(itk_image(array, grid), there, sitk.Transform(), sitk.sitkLinear, -7.0, sitk.sitkFloat32)
     assert resample(Volume(array, grid), target, outside=-7.0) == pytest.approx(sitk.GetArrayFromImage(judge), abs=1e-4)
+
+
+@pytest.mark.parametrize("mm", [0.5, -0.5])
+def test_a_grid_half_a_voxel_away_is_another(mm: float) -> None:
+    """What lies on it is interpolated, and a label map on it does not fit; rounding in a header is neither."""
+    grid = grid_of((4, 5, 6), (3.0, 1.0, 2.0))
+    ramp = points_of(grid)[..., 1].astype(np.float32)
+    moved, rounded = (replace(grid, origin=(-7.0, 11.0 + by, 3.0)) for by in (mm, mm * 1e-4))
+    assert not grid.same_as(moved)
+    assert resample(Volume(ramp, grid), moved)[:, 1:-1] == pytest.approx(ramp[:, 1:-1] + mm)
+    assert grid.same_as(rounded)
+    assert np.array_equal(resample(Volume(ramp, grid), rounded), ramp)
+
+
+def test_a_spacing_that_a_header_rounds_is_the_models_own() -> None:
+    """NIfTI's float32 makes 4.8 and 1.7 a little more: no slice is added, and nothing is interpolated."""
+    z, y, x = (float(np.float32(mm)) for mm in (4.8, 1.7, 1.8))
+    grid = grid_of((5, 7, 9), (z, y, x))
+    noise = np.random.default_rng(0).normal(size=grid.size_zyx).astype(np.float32)
+    assert np.array_equal(resample(Volume(noise, grid), respaced(grid, (4.8, 1.7, 1.8))), noise)
 
 
 def test_the_model_grid_covers_the_field_of_view_about_its_centre() -> None:
@@ -144,6 +180,31 @@ def test_a_coarser_grid_averages_instead_of_picking() -> None:
     assert resample(Volume(noise, grid), coarse)[1:-1, 1:-1, 1:-1].var() > 0.1
     flat = np.full(grid.size_zyx, 3.0, dtype=np.float32)
     assert resample(Volume(flat, grid), coarse, antialias=True) == pytest.approx(3.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("direction", [IDENTITY, orientations()[24]], ids=["xyz", "yzx"])
+@pytest.mark.parametrize(
+    ("degrees", "meets"), [(0.0, (2.0, 0.6, 4.0)), (15.0, (2.0, 0.6, 4.0)), (45.0, (2.0, 4.0, 4.0))]
+)
+def test_waves_are_smoothed_along_the_axes_that_become_coarser(
+    direction: tuple[float, ...], degrees: float, meets: Triple
+) -> None:
+    """A Gaussian of standard deviation σ leaves exp(-k²σ²/2) of a wave of wave number k along its axis.
+
+    The grid is turned about x by so many degrees against a coarser one; meets: what its axes along x, y and z meet
+    there, mm. At 45 degrees those along y and z both meet the thick slices.
+    """
+    own, k = 0.6, 2 * np.pi / 12.0
+    grid = grid_of((50, 50, 50), (own, own, own), direction=turned(direction, (degrees, 0.0, 0.0)))
+    x, y, z = (centre_of(grid) - (7.0, 8.1, 8.0)).tolist()
+    target = grid_of((5, 28, 8), (4.0, 0.6, 2.0), (x, y, z))
+    variance = (np.square(meets) - own**2) / FWHM_PER_SIGMA**2
+    for axis, along in enumerate(rotation((degrees, 0.0, 0.0))):
+        wave = np.cos(k * points_of(grid)[..., axis]).astype(np.float32)
+        found = resample(Volume(wave, grid), target, antialias=True).ravel()
+        phase = k * points_of(target)[..., axis].ravel()
+        amplitude = np.hypot(*np.linalg.lstsq(np.stack([np.cos(phase), np.sin(phase)], axis=1), found)[0])
+        assert amplitude == pytest.approx(np.exp(-(k**2) / 2 * (along**2 @ variance)), abs=0.03)
 
 
 # --- there and back --------------------------------------------------------------------------------------------------

@@ -1,11 +1,10 @@
-"""Dice + cross-entropy by hand; the lesion-wise term: what each lesion costs, and whom a false positive costs."""
+"""Losses by hand: what each resolution counts, what each lesion costs, and whom a false positive costs."""
 
 import numpy as np
 import pytest
 import torch
 from monai.losses import DiceLoss
 from torch import Tensor
-from torch.nn import functional as F
 
 from segsync_train.config import LossConfig
 from segsync_train.data.patches import nearest_component
@@ -28,25 +27,6 @@ def loss_of(mask: Tensor, label: Tensor) -> float:
     logits = torch.stack([torch.zeros(mask.shape), 40.0 * (2 * mask.float() - 1)])[None]
     regions = torch.from_numpy(nearest_component(label.numpy().astype(np.uint8)))
     return float(lesion_dice_loss(logits, label[None], regions[None]))
-
-
-def voxelwise(logits: Tensor, onehot: Tensor) -> Tensor:
-    """1 − Dice, mean over samples and labels without background, + cross-entropy, mean over voxels."""
-    p, truth = logits.softmax(1)[:, 1:].flatten(2), onehot[:, 1:].flatten(2)
-    dice = (2 * (p * truth).sum(2) + SMOOTH_VOXELS) / (p.sum(2) + truth.sum(2) + SMOOTH_VOXELS)
-    return (1 - dice).mean() - (onehot * logits.log_softmax(1)).sum(1).mean()
-
-
-def test_a_coarser_output_weighs_half_and_its_target_is_the_mean_over_its_voxels() -> None:
-    torch.manual_seed(3)
-    outputs = [torch.randn(2, 3, side, side, side) for side in (8, 4, 2)]
-    label = torch.randint(0, 3, (2, 8, 8, 8), dtype=torch.uint8)
-    onehot = torch.stack([(label == value).float() for value in range(3)], dim=1)
-    fine, middle, coarse = (
-        voxelwise(logits, F.avg_pool3d(onehot, step)) for logits, step in zip(outputs, (1, 2, 4), strict=True)
-    )
-    expected = (4 * fine + 2 * middle + coarse) / 7
-    assert float(SegmentationLoss(LossConfig())(outputs, label)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_every_voxel_belongs_to_the_nearest_lesion() -> None:
@@ -96,6 +76,16 @@ def test_a_sample_without_lesion_adds_nothing_and_has_a_gradient() -> None:
     assert not gradient.any()
 
 
+def test_a_lesion_is_found_whatever_its_label() -> None:
+    """With two labels, one lesion each; the network is sure of the lesions and exchanges their labels."""
+    label = target()
+    label[SMALL] = 2
+    logits = torch.zeros(1, 3, 24, 24, 24)
+    logits[0, 0][label == 0] = logits[0, 1][label == 2] = logits[0, 2][label == 1] = 40
+    regions = torch.from_numpy(nearest_component(label.numpy().astype(np.uint8)))
+    assert float(lesion_dice_loss(logits, label[None], regions[None])) == pytest.approx(0, abs=1e-6)
+
+
 def test_the_term_is_added_with_its_weight() -> None:
     torch.manual_seed(2)
     label = target()[None]
@@ -105,3 +95,45 @@ def test_the_term_is_added_with_its_weight() -> None:
         float(SegmentationLoss(LossConfig(lesion=weight))([logits], label, regions)) for weight in (0.5, 0.0)
     )
     assert with_term - without == pytest.approx(0.5 * float(lesion_dice_loss(logits, label, regions)), rel=1e-4)
+
+
+# --- Dice and cross-entropy ------------------------------------------------------------------------------------------
+
+
+def test_dice_and_cross_entropy_by_hand() -> None:
+    """Two samples, two labels: the mean over samples and labels of 1 - Dice, background left out, and -log p."""
+    torch.manual_seed(3)
+    label, logits = torch.randint(0, 3, (2, 4, 5, 6)), torch.randn(2, 3, 4, 5, 6)
+    p, truth = logits.softmax(1)[:, 1:], torch.stack([label == 1, label == 2], 1)
+    both, sizes = (p * truth).sum((2, 3, 4)), p.sum((2, 3, 4)) + truth.sum((2, 3, 4))
+    dice = (1 - (2 * both + SMOOTH_VOXELS) / (sizes + SMOOTH_VOXELS)).mean()
+    entropy = -logits.log_softmax(1).gather(1, label[:, None]).mean()
+    for weights in ((1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
+        found = SegmentationLoss(LossConfig(dice=weights[0], cross_entropy=weights[1]))([logits], label)
+        assert float(found) == pytest.approx(weights[0] * float(dice) + weights[1] * float(entropy), rel=1e-4)
+
+
+def test_a_coarser_output_weighs_half_and_its_target_is_a_mean() -> None:
+    """A lesion of one voxel is an eighth of a voxel of half the resolution, and of the next a sixty-fourth."""
+    torch.manual_seed(4)
+    label = torch.zeros(1, 8, 8, 8, dtype=torch.long)
+    label[0, 3, 5, 2] = 1
+    outputs = [torch.randn(1, 2, side, side, side) for side in (8, 4, 2)]
+    loss = SegmentationLoss(LossConfig())
+    losses = [float(loss([logits], label)) for logits in outputs]
+    assert float(loss(outputs, label)) == pytest.approx((4 * losses[0] + 2 * losses[1] + losses[2]) / 7, rel=1e-5)
+    entropy = SegmentationLoss(LossConfig(dice=0.0))
+    for logits, share, place in zip(outputs[1:], (1 / 8, 1 / 64), ((1, 2, 1), (0, 1, 0)), strict=True):
+        of_each = -logits.log_softmax(1)[0]
+        z, y, x = place
+        expected = of_each[0].sum() + share * (of_each[1] - of_each[0])[z, y, x]
+        assert float(entropy([logits], label)) == pytest.approx(float(expected) / of_each[0].numel(), rel=1e-5)
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    """As mixed precision gives the logits: sums over a patch of 64³ would overflow."""
+    torch.manual_seed(5)
+    logits = torch.randn(1, 2, 64, 64, 64).half()
+    label, regions = torch.ones(1, 64, 64, 64, dtype=torch.long), torch.ones(1, 64, 64, 64, dtype=torch.long)
+    loss = SegmentationLoss(LossConfig(lesion=1.0))
+    assert float(loss([logits], label, regions)) == float(loss([logits.float()], label, regions))

@@ -100,8 +100,12 @@ def test_exchanged_dwi_and_adc_are_noticed() -> None:
     volumes = brain()
     exchanged = {**volumes, "dwi": volumes["adc"], "adc": volumes["dwi"]}
     assert any("DWI and ADC look exchanged" in line for line in prepared(exchanged).warnings)
+    both_alike = {**volumes, "dwi": volumes["adc"]}
+    assert not any("exchanged" in line for line in prepared(both_alike).warnings)
     assert looks_like_adc(floats(volumes["adc"]))
-    assert not looks_like_adc(floats(volumes["dwi"]))
+    # Also where its values are those of ADC by chance: its fluid is dark.
+    for gain in (1.0, 4.0):
+        assert not looks_like_adc(floats(scaled(volumes["dwi"], gain)))
 
 
 def test_the_bundled_case_is_not_taken_for_exchanged() -> None:
@@ -126,6 +130,15 @@ def test_zscore_over_tissue_by_hand() -> None:
     expected = (np.clip(image, low, high) - clipped.mean()) / clipped.std()
     assert normalise(image, ZScore()) == pytest.approx(expected, abs=1e-3)
     assert np.array_equal(tissue(image, ZScore()), image > 0)
+
+
+def test_fluid_is_tissue_and_noise_in_the_air_is_not() -> None:
+    """CSF is dark on DWI and FLAIR: a fifth of the bright end, air a twentieth. One bright vessel is no bright end."""
+    image = np.full((10, 10, 10), 50.0, dtype=np.float32)
+    image[2:8, 2:8, 2:8] = 1000.0
+    image[4:6, 4:6, 4:6] = 200.0
+    image[2, 2, 2] = 20000.0
+    assert np.array_equal(tissue(image, ZScore()), image > 50)
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 37.0])
@@ -259,10 +272,19 @@ def prepared_ct(offset: float) -> Prepared:
     return prepare(ct(offset).get, spec_of(HEAD), "ncct")
 
 
-def test_a_ct_without_its_rescale_intercept_is_noticed() -> None:
-    assert prepared_ct(0.0).warnings == ()
-    [line] = prepared_ct(1024.0).warnings
-    assert line.startswith("channel ncct: nearly all of the patient lies above 900 HU")
+@pytest.mark.parametrize("name", ["ncct", "cta"])
+def test_a_ct_without_its_rescale_intercept_is_noticed(name: str) -> None:
+    channel = HEAD.model_copy(update={"name": name})
+    for offset, said in ((0.0, ()), (1024.0, (f"channel {name}: nearly all of the patient lies above 900 HU",))):
+        warnings = prepare({name: ct(offset)["ncct"]}.get, spec_of(channel), name).warnings
+        assert tuple(line.partition(";")[0] for line in warnings) == said
+
+
+def test_dense_bone_is_no_lost_intercept() -> None:
+    [head] = ct(0.0).values()
+    teeth = head.array.copy()
+    teeth[(teeth == 700) & (np.indices(GRID.size_zyx)[0] % 2 == 0)] = 1500
+    assert prepare({"ncct": Volume(teeth, GRID)}.get, spec_of(HEAD), "ncct").warnings == ()
 
 
 def test_a_reference_that_shows_no_patient_is_refused() -> None:
@@ -284,6 +306,27 @@ def test_channels_on_other_grids_come_to_the_same_place() -> None:
     inside, outside = ball(GRID, 4.5) > 0, ball(GRID, 8.2) == 0
     assert found[inside] == pytest.approx(1.0, abs=1e-3)
     assert (found[outside & (ball(GRID, 10.0) > 0)] < 1e-3).all()
+
+
+@pytest.mark.parametrize("name", ["dwi", "flair"])
+def test_every_channel_is_averaged_to_the_models_resolution(name: str) -> None:
+    """Noise of 0.5 mm voxels at 2 mm: smoothed to 7 % of its deviation, not picked (see `test_geometry`)."""
+    grid = grid_of((40, 40, 40), (0.5, 0.5, 0.5))
+    noise = np.random.default_rng(0).normal(size=grid.size_zyx).astype(np.float32)
+    plain, wide = tissue_of(grid, 1), Fixed(low=-10, high=10, mean=0, std=1)
+    channels = [ChannelSpec(name=one, normalisation=wide) for one in ("dwi", "flair")]
+    volumes = {"dwi": Volume(plain, grid), "flair": Volume(plain, grid), name: Volume(noise, grid)}
+    found = prepared(volumes, spec_of(*channels, spacing_zyx=(2.0, 2.0, 2.0)))
+    assert found.array[["dwi", "flair"].index(name), 1:-1, 1:-1, 1:-1].std() < 0.1
+
+
+def test_outside_of_an_outline_every_channel_is_0() -> None:
+    """As if the skull had been removed from each image before."""
+    volumes, organ = brain(), ball(GRID, 8.0)
+    found = prepare(volumes.get, spec_of(), "dwi", lambda image: Volume(organ, image.grid))
+    blanked = {name: Volume(floats(volume) * organ, GRID) for name, volume in volumes.items()}
+    assert np.array_equal(found.array, prepared(blanked).array)
+    assert np.array_equal(found.tissue, organ > 0)
 
 
 def test_a_model_that_does_not_read_the_reference_is_refused() -> None:

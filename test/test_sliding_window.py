@@ -123,7 +123,7 @@ def test_weights_are_highest_in_the_middle_and_never_nothing() -> None:
 def test_windows_without_tissue_are_not_computed() -> None:
     array = volume_of((32, 32, 32))
     tissue = np.zeros((32, 32, 32), dtype=bool)
-    tissue[:8, :8, :8] = tissue[24:, 24:, 24:] = True
+    tissue[:8, :8, :3] = tissue[25:, 25:, 25:] = True  # neither fills its window
     calls: list[int] = []
 
     def count(window: Array) -> Array:
@@ -134,6 +134,28 @@ def test_windows_without_tissue_are_not_computed() -> None:
     assert (len(calls), done.windows, done.skipped) == (2, 2, 62)
     assert found[0][tissue] == pytest.approx(array[0][tissue], abs=1e-6)
     assert not found[0, 8:24].any()
+
+
+def test_a_window_is_no_larger_than_the_volume_needs_and_no_smaller() -> None:
+    _, done = predict(volume_of((9, 40, 3)), lambda w: w, 1, Windows((16, 16, 16), (4, 8, 4)))
+    assert (done.patch_zyx, done.windows) == ((12, 16, 4), 4)
+
+
+def test_windows_are_filled_up_with_each_channels_smallest_value() -> None:
+    """As patches are in training: air, whatever its value after normalisation."""
+    array, seen = volume_of((5, 6, 7), channels=2), []
+    array[1] -= 3
+
+    def first_channel(window: Array) -> Array:
+        seen.append(window)
+        return window[:, :1]
+
+    predict(array, first_channel, 1, Windows((8, 8, 8), (8, 8, 8)))
+    expected = np.empty((2, 8, 8, 8), dtype=np.float32)
+    expected[:] = array.min(axis=(1, 2, 3), keepdims=True)
+    expected[:, :5, :6, :7] = array
+    [window] = seen
+    assert np.array_equal(window[0], expected)
 
 
 def test_a_volume_without_tissue_is_empty() -> None:

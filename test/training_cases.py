@@ -9,6 +9,10 @@ import SimpleITK as sitk
 from segsync_train.config import RunConfig
 
 SIZE = 16
+#: Settings of an augmentation that changes nothing, but for `rotate_zoom`.
+NO_AUGMENTATION: dict[str, Any] = {
+    "flip": 0, "noise": 0, "smooth": 0, "brightness": 0, "contrast": 0, "gamma": 0, "shift": 0
+}  # fmt: skip
 
 
 def write_cases(folder: Path, count: int = 4) -> Path:
