@@ -1,6 +1,7 @@
 """Image files that are cut, damaged or no images: one clear line each, never a filled-up image."""
 
 import gzip
+import math
 import re
 import struct
 from collections.abc import Callable
@@ -80,6 +81,22 @@ def sheared(folder: Path) -> Path:
     return path
 
 
+def slightly_sheared(folder: Path) -> Path:
+    """By a degree, to the other side; columns of length 1."""
+    path = _plain(folder)
+    header_edit(path, rb"TransformMatrix = [^\n]*", b"TransformMatrix = 1 0 0 -0.02 0.9998 0 0 0 1")
+    return path
+
+
+def no_origin(folder: Path) -> Path:
+    path = _plain(folder, ".nii")
+    content = bytearray(path.read_bytes())
+    for place in (268, 292):  # of the qform and of the sform
+        struct.pack_into("<f", content, place, math.nan)
+    path.write_bytes(content)
+    return path
+
+
 def no_direction(folder: Path) -> Path:
     path = _plain(folder)
     header_edit(path, rb"TransformMatrix = [^\n]*", b"TransformMatrix = 0 0 0 0 0 0 0 0 0")
@@ -113,7 +130,9 @@ BAD = [
     (zero_spacing, "expected"),
     (negative_spacing, "expected"),
     (sheared, "expected orthonormal axis directions"),
+    (slightly_sheared, "expected orthonormal axis directions"),
     (no_direction, "expected"),
+    (no_origin, "expected a finite origin in mm"),
     (elsewhere, "a reference to a second file"),
     (bomb, "the file is cut"),
 ]

@@ -160,6 +160,14 @@ def test_largest_distance_over_more_points_than_a_block() -> None:
     assert largest_distance(points) == pytest.approx(pairs.max(), rel=1e-12)
 
 
+def test_a_largest_distance_may_end_far_further_in_than_it_begins() -> None:
+    """A block of points at two corners of a cube, 20 mm apart; in the middles of two far faces the others, 24.5 mm."""
+    rng = np.random.default_rng(0)
+    corners = np.repeat([(10.0, 10.0, 10.0), (10.0, 10.0, -10.0)], 128, axis=0)
+    points = np.concatenate([corners - rng.random(corners.shape) * 1e-3, [(-10.0, 0.0, 0.0), (0.0, -10.0, 0.0)]])
+    assert largest_distance(points) == pytest.approx(np.sqrt(600), abs=0.01)
+
+
 def test_real_lesions_as_itk_measures_them(shared_data: Path) -> None:
     path = sorted((shared_data / "lesion-masks-soop").rglob("*.nii.gz"))[3]
     image = sitk.Cast(sitk.ReadImage(str(path)) > 0, sitk.sitkUInt8)

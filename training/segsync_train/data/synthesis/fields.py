@@ -49,10 +49,10 @@ class Draw:
         return torch.randn(*size, generator=self._fields, device=self.device)
 
     def smooth_noise(self, size_zyx: Sequence[int], scale_vox: float, channels: int = 1) -> Tensor:
-        """Noise (channels, Z, Y, X) of about unit variance whose bumps are `scale_vox` voxels wide."""
+        """Noise (channels, Z, Y, X), standard deviation about 0.76, whose bumps are `scale_vox` voxels wide."""
         coarse = [max(2, math.ceil(side / max(scale_vox, 1.0)) + 1) for side in size_zyx]
         noise = self.noise((1, channels, *coarse))
-        # Trilinear interpolation halves the variance on average: 1.4 puts it back.
+        # Trilinear interpolation leaves (2/3)³ of the variance on average: 1.4 puts a part back.
         return 1.4 * F.interpolate(noise, size=tuple(size_zyx), mode="trilinear", align_corners=True)[0]
 
 

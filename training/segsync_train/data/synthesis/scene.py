@@ -170,7 +170,7 @@ def _displacement(
 
 
 def _atrophy(tissues: Tensor, exponent: float) -> Tensor:
-    """Shift the share of fluid against brain where both meet; all else, and every voxel's sum, stays."""
+    """Shift the share of fluid against brain where both meet; all else stays, and a voxel's sum to a few hundredths."""
     brain = tissues[PARENCHYMA].sum(0)
     fluid = tissues[Tissue.OUTER_CSF]
     both = brain + fluid
