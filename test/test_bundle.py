@@ -36,6 +36,7 @@ def test_a_whole_folder_is_loaded(tmp_path: Path) -> None:
     assert bundle.model == tmp_path / "aims-tbi" / MODEL_FILE
     assert bundle.spec.spacing_zyx == (2.0, 1.0, 1.5)
     assert [channel.name for channel in bundle.spec.channels] == ["t1"]
+    assert bundle.spec.mirror_axes == (2,), "left and right, where the file says nothing else"
 
 
 def model_missing(folder: Path) -> None:
@@ -86,6 +87,22 @@ def unknown_normalisation(folder: Path) -> None:
     edit(folder / SPEC_FILE, channels=[{"name": "t1", "normalisation": {"kind": "histogram"}}])
 
 
+def all_foreground(folder: Path) -> None:
+    edit(folder / SPEC_FILE, threshold=0.0)
+
+
+def no_foreground(folder: Path) -> None:
+    edit(folder / SPEC_FILE, threshold=1.0)
+
+
+def negative_component(folder: Path) -> None:
+    edit(folder / SPEC_FILE, min_component_ml=-0.1)
+
+
+def optional_reference(folder: Path) -> None:
+    edit(folder / SPEC_FILE, channels=[{"name": "t1", "normalisation": {"kind": "zscore"}, "optional": True}])
+
+
 BAD = [
     (model_missing, MODEL_FILE, "found no such file"),
     (spec_missing, SPEC_FILE, "cannot be read"),
@@ -99,6 +116,10 @@ BAD = [
     (odd_patch, SPEC_FILE, "is not a multiple of multiple_zyx"),
     (no_spacing, SPEC_FILE, "spacing_zyx"),
     (unknown_normalisation, SPEC_FILE, "normalisation"),
+    (all_foreground, SPEC_FILE, "threshold"),
+    (no_foreground, SPEC_FILE, "threshold"),
+    (negative_component, SPEC_FILE, "min_component_ml"),
+    (optional_reference, SPEC_FILE, "reference 't1' is none of the channels that are always there"),
 ]
 
 

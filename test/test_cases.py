@@ -174,6 +174,25 @@ def test_bids_names_that_differ_by_channel_are_one_case(tmp_path: Path) -> None:
     }
 
 
+def test_what_a_pipeline_made_of_a_patient_is_the_patients(tmp_path: Path) -> None:
+    """BIDS: the pipeline's folder lies between `derivatives` and the subject."""
+    write_case(tmp_path / "sub-01" / "dwi", "sub-01_{}.nii.gz", {"dwi": "dwi"})
+    write_case(tmp_path / "derivatives" / "coregistered" / "sub-01" / "dwi", "sub-01_{}.nii.gz", {"adc": "adc"})
+    [case] = whole_cases(tmp_path)
+    assert set(case.channels) == {"dwi", "adc"}
+
+
+def test_two_whole_acquisitions_of_a_patient_are_two_cases(tmp_path: Path) -> None:
+    for name in ("acq-b1000", "acq-b2000"):
+        write_case(tmp_path / "sub-01" / "dwi", f"sub-01_{name}_{{}}.nii.gz", {"dwi": "trace", "adc": "ADC"})
+    cases = {case.name: case.channels for case in whole_cases(tmp_path)}
+    assert len(cases) == 2
+    for name, channels in cases.items():
+        assert {path.name for path in channels.values() if isinstance(path, Path)} == {
+            f"{name}_{suffix}.nii.gz" for suffix in ("trace", "ADC")
+        }
+
+
 def test_the_layout_of_isles24(tmp_path: Path) -> None:
     """Plain CT in `raw_data`, all else brought to it in `derivatives`, and a CT angiography in both."""
     acute = tmp_path / "derivatives" / "sub-stroke0001" / "ses-01"

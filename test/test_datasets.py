@@ -1,6 +1,8 @@
 """Each data set in its official layout, in miniature: every case is found with its files and labels."""
 
+import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from builders import grid_of, write_image
 from dataset_trees import GRID, MOVED, TREES, build, noise, put
 from segsync.errors import InputError
-from segsync.geometry import Volume
+from segsync.geometry import Grid, Volume
 from segsync.images import read
 from segsync_train.config import FolderData, RunConfig
 from segsync_train.data.adapters import DATASETS
@@ -153,6 +155,40 @@ def test_cases_whose_labels_are_held_back_neither_train_nor_validate(tmp_path: P
         check_files(find_cases("whspp-ct", folder, ["ct"]), config, folder)
 
 
+def test_every_case_validates_in_one_fold_and_trains_in_all_others() -> None:
+    cases = [CaseFiles(f"case{number:02d}", {}) for number in range(11)]
+    names = {case.name for case in cases}
+
+    def data(**changes: Any) -> FolderData:
+        return FolderData.model_validate({"folder": "x", "folds": 4, **changes})
+
+    splits = [split_cases(cases, data(fold=fold)) for fold in range(4)]
+    for split in splits:
+        training, validation = ({case.name for case in part} for part in (split.training, split.validation))
+        assert not training & validation
+        assert training | validation == names
+        assert len(validation) in (2, 3)
+    assert sorted(case.name for split in splits for case in split.validation) == sorted(names)
+    # In an order of their own: names often tell scanners and hospitals.
+    assert [case.name for case in splits[0].validation] != sorted(names)[::4]
+    assert split_cases(cases[::-1], data(fold=1)) == splits[1]
+    assert split_cases(cases, data(fold=1, split_seed=1)) != splits[1]
+
+
+def test_fewer_labels_are_a_part_of_more() -> None:
+    """And the cases that validate are the same, and none of those that train."""
+    cases = [CaseFiles(f"case{number:02d}", {}) for number in range(20)]
+    splits = [
+        split_cases(cases, FolderData.model_validate({"folder": "x", "validation": 0.25, "labelled": share}))
+        for share in (0.01, 0.4, 1.0)
+    ]
+    assert [len(split.training) for split in splits] == [1, 6, 15]
+    for fewer, more in itertools.pairwise(splits):
+        assert more.training[: len(fewer.training)] == fewer.training
+        assert fewer.validation == more.validation
+    assert not any(case in splits[-1].validation for case in splits[-1].training)
+
+
 def test_a_share_of_the_labels_is_taken_of_named_cases_as_well() -> None:
     """Half of four named cases: the first two, as they stand in the settings; those that validate all stay."""
     cases = [CaseFiles(name, {"t1": Path(name)}, Path(name)) for name in "abcdef"]
@@ -183,6 +219,43 @@ def test_a_mask_that_changed_is_prepared_again(tmp_path: Path) -> None:
     second = cached_cases(cases, config, tmp_path / "cache")
     assert first != second
     assert open_cases(second)[0].label.all()
+
+
+def test_a_file_of_the_same_size_that_was_written_later_is_prepared_again(tmp_path: Path) -> None:
+    """As uncompressed images are that were corrected; and what is prepared for one spacing is not taken for another."""
+    folder = nnunet(tmp_path / "set", {}, np.ones(GRID.size_zyx, np.uint8))
+    cases = find_cases("nnunet", folder, ["ct", "cta"])
+    channels = [{"name": name, "normalisation": {"kind": "zscore"}} for name in ("ct", "cta")]
+    config = run_config(folder, channels=channels, spacing_zyx=[3, 1, 1])
+    (first,) = cached_cases(cases, config, tmp_path / "cache")
+    assert cached_cases(cases, config, tmp_path / "cache") == [first]
+    for path in cases[0].label_files:
+        os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
+    (second,) = cached_cases(cases, config, tmp_path / "cache")
+    assert second != first
+    coarse = run_config(folder, channels=channels, spacing_zyx=[3, 2, 2])
+    (case,) = open_cases(cached_cases(cases, coarse, tmp_path / "cache"))
+    assert case.spacing_zyx == (3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("label", "grid", "said"),
+    [
+        (np.ones(GRID.size_zyx, np.uint8), MOVED, "expected the grid of .* give label and image of one grid"),
+        (np.full(GRID.size_zyx, 2, np.uint8), GRID, "expected the label values 0, 1, found 2"),
+    ],
+    ids=["moved", "another value"],
+)
+def test_a_label_map_that_does_not_fit_trains_nothing(
+    label: npt.NDArray[np.uint8], grid: Grid, said: str, tmp_path: Path
+) -> None:
+    folder = nnunet(tmp_path / "set", {}, np.ones(GRID.size_zyx, np.uint8))
+    (case,) = find_cases("nnunet", folder, ["ct", "cta"])
+    channels = [{"name": name, "normalisation": {"kind": "zscore"}} for name in ("ct", "cta")]
+    config = run_config(folder, channels=channels)
+    write_image(case.label_files[0], label, grid)
+    with pytest.raises(InputError, match=f"{case.label_files[0].name}: {said}"):
+        prepare_case(case, config)
 
 
 def test_channels_that_a_set_has_not_are_told_by_name(tmp_path: Path) -> None:
@@ -248,6 +321,15 @@ def test_what_dataset_json_says_is_checked(description: object, tmp_path: Path) 
     bad = nnunet(tmp_path / "bad", description, np.full(GRID.size_zyx, 2, np.uint8))
     (problem,) = check_folder("nnunet", bad).problems
     assert "expected the label values 0, 1, found 2" in problem
+
+
+def test_channels_are_counted_by_their_numbers(tmp_path: Path) -> None:
+    """Of more than ten, 10 comes after 9; and numbers that the settings do not name are passed over."""
+    names = [f"channel {number}" for number in range(12)]
+    described = {"channel_names": {str(number): name for number, name in enumerate(names)}}
+    assert nnunet_description(nnunet(tmp_path / "described", described, np.ones(GRID.size_zyx, np.uint8)))[0] == names
+    (case,) = find_cases("nnunet", nnunet(tmp_path / "plain", {}, np.ones(GRID.size_zyx, np.uint8)), ["ct"])
+    assert [path.name[-12:] for path in case.images.values()] == ["_0000.nii.gz"]
 
 
 def test_channels_in_another_order_than_the_files_numbers_are_refused(tmp_path: Path) -> None:

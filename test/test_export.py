@@ -132,17 +132,20 @@ def test_a_file_that_differs_from_the_network_is_not_kept(
 
 
 def test_scores_by_hand_at_each_threshold_and_smallest_component() -> None:
-    """Two lesions of 8 and 1 voxels of 1 ml; the large one is found, beside one false voxel."""
+    """Two lesions of 8 and 1 voxels of 2 ml; the large one, whose halves meet at a corner, is found.
+
+    A false voxel reaches 0.5 and is a component of 2 ml.
+    """
     label = np.zeros((1, 8, 12), np.uint8)
-    label[0, 1:3, 1:5] = 1
-    label[0, 6, 1] = 1
-    probability = np.zeros(label.shape, np.float32)
-    probability[0, 1:3, 1:5] = 0.9
-    probability[0, 6, 8] = 0.6
-    case = make_case("c", label[None].astype(np.float32), label, label > 0, (10.0, 10.0, 10.0))
-    loose, strict, high, _ = score_pairs(case, probability, (0.5, 0.8), (0.0, 2.0))
-    assert (loose.dice, loose.lesion_f1) == pytest.approx((2 * 8 / (9 + 9), 2 / (2 + 1 + 1)))
-    for score in (strict, high):
+    label[0, 1:3, 1:3] = label[0, 3:5, 3:5] = 1
+    probability = 0.9 * label.astype(np.float32)
+    label[0, 7, 1] = 1
+    probability[0, 6, 8] = 0.5
+    case = make_case("c", label[None].astype(np.float32), label, label > 0, (20.0, 10.0, 10.0))
+    *loose, clean, high, _, _ = score_pairs(case, probability, (0.5, 0.8), (0.0, 2.0, 2.1))
+    for score in loose:
+        assert (score.dice, score.lesion_f1) == pytest.approx((2 * 8 / (9 + 9), 2 / (2 + 1 + 1)))
+    for score in (clean, high):
         assert (score.dice, score.lesion_f1) == pytest.approx((2 * 8 / (8 + 9), 2 / (2 + 1)))
 
 
@@ -152,6 +155,17 @@ def test_the_choice_stays_near_a_half_where_the_cases_cannot_tell() -> None:
     sure = np.array([[0.9, 0.6, 0.5, 0.1], [0.8, 0.6, 0.5, 0.1], [0.9, 0.6, 0.6, 0.0]])
     thresholds = (0.2, 0.5, 0.5, 0.8)
     assert (choose(unsure, thresholds), choose(sure, thresholds), choose(unsure[:1], thresholds)) == (1, 0, 0)
+
+
+def test_a_difference_beyond_its_standard_error_counts() -> None:
+    """0.1 in every second of four cases: 0.05, of a standard error of 0.029 (a deviation of 0.058)."""
+    assert choose(np.array([[0.7, 0.6], [0.7, 0.7], [0.7, 0.6], [0.7, 0.7]]), (0.6, 0.5)) == 0
+
+
+@pytest.mark.parametrize("thresholds", [(0.45, 0.55), (0.55, 0.45), (0.3, 0.7), (0.7, 0.3)])
+def test_of_thresholds_as_near_to_a_half_the_better_is_taken(thresholds: tuple[float, float]) -> None:
+    scores = np.array([[0.8, 0.6], [0.6, 0.7], [0.7, 0.7]])
+    assert choose(scores, thresholds) == 0
 
 
 def test_a_worse_pair_is_not_taken_because_its_distance_is_less_sure() -> None:

@@ -11,13 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from segsync.errors import InputError, OutputError, SegsyncError, WeightsError
+from segsync.sliding_window import Windows
 from segsync_train.checkpoints import load_checkpoint, save_checkpoint
 from segsync_train.config import TransferConfig
+from segsync_train.data.cases import make_case
 from segsync_train.data.loader import batches
 from segsync_train.finetune import _FineTuning, finetune
 from segsync_train.model import build_network, trained_network, transfer
@@ -188,6 +191,27 @@ def test_scores_without_any_lesion_say_that_nothing_is_found() -> None:
     assert means["validation/score"] == pytest.approx(0.4)
     assert means["validation/dice_2"] == 0.5
     assert "validation/dice_3" not in means
+
+
+def test_a_validated_case_by_hand() -> None:
+    """Label 1 is found where both labels together reach a half; label 2 is missed, and found in one voxel elsewhere."""
+    label = np.zeros((12, 12, 12), dtype=np.uint8)
+    label[1:4, 1:4, 1:4], label[8:10, 8:10, 8:10] = 1, 2
+    probabilities = np.zeros((1, 2, 12, 12, 12), dtype=np.float32)
+    probabilities[0, :, 1:4, 1:4, 1:4] = np.reshape((0.35, 0.3), (2, 1, 1, 1))
+    probabilities[0, 1, 6, 6, 6] = 0.5
+    image = np.ones((1, 12, 12, 12), dtype=np.float32)
+    case = make_case("c", image, label, label >= 0, (2.0, 1.0, 1.0))
+    windows = Windows((12, 12, 12), (1, 1, 1))
+    [(_, predicted, found)] = validate(torch.nn.Identity(), [case], lambda array: probabilities, windows, 2)
+    assert np.array_equal(predicted, probabilities[0].argmax(0) + 1 - (probabilities[0].sum(0) == 0))
+    assert found == CaseScore(
+        "c", dice=(1.0, 0.0), holds=(True, True), lesions=2, found=1, false=1, volume_ml=0.07, predicted_ml=0.056
+    )
+    empty = CaseScore("e", (0.0, 1.0), (False, False), lesions=0, found=0, false=1, volume_ml=0, predicted_ml=0.5)
+    means = summary([found, empty])
+    assert means["validation/false_ml"] == 0.5
+    assert means["validation/lesion_f1"] == pytest.approx(2 / (2 + 1 + 2))
 
 
 PROCESSES = """

@@ -54,7 +54,13 @@ CONTRACT: list[tuple[str, Mapping[str, Volume], str, str, list[str]]] = [
     ("isles22", isles22(), ISLES22_JSON, "isles22", [f"{MASK}/dwi-brain-mri-0001.mha", "results.json"]),
     ("isles24 derivatives", isles24(DERIVATIVES), CLINICAL, "isles24", [f"{MASK}/output.mha"]),
     ("isles24 raw", isles24(RAW), CLINICAL.replace("-", "_"), "isles24", [f"{MASK}/output.mha"]),
-    ("isles24 all", isles24((*DERIVATIVES, *RAW, "perfusion-ct")), CLINICAL, "isles24", [f"{MASK}/output.mha"]),
+    (
+        "isles24 all",
+        isles24((*DERIVATIVES, *RAW, "perfusion-ct", "preprocessed-perfusion-ct")),
+        CLINICAL,
+        "isles24",
+        [f"{MASK}/output.mha"],
+    ),
     ("aims-tbi", T1, "", "aims-tbi", ["brain-lesion-presence.json", "images/tbi-segmentation/output.mha"]),
     ("isles26", T1, "stroke-metadata.json", "isles26", [f"{MAP}/output.mha", f"{MASK}/output.mha"]),
 ]
@@ -94,6 +100,18 @@ def test_the_contract(
         else:
             assert values.dtype == np.uint8
             assert np.array_equal(values, LESION)
+
+
+def test_maps_in_register_come_before_the_scanners_own(tmp_path: Path) -> None:
+    """Where the platform gives both: the preprocessed ones lie on the CT's grid."""
+    source = write_platform(tmp_path / "input", isles24((*RAW, *DERIVATIVES)))
+    case = read_case(read_inputs(source), TASKS["isles24"])
+    paths = {name: path for name, path in case.channels.items() if isinstance(path, Path)}
+    assert {name: path.parent.name for name, path in paths.items()} == {
+        "ncct": "non-contrast-ct",
+        "cta": "preprocessed-CT-angiography",
+        **{name: f"preprocessed-{name}-map" for name in MAPS},
+    }
 
 
 def test_results_json_repeats_inputs_and_outputs(cli: Cli, tmp_path: Path, weights: Path) -> None:

@@ -114,6 +114,16 @@ def test_isles24_takes_a_union_of_exactly_a_fifth_and_each_lesion_once() -> None
     assert score(reference, predicted, UNIT, ISLES22).lesion_f1 == 1
 
 
+def test_isles24_takes_the_best_pair_first() -> None:
+    """A prediction of 10 voxels shares 5/13 with one lesion and 3/10 with another; the first lesion shares 2/8 with a
+    second prediction. Its best pair leaves nothing to the others: 1 of 2 found, 1 of 2 false.
+    """
+    shape = (3, 3, 13)
+    reference = box(shape, (1, 1, 0), (1, 1, 8)) | box(shape, (1, 1, 10), (1, 1, 3))
+    predicted = box(shape, (1, 1, 0), (1, 1, 2)) | box(shape, (1, 1, 3), (1, 1, 10))
+    assert score(reference, predicted, UNIT, RULES["isles24"]).lesion_f1 == pytest.approx(2 / 4)
+
+
 def test_voxels_that_meet_at_a_corner_are_one_lesion_but_two_in_atlas() -> None:
     corner = box((4, 4, 4), (1, 1, 1), (1, 1, 1)) | box((4, 4, 4), (2, 2, 2), (1, 1, 1))
     assert score(corner, corner, UNIT, ISLES22).lesions == 1

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +28,12 @@ from builders import (
 )
 from segsync.bundle import ChannelSpec
 from segsync.errors import InputError, ResourceError
-from segsync.geometry import Grid, Volume
+from segsync.geometry import Array, Grid, Volume
 from segsync.memory import Footprint
 from segsync.postprocess import components_of, labels_on, remove_small
 from segsync.predict import Settings
+from segsync.preprocess import Prepared, prepare
+from segsync.sliding_window import Done, predict
 
 OBLIQUE = (9.0, -6.0, 11.0)
 
@@ -147,9 +151,12 @@ def test_the_smallest_component_is_measured_on_the_reference_grid() -> None:
     grid = grid_of((6, 6, 6), (2.0, 1.0, 1.0))  # 2 mm³ a voxel
     mask = np.zeros(grid.size_zyx, dtype=np.uint8)
     mask[0, 0, :3] = 1
+    large = mask.copy()
     mask[4, 4, :2] = 1
+    mask[4, 1, :2] = 2
     kept, removed = remove_small(mask.copy(), grid, 0.006)
-    assert (int(kept.sum()), removed) == (3, 1)
+    assert np.array_equal(kept, large)
+    assert removed == 2
     assert np.array_equal(remove_small(mask.copy(), grid, 0.0)[0], mask)
 
 
@@ -183,6 +190,26 @@ def test_a_deadline_gone_by_gives_mirroring_up(isles22: segsync.Model) -> None:
     assert (result.done.flips, result.done.overlap) == (1, 0.0)
     assert result.done.notes == ["deadline: windows overlap by 0% instead of 50%, no mirroring"]
     assert np.array_equal(result.mask, lesion)
+
+
+def test_reading_and_putting_back_count_for_the_deadline(t1: segsync.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 s 30 went by while images were read, and 30 are kept for the way back: until 70 the network may run."""
+    now, deadlines = [0.0], []
+
+    def slowly(*arguments: Any) -> Prepared:
+        now[0] += 30
+        return prepare(*arguments)
+
+    def noted(*arguments: Any, deadline: float | None, **others: Any) -> tuple[Array, Done]:
+        deadlines.append(deadline)
+        return predict(*arguments, **others)
+
+    monkeypatch.setattr("segsync.predict.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("segsync.predict.prepare", slowly)
+    monkeypatch.setattr("segsync.predict.predict", noted)
+    grid = grid_of((8, 8, 8))
+    t1.predict({"t1": Volume(ball(grid, 3.0), grid)}, Settings(deadline_s=100.0))
+    assert deadlines == [70.0]
 
 
 def test_a_missing_optional_channel_is_said(isles22: segsync.Model) -> None:

@@ -74,6 +74,8 @@ def test_weights_of_another_network_are_refused_by_the_first_difference() -> Non
         checkpoints.load_network(network, other.state_dict(), Path("x"))
     with pytest.raises(WeightsError, match=r"bias: expected \(4,\), found no such tensor"):
         checkpoints.load_network(network, {"weight": network.weight.detach()}, Path("x"))
+    with pytest.raises(WeightsError, match=r"more: expected no such tensor, found \(4,\)"):
+        checkpoints.load_network(network, {**network.state_dict(), "more": torch.ones(4)}, Path("x"))
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
@@ -151,6 +153,21 @@ def test_a_run_that_goes_on_forgets_what_it_will_do_again(tmp_path: Path) -> Non
         run.record(25, {"train/loss": 0.5})
     assert [line["step"] for line in read_log(tmp_path / "run")] == [10, 20, 25]
     assert json.loads(log.read_text().splitlines()[0])["why"] == "text"
+
+
+@pytest.mark.parametrize(("step", "begins_again"), [(10, True), (11, False)])
+def test_a_run_that_lost_its_checkpoint_does_not_begin_again_unasked(
+    step: int, begins_again: bool, tmp_path: Path
+) -> None:
+    """Before the first was due there is nothing to lose; after it, days of work may be."""
+    with RunFolder(tmp_path / "run") as run:
+        run.create(Note())
+        run.record(step, {"train/loss": 1.0})
+    if begins_again:
+        assert RunFolder(tmp_path / "run").newest(10) is None
+    else:
+        with pytest.raises(WeightsError, match=r"last\.safetensors: expected a checkpoint, found no such file"):
+            RunFolder(tmp_path / "run").newest(10)
 
 
 @pytest.fixture

@@ -3,11 +3,19 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from segsync_train.data.synthesis import Anatomies, SynthesisConfig, diffusion, load_sources
+from segsync_train.data.synthesis import (
+    Anatomies,
+    Generator,
+    SynthesisConfig,
+    SyntheticCase,
+    diffusion,
+    load_sources,
+)
 from segsync_train.data.synthesis.fields import Draw
 from segsync_train.data.synthesis.scene import Scene, place
 from synthesis_cases import write_sources
@@ -74,6 +82,61 @@ def test_inside_an_infarct_diffusion_falls_and_dwi_is_bright(anatomies: Anatomie
     assert max(falls) < 0.8
     assert sum(0.15 < fall < 0.65 for fall in falls) > len(falls) / 2
     assert sum(gain > math.log(1.2) for gain in gains) > 0.8 * len(gains)
+
+
+@pytest.fixture(scope="module")
+def cases(anatomies: Anatomies) -> list[SyntheticCase]:
+    """Whole heads and stripped ones, with one young infarct of a real shape or more, and nothing else."""
+    plain = {"none": 0.0, "kinds": [1, 0, 0], "chronic": 0.0, "white_matter": 0.0, "lacunes": 0.0, "microbleeds": 0.0}
+    settings = SynthesisConfig.model_validate({"lesions": plain, "acquisition": {"missing": 0.0, "stripped": 0.5}})
+    drawn = [Generator("isles22", anatomies, settings)(seed) for seed in range(10)]
+    return [case for case in drawn if int(case.target.sum()) > 20]
+
+
+def test_adc_is_in_its_unit_and_falls_where_dwi_is_bright(cases: list[SyntheticCase]) -> None:
+    """A middle of 800 in brain, of 3000 in the ventricles, and in infarcts less than in the brain around."""
+    falls, gains = [], []
+    for case in cases:
+        assert case.channels == ("dwi", "adc", "flair")
+        dwi, adc, _ = case.images.numpy()
+        lesion = case.target.numpy() > 0
+        around = ndimage.binary_dilation(lesion, iterations=3) & ~ndimage.binary_dilation(lesion) & (dwi > 0)
+        brain = around & (adc < 1500)
+        assert 550 < np.median(adc[brain]) < 1100
+        assert 2300 < adc.max() <= 5000
+        falls.append(np.median(adc[lesion]) / np.median(adc[brain]))
+        gains.append(np.median(dwi[lesion]) / np.median(dwi[brain]))
+    assert len(falls) >= 5
+    assert np.median(falls) < 0.85
+    assert np.median(gains) > 1.15
+    assert min(gains) > 1
+
+
+def test_dwi_is_the_image_without_weighting_times_exp_of_b_and_adc(
+    anatomies: Anatomies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One signal of 2 everywhere weakened to exp(-0.8) of it, without coil, noise or artefacts: ADC 800."""
+    quiet = {
+        "noise": [1e-5, 1e-5], "coil_exponent": [0, 0], "bias": [0, 0], "eddy_mm": [0, 0], "ghost": [0, 0],
+        "undistorted": 1.0, "stripped": 1.0,
+    }  # fmt: skip
+    settings = SynthesisConfig.model_validate({"acquisition": quiet})
+    draw = Draw(0, torch.device("cpu"))
+    scene = scene_of(draw, anatomies)
+    plain, inside = torch.full(scene.size_zyx, 2.0), torch.ones(scene.size_zyx)
+    shapes = torch.stack([torch.zeros_like(plain), inside, torch.zeros_like(plain)])
+    dwi, adc, target = diffusion._echo_planar_pair(draw, scene, settings, plain, plain * math.exp(-0.8), shapes, 1.0)
+    middle = tuple(slice(side // 4, -side // 4) for side in scene.size_zyx)
+    assert adc[middle].numpy() == pytest.approx(800, rel=0.06)
+    assert float(dwi[middle].std() / dwi[middle].mean()) < 0.06
+    assert not target.any()
+
+
+def test_a_channel_that_is_missing_is_zero_and_said_so(anatomies: Anatomies) -> None:
+    settings = SynthesisConfig.model_validate({"acquisition": {"missing": 1.0}})
+    case = Generator("isles22", anatomies, settings)(0)
+    assert case.present == (True, True, False)
+    assert [bool(image.any()) for image in case.images] == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,8 @@ def choose(scores: Array, thresholds: Sequence[float]) -> int:
     behind = scores[:, [int(means.argmax())]] - scores
     error = behind.std(0, ddof=1) / math.sqrt(len(scores)) if len(scores) > 1 else np.zeros(len(means))
     equal = [pair for pair in best_at.values() if behind[:, pair].mean() <= error[pair]]
-    return min(equal, key=lambda pair: (abs(thresholds[pair] - 0.5), -means[pair]))
+    # Rounded: 0.55 is as near to 0.5 as 0.45 is.
+    return min(equal, key=lambda pair: (round(abs(thresholds[pair] - 0.5), 6), -means[pair]))
 
 
 def score_pairs(
