@@ -7,20 +7,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from segsync.bundle import Bundle, ChannelSpec, ModelSpec, ZScore
+from segsync.bundle import Bundle, ChannelSpec, Fixed, ModelSpec, ZScore
 from segsync.errors import OutputError
 from segsync.geometry import Grid, Volume
 from segsync.lesions import largest_distance, measure
 from segsync.montage import COLOURS, Picture, draw
+from segsync.page import summary
 from segsync.predict import Case, Result
-from segsync.record import Report
+from segsync.record import Report, record
 from segsync.report import write_report
 from segsync.sliding_window import Done
 from segsync.tasks import TASKS
@@ -60,6 +62,8 @@ def result_of(
         opset=18,
         sha256="0123456789abcdef" * 4,
         licence="Apache-2.0",
+        threshold=0.35,
+        min_component_ml=0.02,
         provenance={"data": "none"},
     )
     probabilities = np.stack([(mask == value).astype(np.float32) * np.float32(0.75) for value in labels])
@@ -71,7 +75,7 @@ def result_of(
         mask=mask.astype(np.uint8),
         model_probabilities=probabilities,
         model_grid=reference.grid,
-        done=Done(6, 2, (32, 32, 32), 0.5, 2, ["deadline: 2 of 8 mirrored passes"]),
+        done=Done(6, 2, (16, 24, 32), 0.5, 2, ["deadline: 2 of 8 mirrored passes"]),
         device="cpu",
         warnings=warnings,
         seconds={"network": 1.25, "total": 1.5},
@@ -88,6 +92,16 @@ def phantom(grid: Grid = AXIAL) -> tuple[Volume, Array]:
     image[lesion] = 200.0
     image[(abs(x + 20) < 7) & (abs(y - 20) < 7) & (abs(z) < 8)] = 40.0
     return Volume(image.astype(np.float32), grid), lesion
+
+
+def stored_as(image: Volume | Array, orientation: str) -> Volume:
+    """An image, or a mask on AXIAL, with its voxels in another order."""
+    array = image.array if isinstance(image, Volume) else image.astype(np.uint8)
+    turned = sitk.GetImageFromArray(array)
+    turned.SetSpacing(AXIAL.spacing_xyz)
+    turned.SetOrigin(AXIAL.origin)
+    turned = sitk.DICOMOrient(turned, orientation)
+    return Volume(sitk.GetArrayFromImage(turned), Grid.of(turned))
 
 
 def coloured(image: Image.Image, colour: tuple[int, int, int]) -> Array:
@@ -213,11 +227,51 @@ def test_json_round_trip_says_what_is_in_the_mask(tmp_path: Path) -> None:
     assert report.labels[1].peak_probability == 0.75
     assert report.reference.size_xyz == (50, 60, 30)
     assert (report.run.windows, report.run.skipped_windows, report.run.mirrored_passes) == (6, 2, 2)
+    assert report.run.window_size_xyz == (32, 24, 16)
+    assert (report.weights.threshold, report.weights.min_component_ml) == (0.35, 0.02)
     assert report.warnings == ("look here",)
     assert report.run.notes == ("deadline: 2 of 8 mirrored passes",)
     assert report.weights.sha256 == "0123456789abcdef" * 4
     assert report.versions["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"segsync", "numpy", "SimpleITK"} <= set(report.versions)
+
+
+def test_each_label_has_its_own_volume_on_the_models_grid_as_well(tmp_path: Path) -> None:
+    """Voxels of 12 mm³ in the mask; the network's are twice as long along each axis, 96 mm³."""
+    reference, _ = phantom()
+    mask = np.zeros(AXIAL.size_zyx, dtype=np.uint8)
+    mask[4, 4, 4:6] = mask[9, 9, 9] = 1
+    mask[20, 30, 30:34] = 2
+    coarse = replace(AXIAL, size_zyx=(2, 2, 2), spacing_zyx=(6.0, 4.0, 4.0))
+    probabilities = np.zeros((2, 2, 2, 2), dtype=np.float32)
+    probabilities[:, 0, 0, 0] = 0.5, 0.25
+    result = replace(
+        result_of(reference, mask, labels={1: "core", 2: "rim"}), model_probabilities=probabilities, model_grid=coarse
+    )
+    json_path, *_, html_path = write_report(result, tmp_path / "case", {})
+    core, rim = Report.model_validate_json(json_path.read_bytes()).labels.values()
+    assert (core.lesion_count, core.volume_ml) == pytest.approx((2, 3 * 0.012))
+    assert (rim.lesion_count, rim.volume_ml) == pytest.approx((1, 4 * 0.012))
+    assert (core.probability_volume_ml, rim.probability_volume_ml) == pytest.approx((0.5 * 0.096, 0.25 * 0.096))
+    assert (core.peak_probability, rim.peak_probability) == (0.5, 0.25)
+    shown = (
+        "0.084 ml total volume 3 lesions 0.048 ml largest lesion 6 mm its largest diameter 0.036 ml core 0.048 ml rim"
+    )
+    text = "".join(read_page(html_path).text.split())
+    assert shown.replace(" ", "") in text
+    assert "1rim0.0486.04+14.0+1.0+20.0" in text, "the largest first; its middle x, y, z"
+    assert "3core0.0120.01−31.0−41.0−13.0" in text
+    # A card and a row for each lesion.
+    html = html_path.read_text(encoding="utf-8")
+    assert [html.count(f"rgb{colour}") for colour in COLOURS[:2]] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("volume_ml", "said"), [(0.0123, "0.012 ml"), (1.234, "1.23 ml"), (38.16, "38.2 ml"), (123.4, "123 ml")]
+)
+def test_a_volume_is_said_in_three_digits(volume_ml: float, said: str) -> None:
+    report = record(result_of(*phantom()), [], {}).model_copy(update={"volume_ml": volume_ml, "lesion_count": 1})
+    assert summary(report) == f"{said} in 1 lesion"
 
 
 def test_csv_has_the_lesions_of_the_json_and_no_formula(tmp_path: Path) -> None:
@@ -226,7 +280,7 @@ def test_csv_has_the_lesions_of_the_json_and_no_formula(tmp_path: Path) -> None:
     mask[10:14, 20:24, 20:24] = 1
     mask[20, 30, 30] = 2
     name = '=HYPERLINK("http://x")'
-    result = result_of(reference, mask, labels={1: "core", 2: "a, b"}, name=name)
+    result = result_of(reference, mask, labels={1: "core", 2: "@a, b"}, name=name)
     json_path, csv_path, *_ = write_report(result, tmp_path / "case", {})
     report = Report.model_validate_json(json_path.read_bytes())
     with csv_path.open(newline="", encoding="utf-8") as file:
@@ -234,10 +288,11 @@ def test_csv_has_the_lesions_of_the_json_and_no_formula(tmp_path: Path) -> None:
     assert [row["case"] for row in rows] == [f"'{name}"] * 2
     assert [(int(row["lesion"]), row["label_name"], int(row["voxels"])) for row in rows] == [
         (1, "core", 64),
-        (2, "a, b", 1),
+        (2, "'@a, b", 1),
     ]
     for row, lesion in zip(rows, report.lesions, strict=True):
         assert float(row["volume_ml"]) == pytest.approx(lesion.volume_ml, rel=1e-5)
+        assert float(row["largest_diameter_mm"]) == pytest.approx(lesion.largest_diameter_mm, abs=1e-3)
         centroid = [float(row[f"centroid_{axis}_lps_mm"]) for axis in "xyz"]
         assert centroid == pytest.approx(lesion.centroid_lps_mm, abs=1e-3)
 
@@ -268,18 +323,59 @@ def test_picture_is_radiological_and_an_outline() -> None:
     assert (inside == inside[..., :1]).all(), "the lesion itself stays grey"
 
 
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "PIR"])
+def test_sides_height_and_scale_are_marked(orientation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R on the viewer's left, the slice's own z, and a bar as long as 50 mm of the picture."""
+    marks = []
+    draw_text = ImageDraw.ImageDraw.text
+
+    def noted(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, *others: Any, **options: Any) -> None:
+        marks.append((text, place))
+        draw_text(pen, place, text, *others, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    reference, lesion = phantom()
+    picture = draw(result_of(stored_as(reference, orientation), stored_as(lesion, orientation).array), "x")
+    places = dict(marks[:3])
+    assert places["R"][0] < places["L"][0]
+    z = AXIAL.points([picture.slices[0], 0, 0])[2]
+    assert marks[0][0] == f"z {z:+.0f} mm"
+    columns = np.nonzero(coloured(first_slice(picture), COLOURS[0]))[1]
+    pixels_per_mm = (np.ptp(columns) + 1 - 4) / 12  # six voxels of 2 mm, and two pixels outside of either edge
+    foot = coloured(picture.image.crop((0, picture.image.height - 52, *picture.image.size)), (255, 255, 255))
+    longest = max(len(run) for row in foot for run in "".join(" #"[int(pixel)] for pixel in row).split())
+    assert longest == pytest.approx(50 * pixels_per_mm, rel=0.05)
+
+
+def test_a_ct_is_shown_in_the_window_that_the_network_sees() -> None:
+    """35 HU between 0 and 80 is a grey of 112; bone is white."""
+    array = np.full(AXIAL.size_zyx, 3000.0)
+    array[:, 20:40, 15:35] = 35.0
+    result = result_of(Volume(array, AXIAL), np.zeros(AXIAL.size_zyx))
+    window = ChannelSpec(name="t1", normalisation=Fixed(low=0, high=80, mean=30, std=20))
+    spec = result.bundle.spec.model_copy(update={"channels": (window,)})
+    first = np.asarray(first_slice(draw(replace(result, bundle=Bundle(result.bundle.folder, spec)), "x")))
+    grey = first[first.shape[0] // 2, first.shape[1] // 2]
+    assert grey.tolist() == [112, 112, 112]
+    assert first.max() == 255
+
+
+@pytest.mark.parametrize("size", [(3, 40, 160), (3, 160, 40)], ids=["wide", "tall"])
+def test_a_slice_keeps_its_shape_and_fits_its_panel(size: tuple[int, int, int]) -> None:
+    grid = replace(AXIAL, size_zyx=size)
+    picture = draw(result_of(Volume(np.full(size, 100, np.int16), grid), np.zeros(size)), "x")
+    panels = np.asarray(panel_of(picture)) > 90
+    height, width = (np.ptp(np.flatnonzero(panels.any(axis=(other, 2)))) + 1 for other in (1, 0))
+    width = (width - 2 * 14) / 3  # three slices in a row
+    assert width <= 360
+    assert height <= 440
+    assert width / height == pytest.approx(size[2] / size[1], rel=0.05)
+
+
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "LAS", "PIR", "ASL", "SRP", "IAL"])
 def test_picture_does_not_depend_on_how_the_file_is_stored(orientation: str) -> None:
     reference, lesion = phantom()
-    images = []
-    for array in (reference.array, lesion.astype(np.uint8)):
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing(AXIAL.spacing_xyz)
-        image.SetOrigin(AXIAL.origin)
-        images.append(sitk.DICOMOrient(image, orientation))
-    grid = Grid.of(images[0])
-    turned = Volume(sitk.GetArrayFromImage(images[0]), grid)
-    other = draw(result_of(turned, sitk.GetArrayFromImage(images[1])), "x")
+    other = draw(result_of(stored_as(reference, orientation), stored_as(lesion, orientation).array), "x")
     assert other.image == draw(result_of(reference, lesion), "x").image
 
 
@@ -291,8 +387,16 @@ def test_a_single_voxel_of_a_large_image_is_seen() -> None:
         mask = np.zeros(grid.size_zyx, dtype=np.uint8)
         mask[1, row, column] = 1
         picture = draw(result_of(Volume(image, grid), mask), "x")
-        assert picture.slices == (1,)
+        assert (picture.slices, picture.shown) == ((1,), "the slice with lesion")
         assert coloured(panel_of(picture), COLOURS[0]).sum() >= 8
+
+
+def test_a_lesion_beside_all_that_shines_is_seen() -> None:
+    """The picture is cut about the patient and about what was segmented."""
+    reference, _ = phantom()
+    mask = np.zeros(AXIAL.size_zyx, dtype=np.uint8)
+    mask[15, 1, 1] = 1
+    assert coloured(panel_of(draw(result_of(reference, mask), "x")), COLOURS[0]).sum() >= 8
 
 
 def test_each_label_keeps_its_colour_where_one_lies_in_another() -> None:
@@ -317,6 +421,7 @@ def test_slices_are_spread_over_the_lesion_and_take_its_widest() -> None:
     picture = draw(result_of(reference, mask), "x")
     assert len(picture.slices) == 12
     assert picture.lesion_slices == 48
+    assert picture.shown == "12 of 48 slices with lesion"
     assert 18 in picture.slices
     assert all(first <= number < first + 4 for number, first in zip(picture.slices, range(5, 53, 4), strict=True))
 
@@ -389,6 +494,7 @@ def test_page_says_what_was_found(tmp_path: Path) -> None:
         "1 warning",
         "covers 71%",
         "2 of 8 mirrored passes",
+        "mean of 2 mirrored passes",
         "0123456789abcdef" * 4,
         "patient's right is on the left",
     ):
@@ -398,12 +504,13 @@ def test_page_says_what_was_found(tmp_path: Path) -> None:
 
 def test_page_without_a_lesion(tmp_path: Path) -> None:
     reference, lesion = phantom()
-    json_path, csv_path, png_path, html_path = write_report(
-        result_of(reference, np.zeros_like(lesion)), tmp_path / "case", {}
-    )
+    result = result_of(reference, np.zeros_like(lesion))
+    result = replace(result, model_probabilities=result.model_probabilities + np.float32(0.31))
+    json_path, csv_path, png_path, html_path = write_report(result, tmp_path / "case", {})
     assert Report.model_validate_json(json_path.read_bytes()).lesion_count == 0
     assert len(csv_path.read_text(encoding="utf-8").splitlines()) == 1
     assert "No lesion found" in read_page(html_path).text
+    assert "31%highest probability anywhere" in read_page(html_path).text
     with Image.open(png_path) as image:
         assert not any(coloured(image.convert("RGB"), colour).any() for colour in COLOURS)
 
@@ -417,9 +524,10 @@ def test_many_lesions_are_summed_up(tmp_path: Path) -> None:
     assert "100 smaller ones, 1.20 ml together, are listed in case_lesions.csv" in read_page(html_path).text
 
 
-def test_sides_are_not_claimed_for_a_tiff(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["scan.tif", "SCAN.TIFF"])
+def test_sides_are_not_claimed_for_a_tiff(name: str, tmp_path: Path) -> None:
     reference, lesion = phantom()
-    result = result_of(reference, lesion, source=Path("scan.tif"))
+    result = result_of(reference, lesion, source=Path(name))
     assert not draw(result, "x").sides
     *_, html_path = write_report(result, tmp_path / "case", {})
     assert "right is not known" in read_page(html_path).text

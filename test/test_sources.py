@@ -40,6 +40,33 @@ def test_validation_cases_of_a_start_that_failed_are_not_those_of_the_next(
     assert len(drawn) == 4
 
 
+def test_samples_come_from_the_newest_cases_of_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new case after every second patch, patches cut from any of the newest three; a function of step and place."""
+    validation = []
+
+    def draw(source: SyntheticSource, *words: int) -> LabelledCase:
+        cube = np.ones((2, 2, 2), dtype=np.uint8)
+        validation.append(words[0])
+        return make_case("-".join(map(str, words)), cube[None].astype(np.float32), cube, cube > 0, (1, 1, 1))
+
+    monkeypatch.setattr(SyntheticSource, "draw", draw)
+    data = {"kind": "synthetic", "sources": str(tmp_path), "validation_cases": 2}
+    config = run_config(tmp_path, data={**data, "patches_per_case": 2, "pool": 3, "streams": 1})
+    source = open_data(config, tmp_path / "run", Processes()).source
+    kinds = set(validation)
+    names = {(step, place): source.case(step, place, 2).name for step in range(40) for place in range(2)}
+    ages = set()
+    for (step, place), name in names.items():
+        kind, _, *others, number = map(int, name.split("-"))
+        assert kind not in kinds, "a case that validates"
+        assert others[0] == place
+        ages.add(step // 2 - number)
+    assert ages == {0, 1, 2}
+    assert len({name for (_, place), name in names.items() if place == 0}) > 15
+    again = open_data(config, tmp_path / "run", Processes()).source
+    assert again.case(31, 1, 2).name == names[31, 1]
+
+
 def test_a_case_is_whole_while_another_process_of_the_same_number_writes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
