@@ -32,7 +32,7 @@ def test_image_and_label_are_mirrored_together_along_the_axes_that_may_be(axes: 
     label = (image[0] > 0.5).astype(np.uint8)
     found, turned = Augmentation(always, (4, 5, 6), axes)(image.copy(), label, np.random.default_rng(0))
     assert np.array_equal(turned, np.flip(label, axes))
-    assert np.array_equal(found, np.flip(image, [axis + 1 for axis in axes]))
+    assert np.array_equal(found, np.flip(image, tuple(axis + 1 for axis in axes)))
 
 
 def test_an_optional_channel_is_taken_away_and_one_that_the_patient_has_not_stays_away() -> None:

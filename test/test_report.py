@@ -366,10 +366,10 @@ def test_a_slice_keeps_its_shape_and_fits_its_panel(size: tuple[int, int, int]) 
     picture = draw(result_of(Volume(np.full(size, 100, np.int16), grid), np.zeros(size)), "x")
     panels = np.asarray(panel_of(picture)) > 90
     height, width = (np.ptp(np.flatnonzero(panels.any(axis=(other, 2)))) + 1 for other in (1, 0))
-    width = (width - 2 * 14) / 3  # three slices in a row
-    assert width <= 360
+    one = (width - 2 * 14) / 3  # of three in a row
+    assert one <= 360
     assert height <= 440
-    assert width / height == pytest.approx(size[2] / size[1], rel=0.05)
+    assert one / height == pytest.approx(size[2] / size[1], rel=0.05)
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "LAS", "PIR", "ASL", "SRP", "IAL"])

@@ -1,6 +1,7 @@
 """Where synthetic heads and lesions lie: standard space, sides and volumes are those of the maps and masks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,12 +94,17 @@ def test_unbent_standard_space_is_affine(anatomies: Anatomies) -> None:
     index = torch.stack(torch.meshgrid(*(torch.arange(side) for side in scene.size_zyx), indexing="ij")).double()
     affine = torch.from_numpy(scene.standard_from_index)
     expected = torch.einsum("ij,jzyx->izyx", affine[:, :3], index) + affine[:, 3].view(3, 1, 1, 1)
-    assert scene.standard_mm == pytest.approx(expected.float(), abs=0.02)
+    assert float((scene.standard_mm - expected).abs().max()) < 0.02
 
 
 def test_a_brain_has_the_size_that_was_drawn_and_either_side_of_it(anatomies: Anatomies) -> None:
     """Half of the heads are mirrored, so that no network learns a side."""
-    fixed = {"rotation_degrees": (0, 0, 0), "stretch": (1, 1), "elastic_std_mm": (0, 0), "ventricle_mm": (0, 0)}
+    fixed: dict[str, Any] = {
+        "rotation_degrees": (0, 0, 0),
+        "stretch": (1, 1),
+        "elastic_std_mm": (0, 0),
+        "ventricle_mm": (0, 0),
+    }
     sizes, mirrored = [], set()
     for size in (0.9, 1.1):
         for seed in range(6):
@@ -115,7 +121,7 @@ def test_wide_sulci_take_from_the_brain_what_they_gain(anatomies: Anatomies) -> 
     fluid = [float(scene.tissues[Tissue.OUTER_CSF].sum()) for scene in (young, plain, old)]
     assert fluid[0] < fluid[1] < fluid[2]
     for scene in (young, old):
-        assert scene.tissues.sum(0) == pytest.approx(plain.tissues.sum(0), abs=0.05)
+        assert float((scene.tissues.sum(0) - plain.tissues.sum(0)).abs().max()) < 0.05
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -157,7 +163,7 @@ def test_lesions_move_grow_and_break_as_far_as_asked_for(anatomies: Anatomies) -
 def test_emboli_are_small_and_lie_in_the_brain(anatomies: Anatomies) -> None:
     scene = placed(anatomies, 0)
     config = LesionConfig(emboli=(5, 5), embolus_mm=(3.0, 6.0))
-    for seed in range(6):
+    for seed in range(3):
         share = lesions.emboli(draw_of(seed), scene, config)
         assert 0.1 < float(share.sum()) * SPACING_MM**3 / 1000 < 5 * ellipsoid_ml((9, 9, 9)) * 2
         assert bool((share > 0.3).any())
