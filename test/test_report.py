@@ -393,10 +393,10 @@ def test_a_single_voxel_of_a_large_image_is_seen() -> None:
 
 def test_a_lesion_beside_all_that_shines_is_seen() -> None:
     """The picture is cut about the patient and about what was segmented."""
-    reference, _ = phantom()
-    mask = np.zeros(AXIAL.size_zyx, dtype=np.uint8)
-    mask[15, 1, 1] = 1
-    assert coloured(panel_of(draw(result_of(reference, mask), "x")), COLOURS[0]).sum() >= 8
+    image, mask = np.zeros((2, *AXIAL.size_zyx), dtype=np.uint8)
+    image[:, 40:50, 30:40] = 100
+    mask[15, 3, 3] = 1
+    assert coloured(panel_of(draw(result_of(Volume(image, AXIAL), mask), "x")), COLOURS[0]).sum() >= 8
 
 
 def test_each_label_keeps_its_colour_where_one_lies_in_another() -> None:

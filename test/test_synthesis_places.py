@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import torch
 
 from segsync_train.data.synthesis import Anatomies, SynthesisConfig, SynthesisSources, lesions, load_sources
+from segsync_train.data.synthesis.anatomy import read_head
 from segsync_train.data.synthesis.config import LesionConfig
 from segsync_train.data.synthesis.fields import Draw
 from segsync_train.data.synthesis.masks import MaskLibrary, read_masks
@@ -32,6 +33,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> SynthesisSources:
 @pytest.fixture(scope="module")
 def anatomies(sources: SynthesisSources) -> Anatomies:
     return load_sources(sources, SPACING_MM)
+
+
+@pytest.fixture(scope="module")
+def scene(anatomies: Anatomies) -> Scene:
+    return placed(anatomies, 0)
 
 
 def draw_of(seed: int) -> Draw:
@@ -71,10 +77,18 @@ def test_a_mask_keeps_its_place_side_and_volume(sources: SynthesisSources, tmp_p
     assert middle == pytest.approx(ACUTE, abs=1)
 
 
-def test_a_head_is_brought_to_standard_space_the_right_way_round(anatomies: Anatomies) -> None:
-    """The map stands upright in RAS: its axes are standard space's own, neither turned nor mirrored."""
-    affine = anatomies.heads[0].standard_from_mm
-    assert affine[:, :3] == pytest.approx(np.eye(3), abs=0.1)
+@pytest.mark.parametrize("size", [1.0, 0.7])
+def test_a_head_is_brought_to_standard_space_the_right_way_round(size: float, tmp_path: Path) -> None:
+    """The map stands upright in RAS: its axes are standard space's own, neither turned nor mirrored, a small head's
+    stretched.
+    """
+    sources = write_sources(tmp_path, size=size)
+    head = read_head(sources.label_maps / "head.nii.gz", SPACING_MM)
+    affine = np.asarray(head["standard_from_mm"], dtype=float)
+    assert affine[:, :3] == pytest.approx(np.eye(3) / size, abs=0.1)
+    brainstem = head["tissues"][Tissue.BRAINSTEM]
+    middle = np.argwhere(brainstem > 127).mean(0) * SPACING_MM
+    assert affine[:, :3] @ middle + affine[:, 3] == pytest.approx(BRAINSTEM, abs=4)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -109,7 +123,9 @@ def test_a_brain_has_the_size_that_was_drawn_and_either_side_of_it(anatomies: An
     for size in (0.9, 1.1):
         for seed in range(6):
             scene = placed(anatomies, seed, scale=(size, size), **fixed)
-            mirrored.add(bool(np.linalg.det(scene.standard_from_index[:, :3]) < 0))
+            _, _, x = upright = np.diag(scene.standard_from_index)
+            assert (upright[:2] > 0).all()
+            mirrored.add(bool(x < 0))
         sizes.append(float(scene.parenchyma.sum()))
     assert sizes[1] / sizes[0] == pytest.approx((1.1 / 0.9) ** 3, rel=0.03)
     assert mirrored == {True, False}
@@ -140,8 +156,7 @@ def test_a_lesion_is_laid_where_its_patient_had_it(anatomies: Anatomies, seed: i
     assert sides == {True, False}
 
 
-def test_lesions_move_grow_and_break_as_far_as_asked_for(anatomies: Anatomies) -> None:
-    scene = placed(anatomies, 0)
+def test_lesions_move_grow_and_break_as_far_as_asked_for(anatomies: Anatomies, scene: Scene) -> None:
     moved = AS_THEY_WERE.model_copy(update={"shift_mm": 12.0})
     grown, shrunk = (AS_THEY_WERE.model_copy(update={"scale": (size, size)}) for size in (1.25, 0.5))
     broken = AS_THEY_WERE.model_copy(update={"pieces": 1.0})
@@ -160,8 +175,7 @@ def test_lesions_move_grow_and_break_as_far_as_asked_for(anatomies: Anatomies) -
     assert parts < 0.9 * plain
 
 
-def test_emboli_are_small_and_lie_in_the_brain(anatomies: Anatomies) -> None:
-    scene = placed(anatomies, 0)
+def test_emboli_are_small_and_lie_in_the_brain(scene: Scene) -> None:
     config = LesionConfig(emboli=(5, 5), embolus_mm=(3.0, 6.0))
     for seed in range(3):
         share = lesions.emboli(draw_of(seed), scene, config)
@@ -170,7 +184,7 @@ def test_emboli_are_small_and_lie_in_the_brain(anatomies: Anatomies) -> None:
         assert float((scene.parenchyma * share).sum() / share.sum()) > 0.7
 
 
-def test_what_is_picked_lies_where_weights_are(anatomies: Anatomies) -> None:
+def test_what_is_picked_lies_where_weights_are() -> None:
     weights = torch.zeros(4, 5, 6)
     weights[1, 2, 3], weights[3, 0, 5] = 3.0, 1.0
     found = lesions.pick(draw_of(0), weights, 400)
@@ -180,8 +194,7 @@ def test_what_is_picked_lies_where_weights_are(anatomies: Anatomies) -> None:
     assert lesions.pick(draw_of(0), 0 * weights, 5).shape == (0, 3)
 
 
-def test_white_matter_disease_lies_in_white_matter_about_the_ventricles(anatomies: Anatomies) -> None:
-    scene = placed(anatomies, 0)
+def test_white_matter_disease_lies_in_white_matter_about_the_ventricles(scene: Scene) -> None:
     for seed in range(4):
         share = lesions.white_matter_hyperintensities(draw_of(seed), scene)
         assert float((scene.tissues[Tissue.WHITE] * share).sum() / share.sum()) > 0.8
@@ -189,8 +202,7 @@ def test_white_matter_disease_lies_in_white_matter_about_the_ventricles(anatomie
         assert float(share[near].mean()) > float(share[far].mean())
 
 
-def test_an_outline_takes_no_ventricle(anatomies: Anatomies) -> None:
-    scene = placed(anatomies, 0)
+def test_an_outline_takes_no_ventricle(scene: Scene) -> None:
     found = lesions.outlined(torch.ones(scene.size_zyx), scene)
     assert not found[scene.tissues[Tissue.VENTRICLE] > 0.9].any()
     assert bool((found[scene.parenchyma > 0.5] == 1).all())
