@@ -101,11 +101,11 @@ def test_as_many_patches_as_asked_for_are_about_a_labelled_voxel(share: float) -
         FolderSource([case], 0), Augmentation(PLAIN, (8, 8, 8), ()), batch=1, steps=1, foreground=share, seed=0
     )
     rng = np.random.default_rng(0)
-    patches = [dataset.sample(case, rng) for _ in range(200)]
+    patches = [dataset.sample(case, rng) for _ in range(100)]
     labelled = [bool(found.any()) for _, found in patches]
     assert all(found != bool(image[1].any()) for found, (image, _) in zip(labelled, patches, strict=True))
     # Three standard deviations of a binomial share.
-    assert abs(np.mean(labelled) - share) <= 3 * np.sqrt(share * (1 - share) / 200)
+    assert abs(np.mean(labelled) - share) <= 3 * np.sqrt(share * (1 - share) / 100)
 
 
 def test_every_label_and_every_lesion_of_it_is_drawn_alike() -> None:

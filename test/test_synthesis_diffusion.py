@@ -89,7 +89,7 @@ def cases(anatomies: Anatomies) -> list[SyntheticCase]:
     """Whole heads and stripped ones, with one young infarct of a real shape or more, and nothing else."""
     plain = {"none": 0.0, "kinds": [1, 0, 0], "chronic": 0.0, "white_matter": 0.0, "lacunes": 0.0, "microbleeds": 0.0}
     settings = SynthesisConfig.model_validate({"lesions": plain, "acquisition": {"missing": 0.0, "stripped": 0.5}})
-    drawn = [Generator("isles22", anatomies, settings)(seed) for seed in range(10)]
+    drawn = [Generator("isles22", anatomies, settings)(seed) for seed in range(7)]
     return [case for case in drawn if int(case.target.sum()) > 20]
 
 
