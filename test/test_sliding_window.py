@@ -191,12 +191,13 @@ def test_all_flips_are_the_subsets_the_plain_one_first() -> None:
     assert len(all_flips((0, 1, 2))) == 8
 
 
-def test_mirroring_averages_over_mirrored_copies() -> None:
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_mirroring_averages_over_mirrored_copies(axis: int) -> None:
     """By hand for one window: the mean of the answer and of the answer to the mirrored copy, mirrored back."""
     array = volume_of((8, 8, 8))
     plain = position_dependent(array[None])
-    mirrored = position_dependent(array[None, :, :, :, ::-1])[..., ::-1]
-    found, done = predict(array, position_dependent, 1, Windows((8, 8, 8), (8, 8, 8), 0.5, all_flips((2,))))
+    mirrored = np.flip(position_dependent(np.flip(array[None], axis + 2)), axis + 2)
+    found, done = predict(array, position_dependent, 1, Windows((8, 8, 8), (8, 8, 8), 0.5, all_flips((axis,))))
     assert found == pytest.approx((plain + mirrored)[0] / 2, abs=1e-5)
     assert done.flips == 2
 
