@@ -3,11 +3,12 @@
 import dataclasses
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from segsync.bundle import load_bundle
@@ -30,7 +31,7 @@ from segsync_train.networks.transformers import (
 )
 from segsync_train.networks.xlstm_unet import PresetName, XLSTMUNet, XLSTMUNetConfig, preset
 from segsync_train.onnx_file import read_onnx
-from segsync_train.settings import check_settings
+from segsync_train.settings import check_settings, short
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,16 @@ def _overridden(base: Config, overrides: Mapping[str, Any]) -> Config:
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise InputError(f"network.overrides: unknown key {key!r}; {hint}")
     try:
-        return dataclasses.replace(base, **{key: _tuples(value) for key, value in overrides.items()})
-    except (ValueError, TypeError) as error:
-        raise InputError(f"network.overrides: {error}") from error
+        return TypeAdapter(type(base)).validate_python({**vars(base), **overrides})
+    except ValidationError as error:
+        raise InputError(_first_mistake(error)) from error
+
+
+def _first_mistake(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(["network.overrides", *(str(part) for part in first["loc"])])
+    found = f"; found {short(first['input'])}" if first["loc"] else ""
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{found}"
 
 
 def build_network(config: RunConfig) -> SegmentationNetwork:
@@ -252,10 +260,3 @@ def _averaged(checkpoint: Checkpoint) -> dict[str, Tensor]:
     averaged = checkpoint.part("ema")
     weights = {name.removeprefix("module."): t for name, t in averaged.items() if name.startswith("module.")}
     return weights or checkpoint.part("network")
-
-
-def _tuples(value: Any) -> Any:
-    """YAML's lists as the tuples that a frozen configuration holds."""
-    return (
-        tuple(_tuples(item) for item in value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-    )
