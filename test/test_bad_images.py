@@ -19,14 +19,17 @@ from segsync.geometry import Volume
 from segsync.images import read
 
 
-def header_edit(path: Path, old: bytes, new: bytes) -> None:
-    content = path.read_bytes()
-    assert re.search(old, content)
-    path.write_bytes(re.sub(old, new, content, count=1))
-
-
 def _plain(folder: Path, suffix: str = ".mha") -> Path:
     return write_image(folder / f"image{suffix}", tissue_of(grid_of((6, 7, 8)), 100), compress=False)
+
+
+def _with(folder: Path, field: bytes, value: bytes) -> Path:
+    """A MetaImage of whose header one field is another."""
+    path = _plain(folder)
+    content, found = re.subn(rb"\n%s = [^\n]*" % field, rb"\n%s = %s" % (field, value), path.read_bytes(), count=1)
+    assert found
+    path.write_bytes(content)
+    return path
 
 
 def missing(folder: Path) -> Path:
@@ -64,28 +67,20 @@ def colour(folder: Path) -> Path:
 
 
 def zero_spacing(folder: Path) -> Path:
-    path = _plain(folder)
-    header_edit(path, rb"ElementSpacing = [^\n]*", b"ElementSpacing = 1 0 1")
-    return path
+    return _with(folder, b"ElementSpacing", b"1 0 1")
 
 
 def negative_spacing(folder: Path) -> Path:
-    path = _plain(folder)
-    header_edit(path, rb"ElementSpacing = [^\n]*", b"ElementSpacing = 1 1 -2")
-    return path
+    return _with(folder, b"ElementSpacing", b"1 1 -2")
 
 
 def sheared(folder: Path) -> Path:
-    path = _plain(folder)
-    header_edit(path, rb"TransformMatrix = [^\n]*", b"TransformMatrix = 1 0 0 0.3 1 0 0 0 1")
-    return path
+    return _with(folder, b"TransformMatrix", b"1 0 0 0.3 1 0 0 0 1")
 
 
 def slightly_sheared(folder: Path) -> Path:
     """By a degree, to the other side; columns of length 1."""
-    path = _plain(folder)
-    header_edit(path, rb"TransformMatrix = [^\n]*", b"TransformMatrix = 1 0 0 -0.02 0.9998 0 0 0 1")
-    return path
+    return _with(folder, b"TransformMatrix", b"1 0 0 -0.02 0.9998 0 0 0 1")
 
 
 def no_origin(folder: Path) -> Path:
@@ -98,16 +93,12 @@ def no_origin(folder: Path) -> Path:
 
 
 def no_direction(folder: Path) -> Path:
-    path = _plain(folder)
-    header_edit(path, rb"TransformMatrix = [^\n]*", b"TransformMatrix = 0 0 0 0 0 0 0 0 0")
-    return path
+    return _with(folder, b"TransformMatrix", b"0 0 0 0 0 0 0 0 0")
 
 
 def elsewhere(folder: Path) -> Path:
-    path = _plain(folder)
-    header_edit(path, rb"ElementDataFile = LOCAL", b"ElementDataFile = other.raw")
     (folder / "other.raw").write_bytes(bytes(6 * 7 * 8 * 4))
-    return path
+    return _with(folder, b"ElementDataFile", b"other.raw")
 
 
 def bomb(folder: Path) -> Path:

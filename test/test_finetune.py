@@ -337,7 +337,7 @@ def test_a_checkpoint_of_another_network_is_refused(cases: Path, tmp_path: Path)
         ({"network": {"overrides": {"widths": [4]}}}, r"network\.overrides: .*expected two or more"),
         ({"network": {"overrides": {"heads": 3}}}, r"network\.overrides: .*do not divide into 3 heads"),
         ({"network": {"overrides": {"heads": 0}}}, r"network\.overrides: .*do not divide into 0 heads"),
-        ({"network": {"overrides": {"heads": 2.5}}}, r"network\.overrides\.heads: .*valid integer, .*; found 2\.5"),
+        ({"network": {"overrides": {"heads": 2.5}}}, r"network\.overrides: heads: .*valid integer, .*; found 2\.5"),
         ({"network": {"overrides": {"directions": 3}}}, r"network\.overrides: directions must be 1 or 2, found 3"),
         ({"network": {"overrides": {"widths": [0] * 6}}}, r"network\.overrides: .*expected numbers of 1 or more"),
         ({"network": {"preset": "nnunet"}}, r"patch_zyx: .*nnunet 3 stages or more and not 2, found \(8, 8, 8\)"),

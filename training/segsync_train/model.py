@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from segsync.bundle import load_bundle
@@ -31,7 +30,7 @@ from segsync_train.networks.transformers import (
 )
 from segsync_train.networks.xlstm_unet import PresetName, XLSTMUNet, XLSTMUNetConfig, preset
 from segsync_train.onnx_file import read_onnx
-from segsync_train.settings import check_settings, short
+from segsync_train.settings import check_settings
 
 log = logging.getLogger(__name__)
 
@@ -60,17 +59,7 @@ def _overridden(base: Config, overrides: Mapping[str, Any]) -> Config:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise InputError(f"network.overrides: unknown key {key!r}; {hint}")
-    try:
-        return TypeAdapter(type(base)).validate_python({**vars(base), **overrides})
-    except ValidationError as error:
-        raise InputError(_first_mistake(error)) from error
-
-
-def _first_mistake(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(["network.overrides", *(str(part) for part in first["loc"])])
-    found = f"; found {short(first['input'])}" if first["loc"] else ""
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}{found}"
+    return check_settings(type(base), {**vars(base), **overrides}, "network.overrides")
 
 
 def build_network(config: RunConfig) -> SegmentationNetwork:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from segsync.errors import InputError
@@ -49,6 +49,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Checked = TypeVar("Checked")
 
 
 def load_settings(model: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
@@ -100,17 +101,17 @@ def _joined(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def check_settings(model: type[Settings], data: Mapping[str, Any], where: str) -> Settings:
-    """Make settings of plain values; raises InputError with the first mistake in one line."""
+def check_settings(model: type[Checked], data: Mapping[str, Any], where: str) -> Checked:
+    """Make settings, a model or a dataclass, of plain values; raises InputError with the first mistake in one line."""
     try:
-        return model.model_validate(data)
+        return TypeAdapter(model).validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "settings"
-        if first["type"] == "unknown_key":
-            raise InputError(f"{where}: {key}: {first['msg']}") from error
+        key = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{where}: {key}: {message}; found {short(first['input'])}") from error
+        # Of settings that do not fit together the message says which; the others would hide it.
+        found = f"; found {short(first['input'])}" if key and first["type"] != "unknown_key" else ""
+        raise InputError(f"{where}: {key or 'settings'}: {message}{found}") from error
 
 
 def dump_settings(settings: BaseModel) -> str:
