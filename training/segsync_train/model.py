@@ -1,7 +1,6 @@
 """The network of a run: built from its settings, with what pretraining gives it."""
 
 import dataclasses
-import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from segsync_train.networks.transformers import (
 )
 from segsync_train.networks.xlstm_unet import PresetName, XLSTMUNet, XLSTMUNetConfig, preset
 from segsync_train.onnx_file import read_onnx
-from segsync_train.settings import check_settings
+from segsync_train.settings import check_settings, unknown_key
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +55,7 @@ def _overridden(base: Config, overrides: Mapping[str, Any]) -> Config:
     known = [field.name for field in dataclasses.fields(base) if field.name not in DERIVED]
     for key in overrides:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise InputError(f"network.overrides: unknown key {key!r}; {hint}")
+            raise InputError(f"network.overrides: {unknown_key(key, known)}")
     return check_settings(type(base), {**vars(base), **overrides}, "network.overrides")
 
 

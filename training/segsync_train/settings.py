@@ -6,7 +6,7 @@ not. Tables of settings are joined key by key; what is a value, a list or a tabl
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,12 +28,14 @@ class Frozen(BaseModel):
         if isinstance(data, Mapping):
             for key in data:
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(cls.model_fields)}"
-                    raise PydanticCustomError(
-                        "unknown_key", "unknown key {key}; {hint}", {"key": repr(key), "hint": hint}
-                    )
+                    raise PydanticCustomError("unknown_key", "{said}", {"said": unknown_key(key, cls.model_fields)})
         return data
+
+
+def unknown_key(key: object, known: Collection[str]) -> str:
+    """What is said of a key that does not exist: the nearest that does."""
+    near = difflib.get_close_matches(str(key), known, n=1)
+    return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
 
 
 class _Loader(yaml.SafeLoader):
