@@ -10,7 +10,7 @@ from PIL import Image
 from segsync.bundle import Bundle, ChannelSpec, ModelSpec, ZScore
 from segsync.geometry import Grid, Volume
 from segsync.predict import Case, Result
-from segsync.sliding_window import Done
+from segsync.sliding_window import InferenceStatistics
 from segsync.tasks import TASKS
 
 ONE_LABEL = {1: "lesion"}
@@ -53,7 +53,7 @@ def result_of(
         mask=mask.astype(np.uint8),
         model_probabilities=probabilities,
         model_grid=reference.grid,
-        done=Done(6, 2, (16, 24, 32), 0.5, 2, ["deadline: 2 of 8 mirrored passes"]),
+        statistics=InferenceStatistics(6, 2, (16, 24, 32), 0.5, 2, ["deadline: 2 of 8 mirrored passes"]),
         device="cpu",
         warnings=warnings,
         seconds={"network": 1.25, "total": 1.5},

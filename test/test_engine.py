@@ -166,7 +166,7 @@ model = segsync.load("isles24", weights=sys.argv[1], device="cpu")
 result = model.predict({"ncct": sys.argv[2], "tmax": sys.argv[3]})
 result.save(sys.argv[4])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps([peak, result.done.windows, result.volume_ml, list(result.mask.shape)]))
+print(json.dumps([peak, result.statistics.windows, result.volume_ml, list(result.mask.shape)]))
 """
 
 

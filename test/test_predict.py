@@ -33,7 +33,7 @@ from segsync.memory import Footprint
 from segsync.postprocess import components_of, labels_on, remove_small
 from segsync.predict import Settings
 from segsync.preprocess import Prepared, prepare
-from segsync.sliding_window import Done, predict
+from segsync.sliding_window import InferenceStatistics, predict
 
 OBLIQUE = (9.0, -6.0, 11.0)
 
@@ -135,7 +135,7 @@ def test_two_labels_and_small_components(tmp_path: Path) -> None:
     expected[4:10, 4:10, 4:10] = 1
     expected[6:8, 6:8, 6:8] = 3
     assert np.array_equal(result.mask, expected)
-    assert result.done.notes == ["1 components below 0.005 ml removed"]
+    assert result.statistics.notes == ["1 components below 0.005 ml removed"]
     assert result.probability(3)[7, 7, 7] == pytest.approx(0.6)
 
 
@@ -176,10 +176,10 @@ def test_windows_mirroring_and_warnings_are_recorded(isles22: segsync.Model) -> 
     volumes["adc"] = Volume(volumes["adc"].array.astype(np.float32) / 1000, grid)
     plain = isles22.predict(volumes, Settings(tta="none", overlap=0.25))
     mirrored = isles22.predict(volumes, Settings(tta="mirror"))
-    assert (plain.done.flips, plain.done.overlap, mirrored.done.flips) == (1, 0.25, 2)
+    assert (plain.statistics.flips, plain.statistics.overlap, mirrored.statistics.flips) == (1, 0.25, 2)
     assert plain.warnings == ("channel adc: given in 10⁻³ mm²/s, brought to 10⁻⁶ mm²/s",)
     assert np.array_equal(plain.mask, mirrored.mask)
-    assert isles22.predict(volumes).done.flips == 1  # auto, on a CPU
+    assert isles22.predict(volumes).statistics.flips == 1  # auto, on a CPU
     assert set(plain.seconds) == {"read and prepare", "network", "put back", "total"}
 
 
@@ -187,8 +187,8 @@ def test_a_deadline_gone_by_gives_mirroring_up(isles22: segsync.Model) -> None:
     grid = grid_of((20, 20, 20))
     lesion = ball(grid, 8.0)
     result = isles22.predict(isles22_volumes(lesion, grid), Settings(tta="mirror", deadline_s=0.0))
-    assert (result.done.flips, result.done.overlap) == (1, 0.0)
-    assert result.done.notes == ["deadline: windows overlap by 0% instead of 50%, no mirroring"]
+    assert (result.statistics.flips, result.statistics.overlap) == (1, 0.0)
+    assert result.statistics.notes == ["deadline: windows overlap by 0% instead of 50%, no mirroring"]
     assert np.array_equal(result.mask, lesion)
 
 
@@ -200,7 +200,7 @@ def test_reading_and_putting_back_count_for_the_deadline(t1: segsync.Model, monk
         now[0] += 30
         return prepare(*arguments)
 
-    def noted(*arguments: Any, deadline: float | None, **others: Any) -> tuple[Array, Done]:
+    def noted(*arguments: Any, deadline: float | None, **others: Any) -> tuple[Array, InferenceStatistics]:
         deadlines.append(deadline)
         return predict(*arguments, **others)
 
@@ -237,7 +237,7 @@ def test_memory_that_ends_halves_the_windows(tmp_path: Path) -> None:
     lesion = ball(grid, 8.0)
     result = segsync.load("aims-tbi", weights=folder, device="cpu").predict({"t1": Volume(lesion, grid)})
     assert np.array_equal(result.mask, lesion)
-    assert result.done.notes == ["out of memory with windows of 16×16×16; went on with 8×8×8"]
+    assert result.statistics.notes == ["out of memory with windows of 16×16×16; went on with 8×8×8"]
 
 
 def test_memory_that_ends_for_good_is_said(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_memory_limit_makes_windows_smaller(weights: Path, monkeypatch: pytest
     lesion = ball(grid, 8.0)
     model = segsync.load("aims-tbi", weights=weights, device="cpu", max_memory=1_300_000)
     result = model.predict({"t1": Volume(lesion, grid)}, Settings())
-    assert result.done.patch_zyx == (8, 8, 8)
+    assert result.statistics.patch_zyx == (8, 8, 8)
     assert np.array_equal(result.mask, lesion)
 
 

@@ -33,10 +33,10 @@ from segsync.errors import (
 )
 from segsync.images import stem_of, write
 from segsync.lesions import measure
+from segsync.output_paths import check_folders, check_output_paths, output_paths_of, probability_paths
 from segsync.predict import WEIGHTS_PLACES, Case, Model, Result, Settings, Tta, find_task, find_weights, load, task_of
 from segsync.progress import report_progress
 from segsync.server import PORT, make_server
-from segsync.targets import check_folders, check_targets, probability_paths, targets_of
 from segsync.tasks import TASKS, Task, task_named
 from segsync.versions import versions
 
@@ -153,7 +153,7 @@ def predict(
     found, broken = cases.find_cases(source, chosen, _named_channels(channel or [], chosen))
     for line in broken:
         log.error("%s", line)
-    targets = targets_of(output, found, chosen)
+    targets = output_paths_of(output, found, chosen)
     check_folders(targets)
     todo = [(case, path) for case, path in zip(found, targets, strict=True) if not (resume and path.is_file())]
     if len(todo) < len(found):
@@ -163,7 +163,7 @@ def predict(
     memory = int(min(max_memory * GIB, sys.maxsize)) if max_memory is not None else None
     model = load(chosen.name, weights=weights, device=device, max_memory=memory)
     images = {image.resolve() for case in found for image in case.channels.values() if isinstance(image, Path)}
-    check_targets(todo, images, source, output, model.bundle.spec.labels if save_probabilities else {})
+    check_output_paths(todo, images, source, output, model.bundle.spec.labels if save_probabilities else {})
     settings = Settings(tta, overlap, deadline)
     failed: list[Exception] = [*broken]
     for number, (case, path) in enumerate(todo, start=1):

@@ -13,10 +13,10 @@ from segsync.errors import ChannelError, InputError, ResourceError, WeightsError
 from segsync.geometry import Array, Grid, Volume, resample
 from segsync.images import read, write
 from segsync.memory import Footprint
-from segsync.outline import outline_for
 from segsync.postprocess import BYTES_A_VOXEL, Mask, labels_on
 from segsync.preprocess import prepare
-from segsync.sliding_window import Done, Windows, all_flips, predict
+from segsync.region_model import region_model_for
+from segsync.sliding_window import InferenceStatistics, Windows, all_flips, predict
 from segsync.tasks import TASKS, Task, own_task, task_named
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Result:
     #: (L, Z, Y, X) float32 on `model_grid`, as the network gave them.
     model_probabilities: Array
     model_grid: Grid
-    done: Done
+    statistics: InferenceStatistics
     device: str
     warnings: tuple[str, ...]
     #: Seconds of each step.
@@ -118,7 +118,7 @@ class Model:
         self.task = task
         began = time.monotonic()
         self.engine = open_engine(bundle, device, memory_bytes=max_memory)
-        self.outline = outline_for(bundle, device, memory_bytes=max_memory)
+        self.region_model = region_model_for(bundle, device, memory_bytes=max_memory)
         spec = bundle.spec
         self._max_memory, self._footprint = max_memory, None
         if max_memory is not None:
@@ -153,7 +153,7 @@ class Model:
             return volume
 
         try:
-            prepared = prepare(load, spec, self.task.reference, self.outline)
+            prepared = prepare(load, spec, self.task.reference, self.region_model)
             for line in prepared.warnings:
                 log.warning("%s: %s", case.name, line)
             reference = references[self.task.reference]
@@ -164,7 +164,7 @@ class Model:
                 # The way back takes about as long as the way there.
                 deadline = began + settings.deadline_s - (ready - began)
             try:
-                probabilities, done = predict(
+                probabilities, statistics = predict(
                     prepared.array,
                     self.engine,
                     len(spec.labels),
@@ -185,7 +185,7 @@ class Model:
                 f"case {case.name}: expected memory for its images, found too little; give the container more memory"
             ) from error
         if removed:
-            done.notes.append(f"{removed} components below {spec.min_component_ml:g} ml removed")
+            statistics.notes.append(f"{removed} components below {spec.min_component_ml:g} ml removed")
         seconds = {
             "read and prepare": ready - began,
             "network": network - ready,
@@ -200,7 +200,7 @@ class Model:
             mask=mask,
             model_probabilities=probabilities,
             model_grid=prepared.grid,
-            done=done,
+            statistics=statistics,
             device=str(self.engine.device),
             warnings=prepared.warnings,
             seconds=seconds,

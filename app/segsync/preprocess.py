@@ -12,7 +12,7 @@ from segsync.geometry import Array, Grid, Volume, resample, respaced
 
 Shown = npt.NDArray[np.bool_]
 #: Finds an organ in an image: 1 inside, 0 elsewhere, on the image's grid; None where there is none.
-Outliner = Callable[[Volume], Volume | None]
+RegionFinder = Callable[[Volume], Volume | None]
 
 #: Tissue is brighter than this share of the image's bright end (its 98th percentile above zero); air and noise are not.
 TISSUE_SHARE = 0.1
@@ -86,7 +86,7 @@ def looks_like_adc(array: Array) -> bool:
 
 
 def prepare(
-    load: Callable[[str], Volume | None], spec: ModelSpec, reference: str, outline: Outliner | None = None
+    load: Callable[[str], Volume | None], spec: ModelSpec, reference: str, outline: RegionFinder | None = None
 ) -> Prepared:
     """Bring every channel of `spec` onto one grid, by physical space, and normalise it.
 
@@ -128,7 +128,7 @@ def prepare(
 
 
 def _inside(
-    outline: Outliner, image: Volume, grid: Grid, spec: ModelSpec, reference: str, warnings: list[str]
+    outline: RegionFinder, image: Volume, grid: Grid, spec: ModelSpec, reference: str, warnings: list[str]
 ) -> Shown | None:
     """Where to look, on the model's grid; None, everywhere, where the outline finds nothing."""
     found = outline(image)

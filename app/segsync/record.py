@@ -110,7 +110,7 @@ class Report(_Frozen):
 
 def record(result: Result, lesions: Sequence[Lesion], arguments: Mapping[str, object]) -> Report:
     """The report of a result whose lesions were measured; arguments: what the user asked for, by name."""
-    case, task, spec, done = result.case, result.task, result.bundle.spec, result.done
+    case, task, spec, statistics = result.case, result.task, result.bundle.spec, result.statistics
     grid = result.grid
     return Report(
         case=_text(case.name),
@@ -135,12 +135,12 @@ def record(result: Result, lesions: Sequence[Lesion], arguments: Mapping[str, ob
         warnings=tuple(_text(line) for line in result.warnings),
         run=RunRecord(
             device=result.device,
-            windows=done.windows,
-            skipped_windows=done.skipped,
-            window_size_xyz=_reversed(done.patch_zyx),
-            overlap=done.overlap,
-            mirrored_passes=done.flips,
-            notes=tuple(_text(line) for line in done.notes),
+            windows=statistics.windows,
+            skipped_windows=statistics.skipped,
+            window_size_xyz=_reversed(statistics.patch_zyx),
+            overlap=statistics.overlap,
+            mirrored_passes=statistics.flips,
+            notes=tuple(_text(line) for line in statistics.notes),
         ),
         weights=WeightsRecord(
             name=spec.name,

@@ -46,7 +46,7 @@ class Windows:
 
 
 @dataclass
-class Done:
+class InferenceStatistics:
     """What was computed: for the report."""
 
     windows: int = 0
@@ -89,7 +89,7 @@ def predict(
     deadline: float | None = None,
     clock: Callable[[], float] = time.monotonic,
     progress: Callable[[float], None] = lambda share: None,
-) -> tuple[Array, Done]:
+) -> tuple[Array, InferenceStatistics]:
     """Probabilities (L, Z, Y, X) float32 of a volume (C, Z, Y, X) float32, window by window.
 
     outputs: L. tissue: windows without any are not computed, and their voxels are 0. deadline: a time of `clock` by
@@ -99,17 +99,19 @@ def predict(
     """
     shape = (array.shape[1], array.shape[2], array.shape[3])
     here = np.ones(shape, dtype=bool) if tissue is None else tissue
-    done = Done()
+    statistics = InferenceStatistics()
     if not here.any():
-        return np.zeros((outputs, *shape), dtype=np.float32), done
+        return np.zeros((outputs, *shape), dtype=np.float32), statistics
     box = bounding_box(here)
-    run = _Run(array[(slice(None), *box)], here[box], predictor, outputs, windows, deadline, clock, progress, done)
+    run = _Run(
+        array[(slice(None), *box)], here[box], predictor, outputs, windows, deadline, clock, progress, statistics
+    )
     inner = run.all_windows()
     if inner.shape[1:] == shape:
-        return inner, done
+        return inner, statistics
     result = np.zeros((outputs, *shape), dtype=np.float32)
     result[(slice(None), *box)] = inner
-    return result, done
+    return result, statistics
 
 
 def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
@@ -131,7 +133,7 @@ class _Run:
     deadline: float | None
     clock: Callable[[], float]
     progress: Callable[[float], None]
-    done: Done
+    statistics: InferenceStatistics
 
     def all_windows(self) -> Array:
         z, y, x = self.array.shape[1:]
@@ -147,10 +149,10 @@ class _Run:
                         f"expected memory for one window of {_voxels(patch)} voxels, found too little even for that; "
                         "give the container more memory or choose another device"
                     ) from error
-                self.done.notes.append(
+                self.statistics.notes.append(
                     f"out of memory with windows of {_voxels(patch)}; went on with {_voxels(smaller)}"
                 )
-                log.warning(self.done.notes[-1])
+                log.warning(self.statistics.notes[-1])
                 patch = smaller
 
     def _stitched(self, patch: SizeZYX, overlap: float, flips: tuple[Flip, ...]) -> Array:
@@ -182,8 +184,8 @@ class _Run:
                     passes = flips[: max(1, fit)]
                     self._note_flips(len(passes), len(flips))
         total /= np.maximum(weights, MIN_WEIGHT**2)
-        self.done.windows, self.done.skipped = len(corners), len(places) - len(corners)
-        self.done.patch_zyx, self.done.overlap, self.done.flips = patch, overlap, len(passes)
+        self.statistics.windows, self.statistics.skipped = len(corners), len(places) - len(corners)
+        self.statistics.patch_zyx, self.statistics.overlap, self.statistics.flips = patch, overlap, len(passes)
         z, y, x = self.array.shape[1:]
         return total[:, :z, :y, :x]
 
@@ -199,17 +201,17 @@ class _Run:
         for value in coarser:
             count = sum(1 for at in _places(tissue, patch, value) if tissue[_window(at, patch)].any())
             if self._passes_in_time(seconds, count, 0) >= 1 or value == coarser[-1]:
-                self.done.notes.append(
+                self.statistics.notes.append(
                     f"deadline: windows overlap by {value:.0%} instead of {overlap:.0%}, no mirroring"
                 )
-                log.warning(self.done.notes[-1])
+                log.warning(self.statistics.notes[-1])
                 return value
         return None
 
     def _note_flips(self, chosen: int, asked: int) -> None:
         if chosen < asked:
-            self.done.notes.append(f"deadline: {chosen} of {asked} mirrored passes")
-            log.warning(self.done.notes[-1])
+            self.statistics.notes.append(f"deadline: {chosen} of {asked} mirrored passes")
+            log.warning(self.statistics.notes[-1])
 
 
 def _fitted(patch: SizeZYX, multiple: SizeZYX, shape: SizeZYX) -> SizeZYX:

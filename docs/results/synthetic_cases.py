@@ -12,8 +12,8 @@ from thresholds import CONTRASTS, Mask, Values, best_mask, dice_of_all
 from segsync.bundle import Bundle, ModelSpec
 from segsync.engine import Device, Engine
 from segsync.geometry import Grid
-from segsync.outline import outline_for
 from segsync.postprocess import remove_small
+from segsync.region_model import region_model_for
 from segsync.sliding_window import Windows, predict
 from segsync_train.config import RunConfig, SyntheticData
 from segsync_train.data.cases import LabelledCase
@@ -62,7 +62,7 @@ def scored_cases(bundle: Bundle, sources: Path, cache: Path, count: int) -> Iter
     data = config.data.model_copy(update={"sources": sources})
     if not isinstance(data, SyntheticData):
         raise ValueError(f"{bundle.folder}: expected weights trained on synthetic images, found {data.kind}")
-    outline = outline_for(bundle, "cpu")
+    outline = region_model_for(bundle, "cpu")
     if outline is not None:
         data = data.model_copy(update={"settings": with_skulls(data.settings)})
     source, engine = SyntheticSource(config, data, cache), Engine(bundle, Device())

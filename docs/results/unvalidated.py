@@ -102,7 +102,7 @@ def untouched(model: segsync.Model, heads: dict[str, Volume]) -> Iterator[Row]:
     for name, head in heads.items():
         result = model.predict({"t1": head}, Settings(tta="none"))
         found = measure(result.mask, result.grid, {1: "lesion"})
-        outline = model.outline(head) if model.outline is not None else None
+        outline = model.region_model(head) if model.region_model is not None else None
         brain = "–" if outline is None else f"{outline.array.sum() * outline.grid.voxel_ml:.0f}"
         yield name, f"{result.volume_ml:.2f}", str(len(found)), brain
 
@@ -110,7 +110,7 @@ def untouched(model: segsync.Model, heads: dict[str, Volume]) -> Iterator[Row]:
 def planted(model: segsync.Model, heads: dict[str, Volume]) -> Iterator[Row]:
     """A row for each cavity that is put into each image: brain made as dark as its darkest percentiles, fluid."""
     for name, head in heads.items():
-        inside = model.outline(head) if model.outline is not None else None
+        inside = model.region_model(head) if model.region_model is not None else None
         image = head.array.astype(np.float32)
         brain = image > 0 if inside is None else inside.array.astype(bool)
         index = np.stack(np.meshgrid(*(np.arange(side) for side in head.grid.size_zyx), indexing="ij"), axis=-1)

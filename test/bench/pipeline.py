@@ -67,8 +67,8 @@ def ours(began: float) -> Figures:
     return {
         "ready": ready - began,
         "case": time.monotonic() - ready,
-        "window": result.seconds["network"] / result.done.windows,
-        "windows": result.done.windows,
+        "window": result.seconds["network"] / result.statistics.windows,
+        "windows": result.statistics.windows,
         "peak": peak_mib(),
     }
 

@@ -18,9 +18,9 @@ from segsync.engine import open_engine
 from segsync.errors import ChannelError, InputError
 from segsync.geometry import Array, Volume
 from segsync.images import read, stem_of, suffix_of, write
-from segsync.outline import Outline, outline_for
 from segsync.postprocess import labels_on
 from segsync.preprocess import prepare
+from segsync.region_model import RegionModel, region_model_for
 from segsync.sliding_window import Windows, all_flips, predict
 from segsync_train.checkpoints import load_checkpoint
 from segsync_train.config import FolderData, RunConfig
@@ -67,7 +67,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Model:
+class EvaluatedModel:
     """A network as the app runs it, within an outline or everywhere. config, budget: of its training, where known."""
 
     spec: ModelSpec
@@ -75,7 +75,7 @@ class Model:
     weights: Weights
     config: RunConfig | None = None
     budget: Budget | None = None
-    outline: Outline | None = None
+    region_model: RegionModel | None = None
 
     @property
     def data(self) -> FolderData | None:
@@ -154,7 +154,7 @@ def score_case(name: str, reference: Volume, predicted: Volume, labels: Mapping[
 # --- networks --------------------------------------------------------------------------------------------------------
 
 
-def load_model(source: Path, device: str = "auto", checkpoint: Path | None = None) -> Model:
+def load_model(source: Path, device: str = "auto", checkpoint: Path | None = None) -> EvaluatedModel:
     """A run's network, or exported weights. checkpoint: another one than the run's best.
 
     Raises WeightsError, InputError or ResourceError.
@@ -164,7 +164,7 @@ def load_model(source: Path, device: str = "auto", checkpoint: Path | None = Non
     return _of_run(source, device, checkpoint or RunFolder(source).best)
 
 
-def _of_run(run: Path, device: str, checkpoint: Path) -> Model:
+def _of_run(run: Path, device: str, checkpoint: Path) -> EvaluatedModel:
     found = load_checkpoint(checkpoint)
     config, network = trained_network(found)
     budget = budget_of(config, network, found.state, run)
@@ -182,25 +182,27 @@ def _of_run(run: Path, device: str, checkpoint: Path) -> Model:
     predictor = foreground_predictor(network, place, partial(autocast, amp_dtype(config.amp, place), place))
     best = checkpoint.resolve() == RunFolder(run).best.resolve()
     weights = Weights(checkpoint.name, found.state["step"], best, point.threshold, point.min_component_ml, point.cases)
-    outline = None if config.within is None else Outline(load_bundle(config.within), device)
-    return Model(spec, predictor, weights, config, budget, outline)
+    region_model = None if config.within is None else RegionModel(load_bundle(config.within), device)
+    return EvaluatedModel(spec, predictor, weights, config, budget, region_model)
 
 
-def _exported(folder: Path, device: str) -> Model:
+def _exported(folder: Path, device: str) -> EvaluatedModel:
     bundle = load_bundle(folder)
-    engine, outline = open_engine(bundle, device), outline_for(bundle, device)
+    engine, region_model = open_engine(bundle, device), region_model_for(bundle, device)
     spec, provenance = bundle.spec, bundle.spec.provenance
     tuned_on = provenance.get("operating_point", {}).get("cases", 0)
     weights = Weights(MODEL_FILE, provenance.get("steps"), None, spec.threshold, spec.min_component_ml, tuned_on)
     if "config" not in provenance:
-        return Model(spec, engine, weights, outline=outline)
+        return EvaluatedModel(spec, engine, weights, region_model=region_model)
     config = check_settings(RunConfig, provenance["config"], str(folder / SPEC_FILE))
     made = {**provenance, "step": provenance["steps"], "hours": provenance["training_hours"]}
-    return Model(spec, engine, weights, config, budget_of(config, build_network(config), made, None), outline)
+    return EvaluatedModel(
+        spec, engine, weights, config, budget_of(config, build_network(config), made, None), region_model
+    )
 
 
 def labelled_cases(
-    model: Model, data: FolderData | None, part: Part, channels: Mapping[str, str] | None = None
+    model: EvaluatedModel, data: FolderData | None, part: Part, channels: Mapping[str, str] | None = None
 ) -> list[CaseFiles]:
     """The cases to score: a part of the split of the model's run, or with `data` all of another folder.
 
@@ -226,7 +228,7 @@ def labelled_cases(
 
 
 def evaluate_model(
-    model: Model, cases: Sequence[CaseFiles], rules: Rules, *, mirror: bool = False, masks: Path | None = None
+    model: EvaluatedModel, cases: Sequence[CaseFiles], rules: Rules, *, mirror: bool = False, masks: Path | None = None
 ) -> list[Row]:
     """Segment and score cases on the grid of their reference image.
 
@@ -250,7 +252,7 @@ def evaluate_model(
     return rows
 
 
-def read_pair(files: CaseFiles, model: Model) -> tuple[Volume, Volume]:
+def read_pair(files: CaseFiles, model: EvaluatedModel) -> tuple[Volume, Volume]:
     """The reference image and the labels; raises InputError where their grids differ or a label is not the model's."""
     reference, label = read(files.images[model.spec.reference_channel]), read_label(files, model.spec.labels)
     path = files.label_files[0]
@@ -259,7 +261,7 @@ def read_pair(files: CaseFiles, model: Model) -> tuple[Volume, Volume]:
     return reference, label
 
 
-def segment(model: Model, files: CaseFiles, reference: Volume, windows: Windows) -> Volume:
+def segment(model: EvaluatedModel, files: CaseFiles, reference: Volume, windows: Windows) -> Volume:
     """The labels that a model gives one case, on the grid of its reference image."""
 
     def load(name: str) -> Volume | None:
@@ -269,7 +271,7 @@ def segment(model: Model, files: CaseFiles, reference: Volume, windows: Windows)
         return read(path) if path is not None else None
 
     try:
-        prepared = prepare(load, model.spec, model.spec.reference_channel, model.outline)
+        prepared = prepare(load, model.spec, model.spec.reference_channel, model.region_model)
     except ChannelError as error:
         raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
     for line in prepared.warnings:

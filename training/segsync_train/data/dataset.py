@@ -15,8 +15,8 @@ from segsync.bundle import ModelSpec, load_bundle, load_bundle_spec
 from segsync.errors import ChannelError, InputError
 from segsync.geometry import Grid, Volume, resample
 from segsync.images import read
-from segsync.outline import Outline
 from segsync.preprocess import prepare
+from segsync.region_model import RegionModel
 from segsync_train.config import FolderData, RunConfig
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.cases import LabelledCase, Labels, make_case, open_case, store_case
@@ -109,7 +109,7 @@ def split_cases(cases: Sequence[CaseFiles], data: FolderData) -> Split:
     return Split(tuple(training), tuple(validation))
 
 
-def prepare_case(files: CaseFiles, config: RunConfig, outline: Outline | None = None) -> LabelledCase:
+def prepare_case(files: CaseFiles, config: RunConfig, outline: RegionModel | None = None) -> LabelledCase:
     """Read one case, check it, and bring it to the model's grid with the runtime's preprocessing.
 
     outline: `config.within`, opened. A case without labels (`check_files` refuses them where labels are needed) is
@@ -248,7 +248,7 @@ def cached_cases(
     or OutputError of the first case that fails, and says how many more do.
     """
     base = cache / _key(_preprocessing(config))
-    outline = None if config.within is None else Outline(load_bundle(config.within), "cpu")
+    outline = None if config.within is None else RegionModel(load_bundle(config.within), "cpu")
 
     def one(files: CaseFiles) -> Path:
         folder = base / f"{files.name}-{_key(_fingerprint(files))}"

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from segsync.geometry import Grid, Volume
-from segsync.outline import Outline
 from segsync.preprocess import prepare
+from segsync.region_model import RegionModel
 from segsync_train.config import FolderData, RunConfig, SyntheticData
 from segsync_train.data.cases import LabelledCase, make_case, store_case
 from segsync_train.data.dataset import cached_cases, check_files, find_cases, labels_onto, open_cases, split_cases
@@ -117,14 +117,14 @@ class SyntheticSource:
                 self._pool.popitem(last=False)
         return self._pool[key]
 
-    def draw(self, *words: int, outline: Outline | None = None) -> LabelledCase:
+    def draw(self, *words: int, outline: RegionModel | None = None) -> LabelledCase:
         """The case of a seed made of these numbers, prepared as a patient's images are at inference."""
         seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
         return prepare_synthetic(self.generator(seed), self.config, "-".join(str(word) for word in words), outline)
 
 
 def prepare_synthetic(
-    drawn: SyntheticCase, config: RunConfig, name: str, outline: Outline | None = None
+    drawn: SyntheticCase, config: RunConfig, name: str, outline: RegionModel | None = None
 ) -> LabelledCase:
     """A drawn case through the preprocessing that a patient's images go through; outline: within what is looked."""
     spacing = (drawn.spacing_mm,) * 3

@@ -11,7 +11,7 @@ from segsync.bundle import ChannelSpec, Fixed, load_bundle, write_manifest
 from segsync.errors import WeightsError
 from segsync.geometry import Array, Grid, Volume
 from segsync.images import read
-from segsync.outline import Outline, outline_for
+from segsync.region_model import RegionModel, region_model_for
 from segsync_train.config import FolderData
 from segsync_train.data.dataset import cached_cases, open_cases
 from segsync_train.data.layout import CaseFiles
@@ -94,8 +94,8 @@ def test_an_outline_reads_one_image_and_stands_for_itself(tmp_path: Path) -> Non
     nested = write_bundle(tmp_path / "nested", "organ", channels=(T1,), within="other")
     for folder, found in ((two, "read t1, t2"), (nested, "read t1 within other")):
         with pytest.raises(WeightsError, match=f"expected weights that outline an organ in one image, .* {found};"):
-            Outline(load_bundle(folder), "cpu")
-    assert outline_for(load_bundle(write_bundle(tmp_path / "all", "aims-tbi"))) is None
+            RegionModel(load_bundle(folder), "cpu")
+    assert region_model_for(load_bundle(write_bundle(tmp_path / "all", "aims-tbi"))) is None
 
 
 def test_training_sees_what_inference_sees(looking_within: Path, tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_a_run_and_its_export_look_within(tmp_path: Path) -> None:
     cases = labelled_cases(of_run, config.data, "all")[:1]
     found = []
     for model in (of_run, of_export):
-        assert model.outline is not None
-        assert model.outline.bundle.folder == organ
+        assert model.region_model is not None
+        assert model.region_model.bundle.folder == organ
         evaluate_model(model, cases, RULES["isles22"], masks=tmp_path)
         found.append(read(tmp_path / f"{cases[0].name}.nii.gz").array)
     assert found[0].any()
@@ -140,5 +140,5 @@ def test_a_run_and_its_export_look_within(tmp_path: Path) -> None:
 
 def test_the_shipped_weights_have_what_they_look_within() -> None:
     shipped = [load_bundle(file.parent) for file in sorted(WEIGHTS.glob("*/model.json"))]
-    looking = {bundle.spec.task: outline_for(bundle, "cpu") for bundle in shipped if bundle.spec.within}
+    looking = {bundle.spec.task: region_model_for(bundle, "cpu") for bundle in shipped if bundle.spec.within}
     assert {task: outline.bundle.spec.task for task, outline in looking.items() if outline} == {"aims-tbi": "brain"}

@@ -14,7 +14,7 @@ from segsync.sliding_window import Windows, predict
 OVERLAP = 0.25
 
 
-class Outline:
+class RegionModel:
     """Weights that outline an organ in the reference image alone, loaded once."""
 
     def __init__(self, bundle: Bundle, device: str = "auto", *, memory_bytes: int | None = None) -> None:
@@ -42,7 +42,7 @@ class Outline:
 
 
 @os_errors(WeightsError)
-def outline_for(bundle: Bundle, device: str = "auto", *, memory_bytes: int | None = None) -> Outline | None:
+def region_model_for(bundle: Bundle, device: str = "auto", *, memory_bytes: int | None = None) -> RegionModel | None:
     """The outline that weights look within, from the folder beside theirs; None for weights that look everywhere.
 
     Raises WeightsError where they are missing.
@@ -56,4 +56,4 @@ def outline_for(bundle: Bundle, device: str = "auto", *, memory_bytes: int | Non
             f"{folder}: expected the weights {wanted!r}, within whose outline {bundle.spec.name!r} looks, found none; "
             "copy both folders"
         )
-    return Outline(load_bundle(folder), device, memory_bytes=memory_bytes)
+    return RegionModel(load_bundle(folder), device, memory_bytes=memory_bytes)

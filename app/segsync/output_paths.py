@@ -11,7 +11,7 @@ from segsync.tasks import Task
 
 
 @os_errors(OutputError)
-def targets_of(output: Path, found: list[Case], task: Task) -> list[Path]:
+def output_paths_of(output: Path, found: list[Case], task: Task) -> list[Path]:
     """The mask's file for each case: the one that was named, else one below a folder, in the reference's format.
 
     Raises OutputError for an ending that is not written, and for one file where there are many cases.
@@ -45,7 +45,7 @@ def check_folders(targets: list[Path]) -> None:
 
 
 @os_errors(OutputError)
-def check_targets(
+def check_output_paths(
     todo: list[tuple[Case, Path]], images: set[Path], source: Path, output: Path, labels: Mapping[int, str]
 ) -> None:
     """Before anything is computed: nothing overwrites an image, or what another case writes.
