@@ -265,7 +265,7 @@ def test_images_on_another_scale_than_the_encoders_are_warned_of(
     states = {
         "same": kept,
         "other": {**kept, "spacing_zyx": [3, 3, 3], "channels": [{"normalisation": {"kind": "fixed", "low": -200}}]},
-        "within": {**kept, "within": "weights/brain"},
+        "region_model": {**kept, "region_model": "weights/brain"},
     }
     weights = build_network(config).state_dict()
     said = {}
@@ -277,7 +277,7 @@ def test_images_on_another_scale_than_the_encoders_are_warned_of(
         said[name] = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert said["same"] == []
     assert ["voxels of (3, 3, 3) mm" in said["other"][0], "'low': -200" in said["other"][1]] == [True, True]
-    assert ["within the outline of brain" in line for line in said["within"]] == [True]
+    assert ["trained with the region model brain" in line for line in said["region_model"]] == [True]
 
 
 @pytest.mark.parametrize(("mode", "taken"), [("full", ("stages.0.", "stages.1.")), ("bottom", ("stages.1.",))])

@@ -320,7 +320,7 @@ def test_every_channel_is_averaged_to_the_models_resolution(name: str) -> None:
     assert found.array[["dwi", "flair"].index(name), 1:-1, 1:-1, 1:-1].std() < 0.1
 
 
-def test_outside_of_an_outline_every_channel_is_0() -> None:
+def test_outside_of_the_region_every_channel_is_0() -> None:
     """As if the skull had been removed from each image before."""
     volumes, organ = brain(), ball(GRID, 8.0)
     found = prepare(volumes.get, spec_of(), "dwi", lambda image: Volume(organ, image.grid))

@@ -1,4 +1,4 @@
-"""Weights that look within what other weights outline: a lesion in the organ counts, its like outside does not."""
+"""Weights with a region model: a lesion in the region counts, its like outside does not."""
 
 from pathlib import Path
 
@@ -41,91 +41,91 @@ def write_organ(folder: Path, threshold: float = 0.5) -> Path:
 
 
 @pytest.fixture
-def looking_within(tmp_path: Path) -> Path:
-    """A folder with weights of a lesion, and those within whose outline they look."""
+def with_region(tmp_path: Path) -> Path:
+    """A folder with weights of a lesion, and their region model."""
     write_organ(tmp_path / "weights" / "organ")
-    write_bundle(tmp_path / "weights" / "aims-tbi", "aims-tbi", channels=(T1,), within="organ")
+    write_bundle(tmp_path / "weights" / "aims-tbi", "aims-tbi", channels=(T1,), region_model="organ")
     write_manifest(tmp_path / "weights")
     return tmp_path / "weights"
 
 
 @pytest.mark.parametrize("direction", orientations()[::7])
-def test_only_what_lies_within_the_outline_is_found(looking_within: Path, direction: tuple[float, ...]) -> None:
+def test_only_what_lies_in_the_region_is_found(with_region: Path, direction: tuple[float, ...]) -> None:
     grid = grid_of((30, 31, 29), (1.0, 1.0, 1.0), (4.0, -50.0, 12.0), turned(direction, (5.0, 9.0, -4.0)))
     image = Volume(image_of(grid), grid)
-    result = segsync.load("aims-tbi", weights=looking_within, device="cpu").predict({"t1": image})
+    result = segsync.load("aims-tbi", weights=with_region, device="cpu").predict({"t1": image})
     assert np.array_equal(result.mask, ball(grid, 2.5, IN_ORGAN))
-    write_bundle(looking_within / "aims-tbi", "aims-tbi", channels=(T1,))
-    write_manifest(looking_within)
-    result = segsync.load("aims-tbi", weights=looking_within, device="cpu").predict({"t1": image})
+    write_bundle(with_region / "aims-tbi", "aims-tbi", channels=(T1,))
+    write_manifest(with_region)
+    result = segsync.load("aims-tbi", weights=with_region, device="cpu").predict({"t1": image})
     assert np.array_equal(result.mask, np.maximum(ball(grid, 2.5, IN_ORGAN), ball(grid, 2.0, OUTSIDE)))
 
 
-def test_where_no_organ_is_found_all_is_looked_at_and_said(looking_within: Path) -> None:
+def test_where_no_organ_is_found_all_is_looked_at_and_said(with_region: Path) -> None:
     grid = grid_of((30, 31, 29))
     image = Volume(2 * ball(grid, 2.0, OUTSIDE), grid)
-    result = segsync.load("aims-tbi", weights=looking_within, device="cpu").predict({"t1": image})
+    result = segsync.load("aims-tbi", weights=with_region, device="cpu").predict({"t1": image})
     assert np.array_equal(result.mask, ball(grid, 2.0, OUTSIDE))
-    assert result.warnings == ("channel t1: no organ found in it; looked everywhere",)
+    assert result.warnings == ("channel t1: the region model organ finds nothing in it; the whole image is used",)
 
 
-def test_an_outline_alone_is_a_task_of_its_own(looking_within: Path, tmp_path: Path, cli: Cli) -> None:
+def test_a_region_model_is_a_task_of_its_own(with_region: Path, tmp_path: Path, cli: Cli) -> None:
     grid = grid_of((30, 31, 29))
     path = write_image(tmp_path / "head_t1.nii.gz", image_of(grid), grid)
-    arguments = ("--task", "organ", "--weights", str(looking_within), "--device", "cpu")
+    arguments = ("--task", "organ", "--weights", str(with_region), "--device", "cpu")
     assert cli("predict", "-i", str(path), "-o", str(tmp_path / "mask.nii.gz"), *arguments).code == 0
     assert np.array_equal(read(tmp_path / "mask.nii.gz").array, ball(grid, 8.0))
 
 
-def test_weights_without_those_they_look_within_are_refused(looking_within: Path, tmp_path: Path, cli: Cli) -> None:
+def test_weights_without_their_region_model_are_refused(with_region: Path, tmp_path: Path, cli: Cli) -> None:
     path = write_image(tmp_path / "head_t1.nii.gz", image_of(grid_of((30, 31, 29))))
     alone = tmp_path / "alone"
-    (looking_within / "aims-tbi").rename(alone)
+    (with_region / "aims-tbi").rename(alone)
     outcome = cli(
         "predict", "-i", str(path), "-o", str(tmp_path / "m.nii.gz"), "--task", "aims-tbi", "--weights", alone
     )
     assert outcome.code == 4
-    assert f"{tmp_path / 'organ'}: expected the weights 'organ', within whose outline 'copy' looks" in outcome.err
+    assert f"{tmp_path / 'organ'}: expected the region model 'organ' of the weights 'copy', found" in outcome.err
     assert not (tmp_path / "m.nii.gz").exists()
 
 
-def test_an_outline_reads_one_image_and_stands_for_itself(tmp_path: Path) -> None:
+def test_a_region_model_reads_one_image_and_needs_no_other(tmp_path: Path) -> None:
     two = write_bundle(tmp_path / "two", "organ", channels=(T1, T1.model_copy(update={"name": "t2"})))
-    nested = write_bundle(tmp_path / "nested", "organ", channels=(T1,), within="other")
-    for folder, found in ((two, "read t1, t2"), (nested, "read t1 within other")):
-        with pytest.raises(WeightsError, match=f"expected weights that outline an organ in one image, .* {found};"):
+    nested = write_bundle(tmp_path / "nested", "organ", channels=(T1,), region_model="other")
+    for folder, found in ((two, "read t1, t2"), (nested, "read t1 and need the region model other")):
+        with pytest.raises(WeightsError, match=f"expected a region model, .* {found};"):
             RegionModel(load_bundle(folder), "cpu")
     assert region_model_for(load_bundle(write_bundle(tmp_path / "all", "aims-tbi"))) is None
 
 
-def test_training_sees_what_inference_sees(looking_within: Path, tmp_path: Path) -> None:
-    """What lies outside is 0 before normalisation; another outline is another cache."""
+def test_training_sees_what_inference_sees(with_region: Path, tmp_path: Path) -> None:
+    """What lies outside is 0 before normalisation; another region model is another cache."""
     grid = grid_of((30, 31, 29))
     case = CaseFiles("case", {"t1": write_image(tmp_path / "case_0000.nii.gz", image_of(grid), grid)})
     found = {}
-    for within in (None, looking_within / "organ", write_organ(tmp_path / "other", threshold=0.9)):
-        config = run_config(tmp_path, channels=[AS_IT_IS_T1], within=within)
+    for region_model in (None, with_region / "organ", write_organ(tmp_path / "other", threshold=0.9)):
+        config = run_config(tmp_path, channels=[AS_IT_IS_T1], region_model=region_model)
         (folder,) = cached_cases([case], config, tmp_path / "cache")
-        found[within] = np.array(open_cases([folder])[0].image[0])
+        found[region_model] = np.array(open_cases([folder])[0].image[0])
     everything, kept, _ = found.values()
     assert np.array_equal(everything, np.minimum(image_of(grid), 1))
     assert np.array_equal(kept, ball(grid, 8.0))
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_a_run_and_its_export_look_within(tmp_path: Path) -> None:
-    """Both open the outline, the run's by its settings and the export's beside it, and find the same."""
+def test_a_run_and_its_export_use_the_region_model(tmp_path: Path) -> None:
+    """Both open the region model, the run's by its settings and the export's beside it, and find the same."""
     folder = write_cases(tmp_path / "set")
     bright = {"name": "t1", "normalisation": Fixed(low=100, high=180, mean=100, std=80).model_dump()}
     channels = (ChannelSpec.model_validate(bright),)
     organ = write_bundle(tmp_path / "weights" / "organ", "organ", channels=channels, min_component_ml=0.05)
-    config = run_config(folder, within=organ, steps=60, foreground=0.8, channels=[bright])
+    config = run_config(folder, region_model=organ, steps=60, foreground=0.8, channels=[bright])
     finetune(config, tmp_path / "run")
     export(tmp_path / "run", tmp_path / "weights")
     exported = tmp_path / "weights" / "custom"
     assert str(tmp_path) not in (exported / "model.json").read_text(), "a path of this machine"
     of_run, of_export = load_model(tmp_path / "run", "cpu"), load_model(exported, "cpu")
-    assert of_run.spec.within == of_export.spec.within == "organ"
+    assert of_run.spec.region_model == of_export.spec.region_model == "organ"
     assert isinstance(config.data, FolderData)
     cases = labelled_cases(of_run, config.data, "all")[:1]
     found = []
@@ -138,7 +138,7 @@ def test_a_run_and_its_export_look_within(tmp_path: Path) -> None:
     assert np.array_equal(found[0], found[1])
 
 
-def test_the_shipped_weights_have_what_they_look_within() -> None:
+def test_the_shipped_weights_have_their_region_models() -> None:
     shipped = [load_bundle(file.parent) for file in sorted(WEIGHTS.glob("*/model.json"))]
-    looking = {bundle.spec.task: region_model_for(bundle, "cpu") for bundle in shipped if bundle.spec.within}
-    assert {task: outline.bundle.spec.task for task, outline in looking.items() if outline} == {"aims-tbi": "brain"}
+    looking = {bundle.spec.task: region_model_for(bundle, "cpu") for bundle in shipped if bundle.spec.region_model}
+    assert {task: region.bundle.spec.task for task, region in looking.items() if region} == {"aims-tbi": "brain"}

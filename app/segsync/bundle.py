@@ -72,9 +72,9 @@ class ModelSpec(_Frozen):
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
     #: The channel whose grid the mask lies on, where no challenge's task says it; None takes the first.
     reference: str | None = None
-    #: Name of weights in the folder beside these that outline an organ in the reference image: what lies outside is
-    #: blanked. None: the network looks everywhere.
-    within: str | None = None
+    #: Name of the region model: weights in the folder beside these that segment a region (the brain) in the reference
+    #: image. Voxels outside its mask are set to 0. None: the network sees the whole image.
+    region_model: str | None = None
     #: Label values written to the mask, in the order of the network's output, with their names.
     labels: dict[PositiveInt, str] = Field(min_length=1)
     spacing_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat]

@@ -11,7 +11,7 @@ from segsync.errors import ChannelError, WeightsError
 from segsync.geometry import Array, Grid, Volume, resample, respaced
 
 Shown = npt.NDArray[np.bool_]
-#: Finds an organ in an image: 1 inside, 0 elsewhere, on the image's grid; None where there is none.
+#: Segments a region in an image: 1 inside, 0 outside, on the image's grid; None if it finds nothing.
 RegionFinder = Callable[[Volume], Volume | None]
 
 #: Tissue is brighter than this share of the image's bright end (its 98th percentile above zero); air and noise are not.
@@ -86,13 +86,13 @@ def looks_like_adc(array: Array) -> bool:
 
 
 def prepare(
-    load: Callable[[str], Volume | None], spec: ModelSpec, reference: str, outline: RegionFinder | None = None
+    load: Callable[[str], Volume | None], spec: ModelSpec, reference: str, region_model: RegionFinder | None = None
 ) -> Prepared:
     """Bring every channel of `spec` onto one grid, by physical space, and normalise it.
 
     load: gives a channel's volume by name, or None where the case has none; called once a channel, so that only one
     full-size image is in memory at a time. reference: the channel whose field of view the model's grid covers.
-    outline: finds in the reference image what `spec.within` names; outside of it all channels are 0, as in images whose
+    region_model: what `spec.region_model` names, opened; outside of it all channels are 0, as in images whose
     skull was removed. None: nothing is blanked.
     Raises ChannelError where a needed channel is missing, empty, or lies elsewhere in space.
     """
@@ -106,7 +106,7 @@ def prepare(
     if volume is None:
         raise ChannelError(reference, "expected an image, found none; give the image that the task measures on")
     grid = respaced(volume.grid, spec.spacing_zyx)
-    kept = _inside(outline, volume, grid, spec, reference, warnings) if outline is not None else None
+    kept = _inside(region_model, volume, grid, spec, reference, warnings) if region_model is not None else None
     raw: dict[str, Array] = {}
     here: Shown | None = None
     for name in (reference, *(name for name in channels if name != reference)):
@@ -128,12 +128,14 @@ def prepare(
 
 
 def _inside(
-    outline: RegionFinder, image: Volume, grid: Grid, spec: ModelSpec, reference: str, warnings: list[str]
+    region_model: RegionFinder, image: Volume, grid: Grid, spec: ModelSpec, reference: str, warnings: list[str]
 ) -> Shown | None:
-    """Where to look, on the model's grid; None, everywhere, where the outline finds nothing."""
-    found = outline(image)
+    """Where to look, on the model's grid; None, the whole image, if the region model finds nothing."""
+    found = region_model(image)
     if found is None:
-        warnings.append(f"channel {reference}: no {spec.within} found in it; looked everywhere")
+        warnings.append(
+            f"channel {reference}: the region model {spec.region_model} finds nothing in it; the whole image is used"
+        )
         return None
     inside: Shown = resample(found, grid, antialias=True) >= 0.5
     return inside

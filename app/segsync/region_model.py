@@ -1,5 +1,6 @@
-"""Where to look: the outline that other weights find, a brain in a head. What lies outside is blanked before a network
-sees it.
+"""The region model: weights that segment a region in the reference image, as the brain in a head.
+
+Voxels outside the region are set to 0 before the lesion network sees the image.
 """
 
 from segsync.bundle import SPEC_FILE, Bundle, load_bundle
@@ -10,28 +11,37 @@ from segsync.postprocess import labels_on
 from segsync.preprocess import prepare
 from segsync.sliding_window import Windows, predict
 
-#: Windows of an outline overlap by this share: it is smooth, and small.
+#: Overlap of a region model's windows: its masks are smooth and its grid is coarse.
 OVERLAP = 0.25
 
 
 class RegionModel:
-    """Weights that outline an organ in the reference image alone, loaded once."""
+    """Weights that segment a region in the reference image alone, loaded once."""
 
     def __init__(self, bundle: Bundle, device: str = "auto", *, memory_bytes: int | None = None) -> None:
         """Open the network; raises WeightsError where it needs more than one image, ResourceError without memory."""
         names = [channel.name for channel in bundle.spec.channels]
-        if len(names) > 1 or bundle.spec.within is not None:
+        nested = bundle.spec.region_model
+        if len(names) > 1 or nested is not None:
             raise WeightsError(
-                f"{bundle.folder}: expected weights that outline an organ in one image, found some that read "
-                f"{', '.join(names)}{f' within {bundle.spec.within}' if bundle.spec.within else ''}; give others"
+                f"{bundle.folder}: expected a region model, weights that read a single image, found weights that read "
+                f"{', '.join(names)}{f' and need the region model {nested}' if nested else ''}; give others"
             )
         self.bundle = bundle
         self._engine = open_engine(bundle, device, memory_bytes=memory_bytes)
 
     def __call__(self, image: Volume) -> Volume | None:
-        """Where the organ is in an image (1 inside, 0 elsewhere, float32, on its grid); None where there is none.
+        """Segment the region in an image.
 
-        Raises ChannelError where the image shows nothing, MemoryError.
+        Args:
+            image: The reference image.
+
+        Returns:
+            The mask on the image's grid (float32, 1 inside, 0 outside), or None if nothing was segmented.
+
+        Raises:
+            ChannelError: The image shows nothing.
+            MemoryError: Even the smallest window does not fit.
         """
         spec = self.bundle.spec
         prepared = prepare(lambda name: image, spec, spec.reference_channel)
@@ -43,17 +53,26 @@ class RegionModel:
 
 @os_errors(WeightsError)
 def region_model_for(bundle: Bundle, device: str = "auto", *, memory_bytes: int | None = None) -> RegionModel | None:
-    """The outline that weights look within, from the folder beside theirs; None for weights that look everywhere.
+    """Load the region model that weights name, from the folder beside theirs.
 
-    Raises WeightsError where they are missing.
+    Args:
+        bundle: The weights that may name a region model.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        memory_bytes: Limit for the engine; None: no limit.
+
+    Returns:
+        The region model, or None for weights that need none.
+
+    Raises:
+        WeightsError: The region model's folder is missing or damaged.
     """
-    wanted = bundle.spec.within
+    wanted = bundle.spec.region_model
     if wanted is None:
         return None
     folder = bundle.folder.parent / wanted
     if not (folder / SPEC_FILE).is_file():
         raise WeightsError(
-            f"{folder}: expected the weights {wanted!r}, within whose outline {bundle.spec.name!r} looks, found none; "
+            f"{folder}: expected the region model {wanted!r} of the weights {bundle.spec.name!r}, found no folder; "
             "copy both folders"
         )
     return RegionModel(load_bundle(folder), device, memory_bytes=memory_bytes)

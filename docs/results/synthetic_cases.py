@@ -56,19 +56,19 @@ def arguments_of(description: str | None) -> argparse.ArgumentParser:
 def scored_cases(bundle: Bundle, sources: Path, cache: Path, count: int) -> Iterator[Scored]:
     """Draw and score so many cases; raises ValueError where the weights were not trained on synthetic ones.
 
-    Weights that look within an outline were trained on what lies inside; they are scored on whole heads as well.
+    Weights with a region model were trained on the inside of its mask; they are scored on whole heads as well.
     """
     config = RunConfig.model_validate(bundle.spec.provenance["config"])
     data = config.data.model_copy(update={"sources": sources})
     if not isinstance(data, SyntheticData):
         raise ValueError(f"{bundle.folder}: expected weights trained on synthetic images, found {data.kind}")
-    outline = region_model_for(bundle, "cpu")
-    if outline is not None:
+    region_model = region_model_for(bundle, "cpu")
+    if region_model is not None:
         data = data.model_copy(update={"settings": with_skulls(data.settings)})
     source, engine = SyntheticSource(config, data, cache), Engine(bundle, Device())
     for number in range(count):
         log.info("%s: synthetic case %d of %d", bundle.spec.task, number + 1, count)
-        yield scored_case(source.draw(TEST, number, outline=outline), bundle.spec, engine)
+        yield scored_case(source.draw(TEST, number, region_model=region_model), bundle.spec, engine)
 
 
 def with_skulls(settings: SynthesisConfig) -> SynthesisConfig:

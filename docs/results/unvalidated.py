@@ -16,7 +16,7 @@ from synthetic_cases import Row, Scored, arguments_of, scored_cases, section, ta
 from thresholds import dice
 
 import segsync
-from segsync.bundle import ModelSpec, load_bundle
+from segsync.bundle import load_bundle
 from segsync.geometry import Volume
 from segsync.images import read
 from segsync.lesions import measure
@@ -65,7 +65,7 @@ def main() -> None:
             "",
             f"Weights: {training(bundle.spec)}",
             "",
-            *(within(load_bundle(arguments.weights / bundle.spec.within).spec) if bundle.spec.within else []),
+            *region(bundle.spec.region_model, arguments.weights),
             *section(bundle.spec, scored),
             "",
             f"![Outlines](../images/{picture.name})",
@@ -78,7 +78,7 @@ def main() -> None:
             model = segsync.load(task, weights=arguments.weights, device="cpu")
             heads = {name: read(file) for name, file in healthy.items()}
             lines += ["", "On healthy brains, images that other packages ship:", ""]
-            lines += table(("image", "found, ml", "components", "outlined brain, ml"), list(untouched(model, heads)))
+            lines += table(("image", "found, ml", "components", "brain mask, ml"), list(untouched(model, heads)))
             lines += ["", PLANTING, ""]
             lines += table(("image", "cavity", "its volume, ml", "found, ml", "Dice"), list(planted(model, heads)))
     page = DOCS / "results" / "unvalidated.md"
@@ -86,13 +86,17 @@ def main() -> None:
     sys.stdout.write(f"{page}\n")
 
 
-def within(outline: ModelSpec) -> list[str]:
-    """That a network looks within an outline, and how good that is."""
-    point = outline.provenance["operating_point"]
+def region(name: str | None, weights: Path) -> list[str]:
+    """That a network sees the inside of a brain mask alone, and how good that mask is."""
+    if name is None:
+        return []
+    spec = load_bundle(weights / name).spec
+    point = spec.provenance["operating_point"]
     return [
-        f"It looks within what the weights `{outline.task}` outline: {training(outline)} On {point['cases']} synthetic "
+        f"It sees the inside of a brain mask alone, which the region model `{spec.task}` segments: "
+        f"{training(spec)} On {point['cases']} synthetic "
         f"cases they reach Dice {point['dice']:.3f}. The cases below are whole heads and stripped brains, as the "
-        "generator draws them, blanked outside of that outline as a patient's image is.",
+        "generator draws them, blanked outside of that mask as a patient's image is.",
         "",
     ]
 
@@ -102,8 +106,8 @@ def untouched(model: segsync.Model, heads: dict[str, Volume]) -> Iterator[Row]:
     for name, head in heads.items():
         result = model.predict({"t1": head}, Settings(tta="none"))
         found = measure(result.mask, result.grid, {1: "lesion"})
-        outline = model.region_model(head) if model.region_model is not None else None
-        brain = "–" if outline is None else f"{outline.array.sum() * outline.grid.voxel_ml:.0f}"
+        mask = model.region_model(head) if model.region_model is not None else None
+        brain = "–" if mask is None else f"{mask.array.sum() * mask.grid.voxel_ml:.0f}"
         yield name, f"{result.volume_ml:.2f}", str(len(found)), brain
 
 

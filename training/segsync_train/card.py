@@ -50,8 +50,8 @@ def model_card(spec: ModelSpec, card: CardConfig) -> str:
         "|---|---|",
         f"| Input | {channels} |",
         *(
-            [f"| Looks within | what the weights `{spec.within}`, which lie beside these, outline |"]
-            if spec.within
+            [f"| Region model | `{spec.region_model}`, beside these weights: voxels outside its mask are set to 0 |"]
+            if spec.region_model
             else []
         ),
         f"| Output | {labels} |",

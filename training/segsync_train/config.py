@@ -214,9 +214,10 @@ class RunConfig(Frozen):
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
     #: The channel whose field of view the model's grid covers; None takes the first.
     reference: str | None = None
-    #: A folder of weights that outline an organ in the reference image, weights/brain: what lies outside is blanked, in
-    #: training as at inference. Synthetic cases are not blanked but to be drawn so (`stripped` in their settings).
-    within: Path | None = None
+    #: The region model: a folder of weights (weights/brain) that segment a region in the reference image. Voxels
+    #: outside its mask are set to 0, in training as at inference. Synthetic cases are not masked but drawn so
+    #: (`stripped` in their settings).
+    region_model: Path | None = None
     #: Label values and names; background is 0 and not listed.
     labels: dict[PositiveInt, str] = Field(min_length=1)
     spacing_zyx: Triple
@@ -281,7 +282,7 @@ class RunConfig(Frozen):
             task=self.task,
             channels=self.channels,
             reference=self.reference,
-            within=None if self.within is None else self.within.name,
+            region_model=None if self.region_model is None else self.region_model.name,
             labels=self.labels,
             spacing_zyx=self.spacing_zyx,
             patch_zyx=self.patch_zyx,

@@ -68,7 +68,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A network as the app runs it, within an outline or everywhere. config, budget: of its training, where known."""
+    """A network as the app runs it, with its region model if any. config, budget: of its training, where known."""
 
     spec: ModelSpec
     predictor: Callable[[Array], Array]
@@ -182,7 +182,7 @@ def _of_run(run: Path, device: str, checkpoint: Path) -> EvaluatedModel:
     predictor = foreground_predictor(network, place, partial(autocast, amp_dtype(config.amp, place), place))
     best = checkpoint.resolve() == RunFolder(run).best.resolve()
     weights = Weights(checkpoint.name, found.state["step"], best, point.threshold, point.min_component_ml, point.cases)
-    region_model = None if config.within is None else RegionModel(load_bundle(config.within), device)
+    region_model = None if config.region_model is None else RegionModel(load_bundle(config.region_model), device)
     return EvaluatedModel(spec, predictor, weights, config, budget, region_model)
 
 

@@ -165,8 +165,13 @@ def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
     for key in data.keys() & {"folder", "sources"}:
         data[key] = Path(data[key]).name
     named = checkpoint and str(Path(Path(checkpoint).parent.name, Path(checkpoint).name))
-    within = config.get("within") and Path(config["within"]).name
-    return {**config, "data": data, "within": within, "transfer": {**config["transfer"], "checkpoint": named}}
+    region = config.get("region_model") and Path(config["region_model"]).name
+    return {
+        **config,
+        "data": data,
+        "region_model": region,
+        "transfer": {**config["transfer"], "checkpoint": named},
+    }
 
 
 def _swap(part: Path, folder: Path) -> None:

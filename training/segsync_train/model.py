@@ -178,13 +178,13 @@ def transfer(network: SegmentationNetwork, config: TransferConfig, run: RunConfi
 
 
 def _compare_scales(path: Path, before: Mapping[str, Any], run: RunConfig) -> None:
-    """Spacing, normalisation and outline of an earlier training's settings: shapes fit whatever they are."""
+    """Spacing, normalisation and region model of an earlier training's settings: shapes fit whatever they are."""
     spacing = tuple(before.get("spacing_zyx", run.spacing_zyx))
     if spacing != run.spacing_zyx:
         log.warning("%s: learned from voxels of %s mm, this run's are of %s", path, spacing, run.spacing_zyx)
-    outline = before.get("within") and Path(before["within"]).name
-    if outline and (run.within is None or run.within.name != outline):
-        log.warning("%s: learned within the outline of %s; set within to that folder of weights", path, outline)
+    region_model = before.get("region_model") and Path(before["region_model"]).name
+    if region_model and (run.region_model is None or run.region_model.name != region_model):
+        log.warning("%s: trained with the region model %s; set region_model to that folder", path, region_model)
     known = [channel["normalisation"] for channel in before.get("channels", ())]
     known += [folder.get("normalisation") for folder in before.get("data", {}).get("folders", ())]
     for channel in run.channels:

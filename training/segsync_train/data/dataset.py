@@ -109,12 +109,12 @@ def split_cases(cases: Sequence[CaseFiles], data: FolderData) -> Split:
     return Split(tuple(training), tuple(validation))
 
 
-def prepare_case(files: CaseFiles, config: RunConfig, outline: RegionModel | None = None) -> LabelledCase:
+def prepare_case(files: CaseFiles, config: RunConfig, region_model: RegionModel | None = None) -> LabelledCase:
     """Read one case, check it, and bring it to the model's grid with the runtime's preprocessing.
 
-    outline: `config.within`, opened. A case without labels (`check_files` refuses them where labels are needed) is
-    background throughout. Raises InputError where the label is on another grid than the reference image or holds a
-    value that is not listed.
+    region_model: `config.region_model`, opened. A case without labels (`check_files` refuses them where labels are
+    needed) is background throughout. Raises InputError where the label is on another grid than the reference image or
+    holds a value that is not listed.
     """
     reference = config.reference_channel
     grids: dict[str, Grid] = {}
@@ -128,7 +128,7 @@ def prepare_case(files: CaseFiles, config: RunConfig, outline: RegionModel | Non
 
     spec = config.model_spec((1, 1, 1), sha256="0" * 64, opset=1, licence="none")
     try:
-        prepared = prepare(load, spec, reference, outline)
+        prepared = prepare(load, spec, reference, region_model)
     except ChannelError as error:
         raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
     for line in prepared.warnings:
@@ -248,12 +248,12 @@ def cached_cases(
     or OutputError of the first case that fails, and says how many more do.
     """
     base = cache / _key(_preprocessing(config))
-    outline = None if config.within is None else RegionModel(load_bundle(config.within), "cpu")
+    region_model = None if config.region_model is None else RegionModel(load_bundle(config.region_model), "cpu")
 
     def one(files: CaseFiles) -> Path:
         folder = base / f"{files.name}-{_key(_fingerprint(files))}"
         if not folder.is_dir():
-            store_case(prepare_case(files, config, outline), folder)
+            store_case(prepare_case(files, config, region_model), folder)
         progress()
         return folder
 
@@ -274,8 +274,8 @@ def open_cases(folders: Sequence[Path]) -> list[LabelledCase]:
 
 def _preprocessing(config: RunConfig) -> dict[str, Any]:
     kept = config.model_dump(mode="json", include={"channels", "reference", "labels", "spacing_zyx"})
-    within = {} if config.within is None else {"within": load_bundle_spec(config.within).sha256}
-    return {"format": CACHE_FORMAT, **kept, **within}
+    region = {} if config.region_model is None else {"region_model": load_bundle_spec(config.region_model).sha256}
+    return {"format": CACHE_FORMAT, **kept, **region}
 
 
 def _fingerprint(files: CaseFiles) -> list[list[Any]]:

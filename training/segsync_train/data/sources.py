@@ -117,16 +117,16 @@ class SyntheticSource:
                 self._pool.popitem(last=False)
         return self._pool[key]
 
-    def draw(self, *words: int, outline: RegionModel | None = None) -> LabelledCase:
+    def draw(self, *words: int, region_model: RegionModel | None = None) -> LabelledCase:
         """The case of a seed made of these numbers, prepared as a patient's images are at inference."""
         seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
-        return prepare_synthetic(self.generator(seed), self.config, "-".join(str(word) for word in words), outline)
+        return prepare_synthetic(self.generator(seed), self.config, "-".join(str(word) for word in words), region_model)
 
 
 def prepare_synthetic(
-    drawn: SyntheticCase, config: RunConfig, name: str, outline: RegionModel | None = None
+    drawn: SyntheticCase, config: RunConfig, name: str, region_model: RegionModel | None = None
 ) -> LabelledCase:
-    """A drawn case through the preprocessing that a patient's images go through; outline: within what is looked."""
+    """A drawn case through the preprocessing that a patient's images go through; region_model: as in `prepare`."""
     spacing = (drawn.spacing_mm,) * 3
     z, y, x = drawn.target.shape
     grid = Grid((z, y, x), spacing, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
@@ -139,6 +139,6 @@ def prepare_synthetic(
 
     spec = config.model_spec((1, 1, 1), sha256="0" * 64, opset=1, licence="none")
     # What it warns of is drawn on purpose: a missing channel, ADC in another unit.
-    prepared = prepare(load, spec, config.reference_channel, outline)
+    prepared = prepare(load, spec, config.reference_channel, region_model)
     label = labels_onto(Volume(target, grid), prepared.grid, list(config.labels))
     return make_case(name, prepared.array, label, prepared.tissue, config.spacing_zyx)
