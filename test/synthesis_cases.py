@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from segsync_train.data.synthesis import SynthesisSources
-from segsync_train.data.synthesis.tissues import MNI_CENTRES_RAS
+from segsync_train.synthesis import SynthesisSources
+from segsync_train.synthesis.tissues import MNI_CENTRES_RAS
 
 #: Sides of the label map's voxels, and its ends along X, Y, Z (RAS about the anterior commissure), mm.
 VOXEL_MM = 3.0

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from segsync_train.augment import Augmentation
-from segsync_train.config import AugmentationConfig
+from segsync_train.config.run import AugmentationConfig
+from segsync_train.data.augment import Augmentation
 from training_cases import NO_AUGMENTATION
 
 

@@ -17,8 +17,8 @@ from builders import grid_of, write_image
 from score_folders import CASES, write_scores
 from segsync.errors import InputError
 from segsync_train.cli import main
-from segsync_train.compare import reference_of
 from segsync_train.comparison.cells import best, interval, p_value, signed
+from segsync_train.comparison.compare import reference_of
 from segsync_train.comparison.montage import chosen_cases, montage_figure
 from segsync_train.comparison.order import HOLDS, REVERSED, UNDECIDED, order_table, pairs
 from segsync_train.comparison.pooling import pool
@@ -28,7 +28,7 @@ from segsync_train.comparison.statistics import Difference
 from segsync_train.comparison.table import Bold, Section, Table
 from segsync_train.comparison.tables import budget_table, compared_with
 from segsync_train.data.layout import CaseFiles
-from segsync_train.summary import Statistic
+from segsync_train.evaluation.summary import Statistic
 
 PAPER = Path(__file__).parents[2] / "shared" / "paper" / "tables"
 SYSTEMS = {"3D-SegSync": 0.93, "xLSTM-UNet": 0.9, "3D-UNet": 0.85}

@@ -14,9 +14,9 @@ import torch
 
 from segsync.errors import InputError
 from segsync_train.data.check import check_folder
-from segsync_train.data.synthesis.contrast import CONTRASTS, STRUCTURES, TISSUES, read_brain, render, structures
-from segsync_train.data.synthesis.tissues import LABELS, Tissue
-from segsync_train.synthesize import render_brains
+from segsync_train.synthesis.contrast import CONTRASTS, STRUCTURES, TISSUES, read_brain, render, structures
+from segsync_train.synthesis.synthesize import render_brains
+from segsync_train.synthesis.tissues import LABELS, Tissue
 
 #: Half-axes in voxels of nested ellipsoids, from the outside in: label on the left, label on the right.
 SHELLS = ((11, 24, 24), (10, 3, 42), (8, 2, 41), (5, 10, 49), (3, 4, 43))

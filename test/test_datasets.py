@@ -15,7 +15,7 @@ from dataset_trees import GRID, MOVED, TREES, build, noise, put
 from segsync.errors import InputError
 from segsync.geometry import Grid, Volume
 from segsync.images import read
-from segsync_train.config import FolderData, RunConfig
+from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.check import check_folder
 from segsync_train.data.dataset import (

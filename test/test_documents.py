@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from segsync_train.config import RunConfig
-from segsync_train.settings import load_settings
+from segsync_train.config.run import RunConfig
+from segsync_train.config.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

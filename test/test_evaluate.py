@@ -17,12 +17,12 @@ from segsync.bundle import ChannelSpec
 from segsync.errors import InputError
 from segsync.images import read
 from segsync_train.cli import main
-from segsync_train.evaluate import evaluate, evaluate_folders, labelled_cases, load_model, parse_labels
-from segsync_train.finetune import finetune
-from segsync_train.metrics import RULES, score
-from segsync_train.operating_point import OperatingPoint
-from segsync_train.runs import read_log
-from segsync_train.summary import Group, Row, Statistic, summarise, table_of, write_results
+from segsync_train.evaluation.evaluate import evaluate, evaluate_folders, labelled_cases, load_model, parse_labels
+from segsync_train.evaluation.metrics import RULES, score
+from segsync_train.evaluation.operating_point import OperatingPoint
+from segsync_train.evaluation.summary import Group, Row, Statistic, summarise, table_of, write_results
+from segsync_train.runs.folder import read_log
+from segsync_train.trainer.finetune import finetune
 from training_cases import run_config, write_cases
 
 ISLES22 = RULES["isles22"]
@@ -263,7 +263,7 @@ def test_each_label_of_a_network_has_its_row(tmp_path: Path) -> None:
 def test_cases_are_looked_at_before_the_first_is_segmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, data = copying_weights(tmp_path / "weights"), labelled(tmp_path / "data", (4, 4), (4, 4))
     write_image(data / "labelsTr" / "case1.nii.gz", 3 * square(4), GRID)
-    monkeypatch.setattr("segsync_train.evaluate.predict", lambda *_, **__: pytest.fail("segmented"))
+    monkeypatch.setattr("segsync_train.evaluation.evaluate.predict", lambda *_, **__: pytest.fail("segmented"))
     with pytest.raises(InputError, match=r"case1.nii.gz: expected the label values 0, 1, found 3"):
         evaluate(weights, tmp_path / "out", data=data)
     write_image(data / "labelsTr" / "case1.nii.gz", square(4), grid_of(GRID.size_zyx))

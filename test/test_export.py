@@ -13,23 +13,23 @@ from segsync.engine import Device, Engine
 from segsync.errors import InputError, WeightsError
 from segsync.images import read
 from segsync.preprocess import prepare
-from segsync_train.card import model_card
-from segsync_train.checkpoints import load_checkpoint
-from segsync_train.config import CardConfig, TransferConfig
+from segsync_train.config.run import CardConfig, TransferConfig
 from segsync_train.data.cases import make_case
-from segsync_train.export import export
-from segsync_train.finetune import finetune
-from segsync_train.model import build_network, trained_network, transfer
-from segsync_train.networks.xlstm_unet import XLSTMUNet
-from segsync_train.onnx_file import read_onnx, write_onnx
-from segsync_train.operating_point import (
+from segsync_train.evaluation.operating_point import (
     OperatingPoint,
     choose,
     choose_operating_point,
     read_operating_point,
     score_pairs,
 )
-from segsync_train.runs import RunFolder
+from segsync_train.export.card import model_card
+from segsync_train.export.export import export
+from segsync_train.networks.onnx_file import read_onnx, write_onnx
+from segsync_train.networks.xlstm_unet import XLSTMUNet
+from segsync_train.runs.checkpoints import load_checkpoint
+from segsync_train.runs.folder import RunFolder
+from segsync_train.trainer.finetune import finetune
+from segsync_train.trainer.transfer import build_network, trained_network, transfer
 from training_cases import run_config, write_cases
 
 
@@ -125,7 +125,7 @@ def test_a_file_that_differs_from_the_network_is_not_kept(
     def of_another(network: XLSTMUNet, path: Path, *, half_weights: bool = True) -> object:
         return write_onnx(build_network(run_config(Path())), path, half_weights=half_weights)
 
-    monkeypatch.setattr("segsync_train.export.write_onnx", of_another)
+    monkeypatch.setattr("segsync_train.export.export.write_onnx", of_another)
     with pytest.raises(WeightsError, match=r"differs from torch by .* nothing was exported"):
         export(run, tmp_path / "weights")
     assert list((tmp_path / "weights").iterdir()) == []

@@ -18,15 +18,15 @@ import yaml
 
 from segsync.errors import InputError, OutputError, SegsyncError, WeightsError
 from segsync.sliding_window import Windows
-from segsync_train.checkpoints import load_checkpoint, save_checkpoint
-from segsync_train.config import TransferConfig
+from segsync_train.config.run import TransferConfig
 from segsync_train.data.cases import make_case
 from segsync_train.data.loader import batches
-from segsync_train.finetune import _FineTuning, finetune
-from segsync_train.model import build_network, trained_network, transfer
 from segsync_train.networks.xlstm_unet import XLSTMUNet
-from segsync_train.runs import read_log
-from segsync_train.validation import CaseScore, summary, validate
+from segsync_train.runs.checkpoints import load_checkpoint, save_checkpoint
+from segsync_train.runs.folder import read_log
+from segsync_train.trainer.finetune import _FineTuning, finetune
+from segsync_train.trainer.transfer import build_network, trained_network, transfer
+from segsync_train.trainer.validation import CaseScore, summary, validate
 from training_cases import run_config, run_settings, write_cases
 
 
@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(f"segsync_train.finetune._FineTuning.{killed_at}", killed)
+        patch.setattr(f"segsync_train.trainer.finetune._FineTuning.{killed_at}", killed)
         with pytest.raises(KeyboardInterrupt):
             finetune(run_config(cases), folder)
     with (folder / "log.jsonl").open("a") as log:
@@ -133,7 +133,7 @@ def test_a_run_goes_on_for_longer_but_not_on_other_cases(cases: Path, unbroken: 
 def test_a_validation_costs_no_step_its_time(cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of one second, validations of a hundred: one step a second all the while."""
     clock = [0.0]
-    monkeypatch.setattr("segsync_train.finetune.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("segsync_train.trainer.finetune.time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def taking(seconds: float, done: Callable[..., Any]) -> Callable[..., Any]:
         def then(*arguments: Any) -> Any:
@@ -143,7 +143,7 @@ def test_a_validation_costs_no_step_its_time(cases: Path, tmp_path: Path, monkey
         return then
 
     monkeypatch.setattr(_FineTuning, "_train_step", taking(1.0, _FineTuning._train_step))
-    monkeypatch.setattr("segsync_train.finetune.validate", taking(100.0, validate))
+    monkeypatch.setattr("segsync_train.trainer.finetune.validate", taking(100.0, validate))
     config = run_config(cases, steps=8, log_every=4, checkpoint_every=8, validation={"every": 3, "overlays": 0})
     finetune(config, tmp_path / "run")
     lines = [line for line in read_log(tmp_path / "run") if "train/loss" in line]
@@ -217,8 +217,8 @@ def test_a_validated_case_by_hand() -> None:
 PROCESSES = """
 import json, sys
 from pathlib import Path
-from segsync_train.config import RunConfig
-from segsync_train.finetune import finetune
+from segsync_train.config.run import RunConfig
+from segsync_train.trainer.finetune import finetune
 finetune(RunConfig.model_validate_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
 # A thread that is left may abort the process at its end.
 left = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
@@ -361,14 +361,14 @@ def test_a_full_disk_is_named(cases: Path, tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("segsync_train.checkpoints.save_file", full)
+    monkeypatch.setattr("segsync_train.runs.checkpoints.save_file", full)
     with pytest.raises(OutputError, match="found a full disk"):
         finetune(run_config(cases), tmp_path / "run")
 
 
 def test_an_error_in_a_worker_keeps_its_words(cases: Path) -> None:
-    from segsync_train.augment import Augmentation
-    from segsync_train.config import AugmentationConfig
+    from segsync_train.config.run import AugmentationConfig
+    from segsync_train.data.augment import Augmentation
     from segsync_train.data.patches import PatchDataset
 
     dataset = PatchDataset(

@@ -6,9 +6,9 @@ import torch
 from monai.losses import DiceLoss
 from torch import Tensor
 
-from segsync_train.config import LossConfig
+from segsync_train.config.run import LossConfig
 from segsync_train.data.patches import nearest_component
-from segsync_train.losses import SMOOTH_VOXELS, SegmentationLoss, lesion_dice_loss
+from segsync_train.trainer.losses import SMOOTH_VOXELS, SegmentationLoss, lesion_dice_loss
 
 #: A lesion of 1000 voxels, one of 8, far apart; and what is nearer to the one, or to the other.
 LARGE = (slice(2, 12), slice(2, 12), slice(2, 12))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from segsync.geometry import Triple
-from segsync_train.metrics import RULES, Rules, Scores, score
+from segsync_train.evaluation.metrics import RULES, Rules, Scores, score
 
 Mask = npt.NDArray[np.bool_]
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from segsync.geometry import SizeZYX
-from segsync_train.augment import Augmentation
-from segsync_train.config import AugmentationConfig
+from segsync_train.config.run import AugmentationConfig
+from segsync_train.data.augment import Augmentation
 from segsync_train.data.cases import LabelledCase, make_case
 from segsync_train.data.patches import FolderSource, PatchDataset, cut
 from training_cases import NO_AUGMENTATION

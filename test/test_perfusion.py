@@ -12,9 +12,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from segsync.tasks import TASKS
-from segsync_train.config import RunConfig, SyntheticData
+from segsync_train.config.run import RunConfig, SyntheticData
+from segsync_train.config.settings import load_settings
 from segsync_train.data.sources import prepare_synthetic
-from segsync_train.data.synthesis import (
+from segsync_train.synthesis import (
     CHANNELS,
     Anatomies,
     Anatomy,
@@ -23,13 +24,12 @@ from segsync_train.data.synthesis import (
     ischaemia,
     vessels,
 )
-from segsync_train.data.synthesis.fields import Draw
-from segsync_train.data.synthesis.masks import MaskLibrary
-from segsync_train.data.synthesis.perfusion import mean_transit_time, render
-from segsync_train.data.synthesis.scene import Scene, place
-from segsync_train.data.synthesis.tissues import INTRACRANIAL, MNI_OUTLINE_LPS_ZYX, Tissue
-from segsync_train.data.synthesis.vessels import ARTERIES
-from segsync_train.settings import load_settings
+from segsync_train.synthesis.fields import Draw
+from segsync_train.synthesis.masks import MaskLibrary
+from segsync_train.synthesis.perfusion import mean_transit_time, render
+from segsync_train.synthesis.scene import Scene, place
+from segsync_train.synthesis.tissues import INTRACRANIAL, MNI_OUTLINE_LPS_ZYX, Tissue
+from segsync_train.synthesis.vessels import ARTERIES
 
 SETTINGS = Path(__file__).parents[1] / "training" / "configs" / "isles24.yaml"
 SPACING_MM = 4.0

@@ -15,12 +15,12 @@ import torch
 
 from pretrain_cases import pretrain_config, write_volumes
 from segsync.errors import SegsyncError, WeightsError
-from segsync_train.checkpoints import Checkpoint, load_checkpoint
-from segsync_train.config import TransferConfig
-from segsync_train.model import build_network, transfer
-from segsync_train.pretrain import build_encoder, pretrain
-from segsync_train.runs import read_log
+from segsync_train.config.run import TransferConfig
+from segsync_train.runs.checkpoints import Checkpoint, load_checkpoint
+from segsync_train.runs.folder import read_log
 from segsync_train.ssl.views import Views
+from segsync_train.trainer.pretrain import build_encoder, pretrain
+from segsync_train.trainer.transfer import build_network, transfer
 from training_cases import run_config
 
 
@@ -77,7 +77,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("segsync_train.pretrain._Pretraining._save", killed)
+        patch.setattr("segsync_train.trainer.pretrain._Pretraining._save", killed)
         with pytest.raises(KeyboardInterrupt):
             pretrain(pretrain_config(cases), tmp_path / "run")
     assert pretrain(pretrain_config(cases), tmp_path / "run", resume=True).finished
@@ -232,7 +232,7 @@ def test_a_collapse_is_said_while_training(
 PROCESSES = """
 import sys
 from pathlib import Path
-from segsync_train.pretrain import pretrain
+from segsync_train.trainer.pretrain import pretrain
 from segsync_train.ssl.config import PretrainConfig
 pretrain(PretrainConfig.model_validate_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
 # A thread that is left may abort the process at its end.

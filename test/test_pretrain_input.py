@@ -15,15 +15,15 @@ from builders import Outcome
 from pretrain_cases import pretrain_config, pretrain_settings, write_volumes
 from segsync.errors import InputError
 from segsync_train.cli import main
-from segsync_train.config import FolderData, RunConfig
+from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.settings import load_settings
 from segsync_train.data.dataset import find_cases, split_cases
 from segsync_train.data.layout import CaseFiles
 from segsync_train.data.sources import Data
-from segsync_train.devices import Processes
-from segsync_train.pretrain import build_encoder, pretrain
-from segsync_train.settings import load_settings
+from segsync_train.runs.devices import Processes
 from segsync_train.ssl.config import HeldOutConfig, PretrainConfig
 from segsync_train.ssl.volumes import divide, find_volumes, open_volumes
+from segsync_train.trainer.pretrain import build_encoder, pretrain
 from training_cases import write_cases
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"

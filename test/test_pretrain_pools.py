@@ -14,12 +14,12 @@ from dataset_trees import GRID, TREES, build, put
 from pretrain_cases import pretrain_config
 from segsync.errors import InputError
 from segsync.images import read
+from segsync_train.config.settings import load_settings
 from segsync_train.data.label_maps import is_label_map
-from segsync_train.devices import Processes
-from segsync_train.pretrain import pretrain
-from segsync_train.settings import load_settings
+from segsync_train.runs.devices import Processes
 from segsync_train.ssl.config import FolderVolumes, PretrainConfig
 from segsync_train.ssl.volumes import VolumeFiles, Volumes, find_volumes, open_volumes
+from segsync_train.trainer.pretrain import pretrain
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"
 RECIPES = sorted(CONFIGS.glob("pretrain-paper-*.yaml"))

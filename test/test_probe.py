@@ -6,8 +6,8 @@ from torch import Tensor
 
 from segsync.sliding_window import Windows
 from segsync_train.data.cases import LabelledCase, make_case
+from segsync_train.evaluation.probe import feature_maps, linear_probe
 from segsync_train.networks.features import FeatureEncoder
-from segsync_train.probe import feature_maps, linear_probe
 
 WINDOWS = Windows((8, 8, 8), (2, 2, 2), overlap=0.25)
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from dataset_trees import TREES, build
-from segsync_train.config import FolderData, RunConfig
+from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.settings import load_settings
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.check import check_folder
-from segsync_train.finetune import finetune
-from segsync_train.runs import read_log
-from segsync_train.settings import load_settings
+from segsync_train.runs.folder import read_log
+from segsync_train.trainer.finetune import finetune
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "training" / "configs").glob("paper-*.yaml"))

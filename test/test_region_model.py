@@ -12,13 +12,13 @@ from segsync.errors import WeightsError
 from segsync.geometry import Array, Grid, Volume
 from segsync.images import read
 from segsync.region_model import RegionModel, region_model_for
-from segsync_train.config import FolderData
+from segsync_train.config.run import FolderData
 from segsync_train.data.dataset import cached_cases, open_cases
 from segsync_train.data.layout import CaseFiles
-from segsync_train.evaluate import evaluate_model, labelled_cases, load_model
-from segsync_train.export import export
-from segsync_train.finetune import finetune
-from segsync_train.metrics import RULES
+from segsync_train.evaluation.evaluate import evaluate_model, labelled_cases, load_model
+from segsync_train.evaluation.metrics import RULES
+from segsync_train.export.export import export
+from segsync_train.trainer.finetune import finetune
 from training_cases import run_config, write_cases
 
 WEIGHTS = Path(__file__).parents[1] / "weights"

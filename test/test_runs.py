@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segsync.errors import InputError, OutputError, WeightsError
-from segsync_train import checkpoints
-from segsync_train.checkpoints import load_checkpoint, save_checkpoint
-from segsync_train.config import OptimiserConfig, RunConfig
-from segsync_train.progress import StepProgress, duration
-from segsync_train.runs import RunFolder, read_log, settings_of
-from segsync_train.schedule import learning_rate, make_optimiser, set_learning_rate
-from segsync_train.settings import Frozen, load_settings
+from segsync_train.config.run import OptimiserConfig, RunConfig
+from segsync_train.config.settings import Frozen, load_settings
+from segsync_train.runs import checkpoints
+from segsync_train.runs.checkpoints import load_checkpoint, save_checkpoint
+from segsync_train.runs.folder import RunFolder, read_log, settings_of
+from segsync_train.runs.progress import StepProgress, duration
+from segsync_train.trainer.schedule import learning_rate, make_optimiser, set_learning_rate
 from training_cases import run_config, run_settings
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from pretrain_cases import pretrain_config
-from segsync_train.devices import Processes
 from segsync_train.networks.xlstm_unet import Encoder, XLSTMUNetConfig
+from segsync_train.runs.devices import Processes
 from segsync_train.ssl.centering import RunningCentre, SinkhornKnopp, sinkhorn
 from segsync_train.ssl.config import PretrainConfig, ViewsConfig
 from segsync_train.ssl.head import ProjectionHead, Standardise

@@ -10,8 +10,8 @@ import pytest
 
 from segsync_train.data.cases import LabelledCase, make_case, open_case, store_case
 from segsync_train.data.sources import SyntheticSource, open_data
-from segsync_train.devices import Processes
-from segsync_train.runs import RunFolder
+from segsync_train.runs.devices import Processes
+from segsync_train.runs.folder import RunFolder
 from training_cases import run_config
 
 

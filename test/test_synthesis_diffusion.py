@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segsync_train.data.synthesis import (
+from segsync_train.synthesis import (
     Anatomies,
     Generator,
     SynthesisConfig,
@@ -16,8 +16,8 @@ from segsync_train.data.synthesis import (
     diffusion,
     load_sources,
 )
-from segsync_train.data.synthesis.fields import Draw
-from segsync_train.data.synthesis.scene import Scene, place
+from segsync_train.synthesis.fields import Draw
+from segsync_train.synthesis.scene import Scene, place
 from synthesis_cases import write_sources
 
 SPACING_MM = 4.0

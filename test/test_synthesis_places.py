@@ -8,13 +8,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from segsync_train.data.synthesis import Anatomies, SynthesisConfig, SynthesisSources, lesions, load_sources
-from segsync_train.data.synthesis.anatomy import read_head
-from segsync_train.data.synthesis.config import LesionConfig
-from segsync_train.data.synthesis.fields import Draw
-from segsync_train.data.synthesis.masks import MaskLibrary, read_masks
-from segsync_train.data.synthesis.scene import Scene, place
-from segsync_train.data.synthesis.tissues import Tissue
+from segsync_train.config.synthesis import LesionConfig
+from segsync_train.synthesis import Anatomies, SynthesisConfig, SynthesisSources, lesions, load_sources
+from segsync_train.synthesis.anatomy import read_head
+from segsync_train.synthesis.fields import Draw
+from segsync_train.synthesis.masks import MaskLibrary, read_masks
+from segsync_train.synthesis.scene import Scene, place
+from segsync_train.synthesis.tissues import Tissue
 from synthesis_cases import write_sources
 
 SPACING_MM = 4.0

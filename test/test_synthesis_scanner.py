@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segsync_train.data.synthesis import scanner
-from segsync_train.data.synthesis.config import AcquisitionConfig
-from segsync_train.data.synthesis.fields import (
+from segsync_train.config.synthesis import AcquisitionConfig
+from segsync_train.synthesis import scanner
+from segsync_train.synthesis.fields import (
     Draw,
     box_matrix,
     gaussian,
@@ -19,7 +19,7 @@ from segsync_train.data.synthesis.fields import (
     shift_along,
     smoothstep,
 )
-from segsync_train.data.synthesis.scene import Scene
+from segsync_train.synthesis.scene import Scene
 
 SIZE = (20, 24, 28)
 

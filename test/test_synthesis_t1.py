@@ -11,14 +11,14 @@ import torch
 from scipy import ndimage
 
 from segsync_train.cli import main
-from segsync_train.data.synthesis import Anatomies, Generator, SynthesisConfig, load_sources
-from segsync_train.data.synthesis.fields import Draw
-from segsync_train.data.synthesis.injuries import Injury, LesionMix, stroke, trauma, widen_ventricle
-from segsync_train.data.synthesis.pools import with_pool
-from segsync_train.data.synthesis.scene import Scene, place
-from segsync_train.data.synthesis.sequences import Matter, mprage, spin_echo, spoiled_gradient_echo
-from segsync_train.data.synthesis.t1 import fatty, render
-from segsync_train.data.synthesis.tissues import INTRACRANIAL, PARENCHYMA, Tissue
+from segsync_train.synthesis import Anatomies, Generator, SynthesisConfig, load_sources
+from segsync_train.synthesis.fields import Draw
+from segsync_train.synthesis.injuries import Injury, LesionMix, stroke, trauma, widen_ventricle
+from segsync_train.synthesis.pools import with_pool
+from segsync_train.synthesis.scene import Scene, place
+from segsync_train.synthesis.sequences import Matter, mprage, spin_echo, spoiled_gradient_echo
+from segsync_train.synthesis.t1 import fatty, render
+from segsync_train.synthesis.tissues import INTRACRANIAL, PARENCHYMA, Tissue
 from synthesis_cases import write_sources
 
 SPACING_MM = 5.0

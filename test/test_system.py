@@ -11,13 +11,13 @@ from segsync.errors import InputError
 from segsync_train.comparison.montage import montage_figure
 from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.scores import read_run
-from segsync_train.config import FolderData, RunConfig
-from segsync_train.evaluate import evaluate, parse_channels
-from segsync_train.finetune import finetune
-from segsync_train.model import build_network
+from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.settings import check_settings
+from segsync_train.evaluation.evaluate import evaluate, parse_channels
+from segsync_train.evaluation.system import System, data_name, forward_flops, system_name
 from segsync_train.networks.baselines import Baseline
-from segsync_train.settings import check_settings
-from segsync_train.system import System, data_name, forward_flops, system_name
+from segsync_train.trainer.finetune import finetune
+from segsync_train.trainer.transfer import build_network
 from training_cases import run_config, write_cases
 
 

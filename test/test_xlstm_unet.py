@@ -9,9 +9,9 @@ import onnxruntime
 import pytest
 import torch
 
+from segsync_train.networks.onnx_file import Probabilities, write_onnx
 from segsync_train.networks.vil import ViLBlock
 from segsync_train.networks.xlstm_unet import PresetName, XLSTMUNet, XLSTMUNetConfig, preset
-from segsync_train.onnx_file import Probabilities, write_onnx
 
 SMALL = XLSTMUNetConfig(
     in_channels=2,

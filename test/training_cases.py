@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from segsync_train.config import RunConfig
+from segsync_train.config.run import RunConfig
 
 SIZE = 16
 #: Settings of an augmentation that changes nothing, but for `rotate_zoom`.

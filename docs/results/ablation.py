@@ -12,9 +12,9 @@ from typing import Any
 
 from hippocampus import CONFIGS, HERE, ROOT, Measured, gain, measure, seeds_of, trained_on, written_by
 
-from segsync_train.config import NetworkConfig, RunConfig, TransferConfig
-from segsync_train.model import build_network
-from segsync_train.settings import load_settings
+from segsync_train.config.run import NetworkConfig, RunConfig, TransferConfig
+from segsync_train.config.settings import load_settings
+from segsync_train.trainer.transfer import build_network
 
 
 @dataclass(frozen=True)

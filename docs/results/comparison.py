@@ -15,19 +15,19 @@ from typing import Literal
 
 from hippocampus import CONFIGS, ROOT, fine_tuned, pretrained_encoder, seeds_of, written_by
 
-from segsync_train.compare import compare
+from segsync_train.comparison.compare import compare
 from segsync_train.comparison.order import HOLDS, REVERSED, UNDECIDED, pairs
 from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.published import published
 from segsync_train.comparison.scores import DICE, Setting, read_run
 from segsync_train.comparison.statistics import LEVEL, difference, holm
-from segsync_train.config import RunConfig, TransferConfig
+from segsync_train.config.run import RunConfig, TransferConfig
+from segsync_train.config.settings import load_settings
 from segsync_train.data.dataset import find_cases
-from segsync_train.evaluate import evaluate
-from segsync_train.runs import RunFolder
-from segsync_train.settings import load_settings
+from segsync_train.evaluation.evaluate import evaluate
+from segsync_train.evaluation.system import SYSTEM_FILE
+from segsync_train.runs.folder import RunFolder
 from segsync_train.ssl.config import PretrainConfig
-from segsync_train.system import SYSTEM_FILE
 
 DOCS = Path(__file__).parents[1]
 #: Sizes that train on two cores; a transformer's patch is a whole number of its deepest cells.

@@ -19,19 +19,19 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from segsync.images import read
-from segsync_train.checkpoints import load_checkpoint
-from segsync_train.config import RunConfig
+from segsync_train.config.run import RunConfig
+from segsync_train.config.settings import load_settings
 from segsync_train.data.dataset import cached_cases, find_cases, open_cases
-from segsync_train.data.synthesis.contrast import CONTRASTS
-from segsync_train.devices import Processes, amp_dtype, autocast, training_device
-from segsync_train.finetune import finetune
-from segsync_train.model import trained_network
-from segsync_train.pretrain import pretrain
-from segsync_train.runs import RunFolder, read_log
-from segsync_train.settings import load_settings
+from segsync_train.runs.checkpoints import load_checkpoint
+from segsync_train.runs.devices import Processes, amp_dtype, autocast, training_device
+from segsync_train.runs.folder import RunFolder, read_log
 from segsync_train.ssl.config import PretrainConfig
-from segsync_train.synthesize import render_brains
-from segsync_train.validation import foreground_predictor, validate, windows_of
+from segsync_train.synthesis.contrast import CONTRASTS
+from segsync_train.synthesis.synthesize import render_brains
+from segsync_train.trainer.finetune import finetune
+from segsync_train.trainer.pretrain import pretrain
+from segsync_train.trainer.transfer import trained_network
+from segsync_train.trainer.validation import foreground_predictor, validate, windows_of
 
 DOCS = Path(__file__).parents[1]
 TITLES = {"t1": "T1-like", "t2": "T2-like", "ct": "CT-like"}
@@ -210,7 +210,7 @@ def page(measured: dict[str, Measured], heads: Heads, pretrained: RunFolder, opt
         "says of pretraining without labels that its features are independent of the modality. Here the same brains "
         "are seen in three ways, so that nothing but the contrast differs: anatomical label maps rendered as "
         "T1-weighted MRI, T2-weighted MRI and CT "
-        "([contrast.py](../../training/segsync_train/data/synthesis/contrast.py)), without skull, at "
+        "([contrast.py](../../training/segsync_train/synthesis/contrast.py)), without skull, at "
         f"{SPACING_MM:g} mm. {len(heads.training)} heads train, {len(heads.test)} test; grey matter, white matter, "
         "ventricles and deep grey matter are to be found.",
         "",

@@ -17,18 +17,18 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
-from segsync_train.checkpoints import load_checkpoint
-from segsync_train.config import FolderData, RunConfig, TransferConfig
+from segsync_train.config.run import FolderData, RunConfig, TransferConfig
+from segsync_train.config.settings import load_settings
 from segsync_train.data.dataset import cached_cases, find_cases, open_cases, split_cases
-from segsync_train.finetune import finetune
-from segsync_train.model import build_network, transfer
+from segsync_train.evaluation.probe import linear_probe
 from segsync_train.networks.xlstm_unet import XLSTMUNet
-from segsync_train.pretrain import pretrain
-from segsync_train.probe import linear_probe
-from segsync_train.runs import RunFolder, commit, read_log
-from segsync_train.settings import load_settings
+from segsync_train.runs.checkpoints import load_checkpoint
+from segsync_train.runs.folder import RunFolder, commit, read_log
 from segsync_train.ssl.config import PretrainConfig
-from segsync_train.validation import windows_of
+from segsync_train.trainer.finetune import finetune
+from segsync_train.trainer.pretrain import pretrain
+from segsync_train.trainer.transfer import build_network, transfer
+from segsync_train.trainer.validation import windows_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -249,7 +249,7 @@ def page(
         "",
         "What pretraining learns is another question. With the encoder frozen, a logistic regression on its "
         f"features, voxel by voxel, fitted on the {round(208 * PROBE_SHARE)} cases of {100 * PROBE_SHARE:g} % "
-        "([probe.py](../../training/segsync_train/probe.py)), reaches this mean Dice on the test cases:",
+        "([probe.py](../../training/segsync_train/evaluation/probe.py)), reaches this mean Dice on the test cases:",
         "",
         "| encoder | Dice of the linear probe |",
         "| --- | --- |",

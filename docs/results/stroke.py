@@ -19,7 +19,7 @@ from segsync.lesions import measure
 from segsync.montage import draw
 from segsync.postprocess import components_of
 from segsync.predict import Case, Result, Settings
-from segsync_train.runs import commit
+from segsync_train.runs.folder import commit
 
 HERE = Path(__file__).parent
 CASE = ROOT / "test" / "input" / "images"

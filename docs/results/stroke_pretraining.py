@@ -15,12 +15,12 @@ from hippocampus import CONFIGS, ROOT, Measured, gain, trained_on, written_by
 from matplotlib.figure import Figure
 from synthetic_cases import SIZES_ML, table
 
-from segsync_train.config import RunConfig
-from segsync_train.finetune import finetune
-from segsync_train.pretrain import pretrain
-from segsync_train.runs import RunFolder, read_log
-from segsync_train.settings import load_settings
+from segsync_train.config.run import RunConfig
+from segsync_train.config.settings import load_settings
+from segsync_train.runs.folder import RunFolder, read_log
 from segsync_train.ssl.config import PretrainConfig
+from segsync_train.trainer.finetune import finetune
+from segsync_train.trainer.pretrain import pretrain
 
 DOCS = Path(__file__).parents[1]
 #: How fine-tuning starts, with its name on the page and its colour (Okabe and Ito).

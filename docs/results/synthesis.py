@@ -13,10 +13,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from segsync.geometry import Array, resample, respaced
 from segsync.images import read
-from segsync_train.config import RunConfig, SyntheticData
-from segsync_train.data.synthesis import CHANNELS, Generator, SynthesisConfig, SynthesisSources, load_sources
-from segsync_train.runs import commit
-from segsync_train.settings import load_settings
+from segsync_train.config.run import RunConfig, SyntheticData
+from segsync_train.config.settings import load_settings
+from segsync_train.runs.folder import commit
+from segsync_train.synthesis import CHANNELS, Generator, SynthesisConfig, SynthesisSources, load_sources
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -15,11 +15,11 @@ from segsync.geometry import Grid
 from segsync.postprocess import remove_small
 from segsync.region_model import region_model_for
 from segsync.sliding_window import Windows, predict
-from segsync_train.config import RunConfig, SyntheticData
+from segsync_train.config.run import RunConfig, SyntheticData
+from segsync_train.config.synthesis import SynthesisConfig, T1Acquisition
 from segsync_train.data.cases import LabelledCase
 from segsync_train.data.sources import SyntheticSource
-from segsync_train.data.synthesis.config import SynthesisConfig, T1Acquisition
-from segsync_train.metrics import RULES, Scores, score
+from segsync_train.evaluation.metrics import RULES, Scores, score
 
 ROOT = Path(__file__).parents[2]
 #: First word of the seeds of the test cases; those of training and of validation are others.

@@ -21,7 +21,7 @@ from segsync.geometry import Volume
 from segsync.images import read
 from segsync.lesions import measure
 from segsync.predict import Settings
-from segsync_train.runs import commit
+from segsync_train.runs.folder import commit
 
 DOCS = Path(__file__).parents[1]
 #: Each task with the channel that its pictures show, and that channel's place.

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from sections import Section
 
-from segsync_train.runs import commit
+from segsync_train.runs.folder import commit
 
 PARTS = {"pipeline": pipeline.measure, "mlstm": mlstm.measure}
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"

@@ -82,8 +82,8 @@ def peer(began: float) -> Figures:
     from segsync.images import read
     from segsync.postprocess import labels_on
     from segsync.preprocess import prepare
-    from segsync_train.config import RunConfig
-    from segsync_train.model import build_network
+    from segsync_train.config.run import RunConfig
+    from segsync_train.trainer.transfer import build_network
 
     spec = load_bundle_spec(WEIGHTS / "isles22")
     network = build_network(RunConfig.model_validate(spec.provenance["config"])).eval()

@@ -91,12 +91,12 @@ def pretrain(
 ) -> None:
     """Train an encoder on volumes without labels, for `finetune` to start from."""
     set_up_logging(verbose=verbose)
-    from segsync_train.runs import settings_of
+    from segsync_train.runs.folder import settings_of
     from segsync_train.ssl.config import PretrainConfig
 
     settings = settings_of(PretrainConfig, output, config, set_ or [], resume=resume)
 
-    from segsync_train.pretrain import pretrain as run
+    from segsync_train.trainer.pretrain import pretrain as run
 
     outcome = run(settings, output, resume=resume, should_stop=stop_after(minutes))
     if not outcome.finished:
@@ -115,12 +115,12 @@ def finetune(
 ) -> None:
     """Train a network on labelled cases, from scratch or from a pretrained encoder."""
     set_up_logging(verbose=verbose)
-    from segsync_train.config import RunConfig
-    from segsync_train.runs import settings_of
+    from segsync_train.config.run import RunConfig
+    from segsync_train.runs.folder import settings_of
 
     settings = settings_of(RunConfig, output, config, set_ or [], resume=resume)
 
-    from segsync_train.finetune import finetune as run
+    from segsync_train.trainer.finetune import finetune as run
 
     outcome = run(settings, output, resume=resume, should_stop=stop_after(minutes))
     if not outcome.finished:
@@ -138,7 +138,7 @@ def tune(
 ) -> None:
     """Choose the threshold and the smallest component on a run's validation cases."""
     set_up_logging(verbose=verbose)
-    from segsync_train.operating_point import choose_operating_point
+    from segsync_train.evaluation.operating_point import choose_operating_point
 
     point = choose_operating_point(run, device, checkpoint, cases)
     sys.stdout.write(
@@ -159,7 +159,7 @@ def export(
 ) -> None:
     """Write a run's network as model.onnx, model.json and MODEL_CARD.md, compared with torch first."""
     set_up_logging(verbose=verbose)
-    from segsync_train.export import export as write
+    from segsync_train.export.export import export as write
 
     sys.stdout.write(f"{write(run, output, licence=licence, checkpoint=checkpoint)}\n")
 
@@ -195,9 +195,9 @@ def evaluate(
 ) -> None:
     """Score a network or a folder of predictions: Dice, HD, HD95, ASSD, volumes and lesions of every case and label."""
     set_up_logging(verbose=verbose)
-    from segsync_train.evaluate import evaluate as run
-    from segsync_train.evaluate import parse_channels, parse_labels
-    from segsync_train.summary import table_of
+    from segsync_train.evaluation.evaluate import evaluate as run
+    from segsync_train.evaluation.evaluate import parse_channels, parse_labels
+    from segsync_train.evaluation.summary import table_of
 
     groups, chosen = run(
         source, output, references=references, labels=parse_labels(label or []), data=data, layout=layout,
@@ -226,7 +226,7 @@ def compare(
     by its name, or as NAME= says. Runs of one name on one data set are its seeds or folds: their means are compared.
     """
     set_up_logging(verbose=verbose)
-    from segsync_train.compare import compare as run
+    from segsync_train.comparison.compare import compare as run
 
     run(runs, output, reference=reference, paper=paper)
     sys.stdout.write(f"{output / 'index.html'}\n")
@@ -251,8 +251,8 @@ def synthesize(
 ) -> None:
     """Draw synthetic cases with their labels; the same seed gives the same bytes."""
     set_up_logging(verbose=verbose)
-    from segsync_train.data.synthesis import SynthesisSources
-    from segsync_train.synthesize import synthesize as run
+    from segsync_train.synthesis import SynthesisSources
+    from segsync_train.synthesis.synthesize import synthesize as run
 
     run(task, n, output, seed, SynthesisSources.below(sources), cache=cache)
     sys.stdout.write(f"{output}\t{n} cases of {task}\tseeds {seed} to {seed + n - 1}\n")

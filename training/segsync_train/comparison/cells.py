@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from segsync_train.comparison.scores import Metric
 from segsync_train.comparison.statistics import Difference
 from segsync_train.comparison.table import Bold
-from segsync_train.summary import Statistic
+from segsync_train.evaluation.summary import Statistic
 
 NOTHING = "–"
 

@@ -13,8 +13,8 @@ import numpy as np
 from segsync.errors import InputError
 from segsync_train.comparison.scores import MEAN, Run, Setting
 from segsync_train.comparison.statistics import Values
-from segsync_train.settings import differences
-from segsync_train.system import System
+from segsync_train.config.settings import differences
+from segsync_train.evaluation.system import System
 
 #: Settings that seeds and folds of one system may differ in.
 OWN = ("name", "seed", "device", "workers", "compile", "card", "log_every", "checkpoint_every")

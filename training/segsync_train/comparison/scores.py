@@ -12,9 +12,9 @@ import numpy as np
 
 from segsync.errors import InputError
 from segsync_train.comparison.statistics import Values
-from segsync_train.settings import check_settings
-from segsync_train.summary import CASES_FILE, Statistic
-from segsync_train.system import SYSTEM_FILE, System
+from segsync_train.config.settings import check_settings
+from segsync_train.evaluation.summary import CASES_FILE, Statistic
+from segsync_train.evaluation.system import SYSTEM_FILE, System
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from segsync_train.summary import csv_of
+from segsync_train.evaluation.summary import csv_of
 
 Row = tuple[str, ...]
 

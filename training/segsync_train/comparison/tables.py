@@ -8,7 +8,7 @@ from segsync_train.comparison.published import OVERVIEW, TITLES, Published, of_d
 from segsync_train.comparison.scores import DICE, HD, HD95, METRICS, Run, Setting, statistics_of
 from segsync_train.comparison.statistics import Difference, difference, holm
 from segsync_train.comparison.table import Row, Section, Table
-from segsync_train.summary import csv_of
+from segsync_train.evaluation.summary import csv_of
 
 COLUMNS = (
     "label", "name", "system", "metric", "cases", "undefined", "mean", "sd", "median", "difference", "low", "high", "p",

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from segsync.errors import OutputError
 from segsync.geometry import Array
-from segsync_train.checkpoints import why_not
+from segsync_train.runs.checkpoints import why_not
 
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.uint8]

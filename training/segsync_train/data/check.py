@@ -13,7 +13,7 @@ from segsync_train.data.adapters import DATASETS
 from segsync_train.data.dataset import check_grid, check_values, few, find_cases, read_label
 from segsync_train.data.formats import bids_channels, bids_everything, nnunet_description, nnunet_everything
 from segsync_train.data.layout import CaseFiles, DataSet
-from segsync_train.progress import StepProgress
+from segsync_train.runs.progress import StepProgress
 
 
 @dataclass(frozen=True)

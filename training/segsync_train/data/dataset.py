@@ -17,7 +17,7 @@ from segsync.geometry import Grid, Volume, resample
 from segsync.images import read
 from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
-from segsync_train.config import FolderData, RunConfig
+from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.cases import LabelledCase, Labels, make_case, open_case, store_case
 from segsync_train.data.formats import bids_cases, nnunet_cases

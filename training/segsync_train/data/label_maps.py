@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from segsync.errors import InputError
 from segsync.images import read
-from segsync_train.summary import write_texts
+from segsync_train.evaluation.summary import write_texts
 
 #: Label maps have at most so many values (TotalSegmentator 118, FreeSurfer's cortical atlases some 190).
 MOST_VALUES = 256

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from segsync.errors import InputError, SegsyncError
 from segsync.geometry import Array, SizeZYX
-from segsync_train.augment import Augmentation
+from segsync_train.data.augment import Augmentation
 from segsync_train.data.cases import NEIGHBOURS, LabelledCase, Labels
 
 #: First words of the seeds, so that no two uses draw the same numbers.

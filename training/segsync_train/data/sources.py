@@ -13,14 +13,14 @@ import numpy as np
 from segsync.geometry import Grid, Volume
 from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
-from segsync_train.config import FolderData, RunConfig, SyntheticData
+from segsync_train.config.run import FolderData, RunConfig, SyntheticData
 from segsync_train.data.cases import LabelledCase, make_case, store_case
 from segsync_train.data.dataset import cached_cases, check_files, find_cases, labels_onto, open_cases, split_cases
 from segsync_train.data.patches import CaseSource, FolderSource
-from segsync_train.data.synthesis import Generator, SynthesisSources, SyntheticCase, load_sources
-from segsync_train.devices import Processes
-from segsync_train.progress import StepProgress
-from segsync_train.runs import RunFolder
+from segsync_train.runs.devices import Processes
+from segsync_train.runs.folder import RunFolder
+from segsync_train.runs.progress import StepProgress
+from segsync_train.synthesis import Generator, SynthesisSources, SyntheticCase, load_sources
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from segsync_train.devices import Processes
+from segsync_train.runs.devices import Processes
 
 
 class RunningCentre(nn.Module):

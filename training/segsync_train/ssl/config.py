@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from segsync.bundle import ChannelSpec, Fixed, ZScore
-from segsync_train.config import (
+from segsync_train.config.run import (
     Decay,
     FolderData,
     NetworkConfig,
@@ -28,7 +28,7 @@ from segsync_train.config import (
     SyntheticData,
     Triple,
 )
-from segsync_train.settings import Frozen
+from segsync_train.config.settings import Frozen
 from segsync_train.ssl.peers_config import (
     HiEndMAEConfig,
     MAEConfig,

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segsync_train.devices import Processes
+from segsync_train.runs.devices import Processes
 
 
 class Standardise(nn.Module):

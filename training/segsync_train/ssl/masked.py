@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segsync.geometry import SizeZYX
-from segsync_train.devices import Processes
+from segsync_train.runs.devices import Processes
 from segsync_train.ssl.centering import RunningCentre
 from segsync_train.ssl.config import PretrainConfig
 from segsync_train.ssl.head import ProjectionHead

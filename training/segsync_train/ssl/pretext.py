@@ -1,4 +1,4 @@
-"""What the loop of `segsync_train.pretrain` needs of a pretext task, whatever the task is.
+"""What the loop of `segsync_train.trainer.pretrain` needs of a pretext task, whatever the task is.
 
 A pretext is a module that holds the encoder, what it puts on top, and the loss. The loop draws windows, asks `inputs`
 for everything random, calls the module, lowers `loss`, calls `after_step`, and keeps `encoder` for fine-tuning.

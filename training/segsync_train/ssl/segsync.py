@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from segsync_train.devices import Processes
 from segsync_train.networks.features import FeatureEncoder
+from segsync_train.runs.devices import Processes
 from segsync_train.ssl.centering import RunningCentre, SinkhornKnopp
 from segsync_train.ssl.config import PretrainConfig
 from segsync_train.ssl.head import ProjectionHead, Standardise

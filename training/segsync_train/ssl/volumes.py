@@ -16,8 +16,8 @@ from segsync.bundle import Fixed, ZScore
 from segsync.errors import InputError
 from segsync.geometry import SizeZYX
 from segsync.images import stem_of
-from segsync_train.augment import Augmentation
-from segsync_train.config import AugmentationConfig, RunConfig
+from segsync_train.config.run import AugmentationConfig, RunConfig
+from segsync_train.data.augment import Augmentation
 from segsync_train.data.cases import LabelledCase
 from segsync_train.data.dataset import cached_cases, find_cases, open_cases
 from segsync_train.data.formats import nnunet_description
@@ -25,8 +25,8 @@ from segsync_train.data.label_maps import label_maps
 from segsync_train.data.layout import CaseFiles, image_files
 from segsync_train.data.patches import CaseSource, FolderSource, PatchDataset
 from segsync_train.data.sources import open_data
-from segsync_train.devices import Processes
-from segsync_train.progress import StepProgress
+from segsync_train.runs.devices import Processes
+from segsync_train.runs.progress import StepProgress
 from segsync_train.ssl.config import FolderVolumes, HeldOutConfig, PretrainConfig, VolumeFolder
 from segsync_train.ssl.views import window_size
 

@@ -1,0 +1,295 @@
+"""What a supervised run is: data, channels, network, optimisation. Written whole into the run folder.
+
+Sizes and spacings are in array order (Z, Y, X), as in `segsync.bundle.ModelSpec`, which `export` fills from here.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from segsync.bundle import ChannelSpec, ModelSpec
+from segsync_train.config.settings import Frozen
+from segsync_train.config.synthesis import SynthesisConfig
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+#: What NumPy's and torch's generators take alike.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+SizeZYX = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("expected the smaller value first")
+    return ends
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]
+
+
+class NetworkConfig(Frozen):
+    """A preset of the xLSTM-UNet and what is changed in it (keys of `XLSTMUNetConfig`), or another network by name.
+
+    The transformers' overrides are the keys of `SwinUNETRConfig` and `UNETRConfig`; nnunet, resunet and unet have none.
+    """
+
+    preset: Literal["tiny", "small", "default", "enc", "bot", "nnunet", "resunet", "unet", "swinunetr", "unetr"] = (
+        "default"
+    )
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+
+class FolderData(Frozen):
+    """Labelled cases from a folder, divided into a fixed seeded split or k folds."""
+
+    kind: Literal["folder"] = "folder"
+    folder: Path
+    #: How the folder is laid out: `nnunet`, `bids`, or the name of a data set (`segsync-train datasets`).
+    layout: str = "nnunet"
+    #: Share of the cases kept for validation, where there are no folds.
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    #: Number of folds of a cross-validation, and which of them validates this run.
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: NonNegativeInt = 0
+    #: Seed of the split and of the choice of labelled cases: the same for every run that is to be compared.
+    split_seed: Seed = 0
+    #: Share of the training cases whose labels are used, at least one case; the smaller is part of the larger.
+    labelled: Annotated[float, Field(gt=0, le=1)] = 1.0
+    #: Case names to use instead of the seeded split; of `training_cases` `labelled` takes the first part.
+    training_cases: tuple[str, ...] = ()
+    validation_cases: tuple[str, ...] = ()
+    #: Preprocessed cases; None keeps them in the run's folder.
+    cache: Path | None = None
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> "FolderData":
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist, there are {self.folds} (counted from 0)")
+        if self.folds is None and self.fold > 0:
+            raise ValueError(f"fold {self.fold} is one of none; give folds, their number, as well")
+        if bool(self.training_cases) != bool(self.validation_cases):
+            raise ValueError("training_cases and validation_cases belong together; give both or none")
+        if self.training_cases and self.folds is not None:
+            raise ValueError("folds and training_cases both divide the cases; give one of them")
+        both = sorted(set(self.training_cases) & set(self.validation_cases))
+        if both:
+            raise ValueError(f"case {both[0]} is in training_cases and in validation_cases")
+        return self
+
+
+class SyntheticData(Frozen):
+    """Cases drawn by `segsync_train.synthesis`: every one a function of the run's seed and its number."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    #: Folder with `brain-label-maps`, `lesion-masks-soop` and `lesion-masks-lesymap`.
+    sources: Path
+    settings: SynthesisConfig = SynthesisConfig()
+    #: Where the sources are kept as the generator needs them, for other runs as well; None: in the run's folder.
+    cache: Path | None = None
+    #: A new case enters the pool after so many patches, and the pool holds so many.
+    patches_per_case: PositiveInt = 8
+    pool: PositiveInt = 4
+    #: Independent pools per place in the batch; as many as worker processes keeps all of them busy.
+    streams: PositiveInt = 1
+    #: Number of validation cases, the same in every run of one seed.
+    validation_cases: PositiveInt = 8
+    validation_seed: Seed = 0
+
+
+class AugmentationConfig(Frozen):
+    """The paper's list (section 2.4). Each entry is done with its probability; 0 leaves it out."""
+
+    flip: Share = 0.5
+    #: Rotation about every axis, degrees, and zoom factor: one interpolation does both.
+    rotate_zoom: Share = 0.2
+    degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
+    zoom: PositiveRange = (0.8, 1.25)
+    noise: Share = 0.15
+    noise_std: NonNegativeFloat = 0.1
+    smooth: Share = 0.1
+    smooth_sigma: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_ordered)] = (0.5, 1.0)
+    #: Brightness: values times 1 + this; contrast: distance from the mean times 1 + this.
+    brightness: Share = 0.15
+    contrast: Share = 0.15
+    strength: Range = (-0.25, 0.25)
+    #: MONAI's AdjustContrast.
+    gamma: Share = 0.15
+    gamma_range: PositiveRange = (0.7, 1.5)
+    shift: Share = 0.1
+    shift_offset: NonNegativeFloat = 0.1
+    #: An optional channel is set to zero, as at inference where the patient has none.
+    drop_optional: Share = 0.2
+
+
+class OptimiserConfig(Frozen):
+    """The optimiser and its learning rate as a function of the step."""
+
+    kind: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.01
+    #: SGD with Nesterov's momentum.
+    momentum: Share = 0.99
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
+    warmup_steps: NonNegativeInt = 0
+    #: The cosine ends at this share of `lr`.
+    final: Share = 0.01
+    #: Norm to which gradients are clipped.
+    clip: PositiveFloat = 12.0
+
+
+class LossConfig(Frozen):
+    """Weights of the terms: Dice, cross-entropy, and Dice of every lesion in its own surroundings, all alike."""
+
+    dice: NonNegativeFloat = 1.0
+    cross_entropy: NonNegativeFloat = 1.0
+    lesion: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _some(self) -> "LossConfig":
+        if self.dice + self.cross_entropy == 0:
+            raise ValueError("dice and cross_entropy are both 0; give at least one of them a weight")
+        return self
+
+
+class ValidationConfig(Frozen):
+    """How often and how validation is done, and when a run that no longer improves ends."""
+
+    every: PositiveInt = 250
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    #: Validations without a better score after which the run ends; None never ends early.
+    patience: PositiveInt | None = None
+    #: Cases drawn as PNG.
+    overlays: NonNegativeInt = 4
+
+
+class TransferConfig(Frozen):
+    """What is taken over from an earlier training.
+
+    `full`: every stage of a pretrained encoder. `bottom`: its deepest stage alone (3D-SegSync-Bottom); the others start
+    anew. `network`: encoder and decoder of a fine-tuning, to train on with other data or longer; its checkpoint, or a
+    model.onnx that was exported from it. `none`: from scratch, whatever the checkpoint.
+    """
+
+    mode: Literal["full", "bottom", "network", "none"] = "none"
+    checkpoint: Path | None = None
+    #: Learning rate of the transferred part as a share of the rest's.
+    lr_factor: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _has_checkpoint(self) -> "TransferConfig":
+        if self.mode != "none" and self.checkpoint is None:
+            raise ValueError(f"mode {self.mode!r} needs a checkpoint")
+        return self
+
+
+class CardConfig(Frozen):
+    """What only a person can say of the weights: the first lines of their MODEL_CARD.md."""
+
+    trained_on: str = ""
+    checked_on: str = ""
+    not_checked_on: str = ""
+    #: Whose images and labels were used, under which licence.
+    attribution: str = ""
+
+
+class RunConfig(Frozen):
+    """One supervised run."""
+
+    name: str
+    #: A task of `segsync.tasks`, for the exported weights; any name for data of one's own.
+    task: str
+    data: Annotated[FolderData | SyntheticData, Field(discriminator="kind")]
+    channels: tuple[ChannelSpec, ...] = Field(min_length=1)
+    #: The channel whose field of view the model's grid covers; None takes the first.
+    reference: str | None = None
+    #: The region model: a folder of weights (weights/brain) that segment a region in the reference image. Voxels
+    #: outside its mask are set to 0, in training as at inference. Synthetic cases are not masked but drawn so
+    #: (`stripped` in their settings).
+    region_model: Path | None = None
+    #: Label values and names; background is 0 and not listed.
+    labels: dict[PositiveInt, str] = Field(min_length=1)
+    spacing_zyx: Triple
+    patch_zyx: SizeZYX
+    network: NetworkConfig = NetworkConfig()
+    transfer: TransferConfig = TransferConfig()
+    #: Patches in a batch, per process.
+    batch: PositiveInt = 2
+    steps: PositiveInt
+    #: Share of the patches whose centre is a labelled voxel.
+    foreground: Share = 0.5
+    #: Axes (0 = Z, 1 = Y, 2 = X) that may be mirrored, in training and at inference.
+    mirror_axes: tuple[Literal[0, 1, 2], ...] = (2,)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    loss: LossConfig = LossConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    validation: ValidationConfig = ValidationConfig()
+    #: Decay of the running mean of the weights that is validated and exported; None takes the weights themselves.
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    seed: Seed = 0
+    device: str = "auto"
+    #: Mixed precision: `auto` is bfloat16 on a GPU that has it, else float16, and float32 on a CPU. `bf16` is worth
+    #: asking for on a CPU with AMX: the tiny preset's steps took 0.56 to 0.66 of the time.
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    #: torch.compile: worth its minutes on long GPU runs.
+    compile: bool = False
+    #: Processes that prepare patches; 0 prepares them between the steps.
+    workers: NonNegativeInt = 2
+    checkpoint_every: PositiveInt = 250
+    log_every: PositiveInt = 20
+    card: CardConfig = CardConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        names = [channel.name for channel in self.channels]
+        if len(set(names)) != len(names):
+            raise ValueError(f"channels: expected different names, found {', '.join(names)}")
+        if self.reference is not None and self.reference not in names:
+            raise ValueError(f"reference {self.reference!r} is none of the channels {', '.join(names)}")
+        if next(channel for channel in self.channels if channel.name == self.reference_channel).optional:
+            raise ValueError(f"the reference channel {self.reference_channel!r} cannot be optional")
+        if isinstance(self.data, SyntheticData) and len(set(self.spacing_zyx)) > 1:
+            raise ValueError(f"spacing_zyx: expected one spacing for synthetic data, found {self.spacing_zyx}")
+        if max(self.labels) > 255:
+            raise ValueError(f"labels: expected values of 1 to 255, found {max(self.labels)}")
+        return self
+
+    @property
+    def reference_channel(self) -> str:
+        """Name of the channel that the model's grid follows."""
+        return self.reference or self.channels[0].name
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output: background and every label."""
+        return len(self.labels) + 1
+
+    def model_spec(self, multiple_zyx: SizeZYX, *, sha256: str, opset: int, licence: str, **values: Any) -> ModelSpec:
+        """The `model.json` of this run's network; `values` are further fields of ModelSpec (threshold, provenance)."""
+        return ModelSpec(
+            name=self.name,
+            task=self.task,
+            channels=self.channels,
+            reference=self.reference,
+            region_model=None if self.region_model is None else self.region_model.name,
+            labels=self.labels,
+            spacing_zyx=self.spacing_zyx,
+            patch_zyx=self.patch_zyx,
+            multiple_zyx=multiple_zyx,
+            mirror_axes=self.mirror_axes,
+            sha256=sha256,
+            opset=opset,
+            licence=licence,
+            **values,
+        )

@@ -1,0 +1,391 @@
+"""Score segmentations: a folder of predictions, a run's network, or exported weights, on labelled cases.
+
+Networks go the app's own way: its preprocessing, sliding window and postprocessing, scored on the reference image's
+grid. `metrics` says what is measured, `summary` and `system` what is written.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from segsync.bundle import MODEL_FILE, SPEC_FILE, ModelSpec, load_bundle
+from segsync.engine import open_engine
+from segsync.errors import ChannelError, InputError
+from segsync.geometry import Array, Volume
+from segsync.images import read, stem_of, suffix_of, write
+from segsync.postprocess import labels_on
+from segsync.preprocess import prepare
+from segsync.region_model import RegionModel, region_model_for
+from segsync.sliding_window import Windows, all_flips, predict
+from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.settings import check_settings
+from segsync_train.data.dataset import (
+    check_files,
+    check_grid,
+    check_values,
+    find_cases,
+    public,
+    read_label,
+    split_cases,
+)
+from segsync_train.data.layout import CaseFiles
+from segsync_train.evaluation.metrics import RULES, Rules, score
+from segsync_train.evaluation.operating_point import read_operating_point
+from segsync_train.evaluation.summary import Group, Row, make_folder, write_results, write_texts
+from segsync_train.evaluation.system import SYSTEM_FILE, Budget, System, budget_of, folder_name, resolved, system_of
+from segsync_train.runs.checkpoints import load_checkpoint
+from segsync_train.runs.devices import Processes, amp_dtype, autocast, training_device
+from segsync_train.runs.folder import CONFIG_FILE, RunFolder
+from segsync_train.runs.progress import StepProgress
+from segsync_train.trainer.transfer import build_network, trained_network
+from segsync_train.trainer.validation import foreground_predictor
+
+log = logging.getLogger(__name__)
+
+Part = Literal["validation", "training", "all"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights were scored, and what of them was chosen on the validation cases of their run.
+
+    best: whether they are the best of its validations; None where that is not known, as of exported ones. tuned_on:
+    the number of cases that threshold and smallest component were chosen on, 0 where they were not chosen.
+    """
+
+    file: str
+    step: int | None
+    best: bool | None
+    threshold: float
+    min_component_ml: float
+    tuned_on: int
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A network as the app runs it, with its region model if any. config, budget: of its training, where known."""
+
+    spec: ModelSpec
+    predictor: Callable[[Array], Array]
+    weights: Weights
+    config: RunConfig | None = None
+    budget: Budget | None = None
+    region_model: RegionModel | None = None
+
+    @property
+    def data(self) -> FolderData | None:
+        """The folder of cases that it was trained on."""
+        return self.config.data if self.config and isinstance(self.config.data, FolderData) else None
+
+
+# --- folders of predictions ------------------------------------------------------------------------------------------
+
+
+def evaluate_folders(
+    predictions: Path, references: Path, rules: Rules, labels: Mapping[int, str] | None = None
+) -> list[Row]:
+    """Score every reference of a folder against the prediction of the same name.
+
+    labels: values and names; None takes the values that the references hold. Raises InputError where a prediction is
+    missing, on another grid than its reference, or holds a label that is not known.
+    """
+    expected, found = _label_maps(references), _label_maps(predictions)
+    missing = sorted(expected.keys() - found.keys())
+    if missing:
+        raise InputError(
+            f"{predictions}: expected a prediction for each of the {len(expected)} references in {references}, found "
+            f"none for {len(missing)} ({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); predict them too"
+        )
+    extra = sorted(found.keys() - expected.keys())
+    if extra:
+        log.warning("%s: %d predictions have no reference and are left out (%s …)", predictions, len(extra), extra[0])
+    known = labels or _values_of(expected.values())
+    rows: list[Row] = []
+    with StepProgress("scoring", len(expected)) as progress:
+        for name, path in expected.items():
+            reference, predicted = read(path), read(found[name])
+            check_grid(found[name], predicted.grid, path, reference.grid)
+            check_values(path, reference, known)
+            check_values(found[name], predicted, known)
+            rows += score_case(name, reference, predicted, known, rules)
+            progress.advance(name)
+    return rows
+
+
+def _label_maps(folder: Path) -> dict[str, Path]:
+    """The images of a folder by name; raises InputError where there are none, or two of one name."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of label maps, found none; check the path")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and suffix_of(path) and not path.name.startswith("."):
+            first = found.setdefault(stem_of(path), path)
+            if first != path:
+                raise InputError(f"{path}: expected one label map of this name, found {first.name} as well; take one")
+    if not found:
+        raise InputError(f"{folder}: expected label maps, found none; give the folder that holds them itself")
+    return found
+
+
+def _values_of(paths: Iterable[Path]) -> dict[int, str]:
+    values: set[float] = set()
+    for path in paths:
+        values |= set(np.unique(read(path).array).tolist())
+    labels = {int(value): str(int(value)) for value in sorted(values) if value > 0 and value == int(value)}
+    if not labels:
+        raise InputError("expected labels in the references, found none in any; give --label VALUE=NAME")
+    return labels
+
+
+def score_case(name: str, reference: Volume, predicted: Volume, labels: Mapping[int, str], rules: Rules) -> list[Row]:
+    """A row for each label of two label maps on one grid."""
+    spacing = reference.grid.spacing_zyx
+    return [
+        Row(name, value, label, score(reference.array == value, predicted.array == value, spacing, rules))
+        for value, label in labels.items()
+    ]
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+def load_model(source: Path, device: str = "auto", checkpoint: Path | None = None) -> EvaluatedModel:
+    """A run's network, or exported weights. checkpoint: another one than the run's best.
+
+    Raises WeightsError, InputError or ResourceError.
+    """
+    if (source / SPEC_FILE).is_file():
+        return _exported(source, device)
+    return _of_run(source, device, checkpoint or RunFolder(source).best)
+
+
+def _of_run(run: Path, device: str, checkpoint: Path) -> EvaluatedModel:
+    found = load_checkpoint(checkpoint)
+    config, network = trained_network(found)
+    budget = budget_of(config, network, found.state, run)
+    place = training_device(device, Processes())
+    network.to(place)
+    point = read_operating_point(run)
+    spec = config.model_spec(
+        network.multiple_zyx,
+        sha256="0" * 64,
+        opset=1,
+        licence="none",
+        threshold=point.threshold,
+        min_component_ml=point.min_component_ml,
+    )
+    predictor = foreground_predictor(network, place, partial(autocast, amp_dtype(config.amp, place), place))
+    best = checkpoint.resolve() == RunFolder(run).best.resolve()
+    weights = Weights(checkpoint.name, found.state["step"], best, point.threshold, point.min_component_ml, point.cases)
+    region_model = None if config.region_model is None else RegionModel(load_bundle(config.region_model), device)
+    return EvaluatedModel(spec, predictor, weights, config, budget, region_model)
+
+
+def _exported(folder: Path, device: str) -> EvaluatedModel:
+    bundle = load_bundle(folder)
+    engine, region_model = open_engine(bundle, device), region_model_for(bundle, device)
+    spec, provenance = bundle.spec, bundle.spec.provenance
+    tuned_on = provenance.get("operating_point", {}).get("cases", 0)
+    weights = Weights(MODEL_FILE, provenance.get("steps"), None, spec.threshold, spec.min_component_ml, tuned_on)
+    if "config" not in provenance:
+        return EvaluatedModel(spec, engine, weights, region_model=region_model)
+    config = check_settings(RunConfig, provenance["config"], str(folder / SPEC_FILE))
+    made = {**provenance, "step": provenance["steps"], "hours": provenance["training_hours"]}
+    return EvaluatedModel(
+        spec, engine, weights, config, budget_of(config, build_network(config), made, None), region_model
+    )
+
+
+def labelled_cases(
+    model: EvaluatedModel, data: FolderData | None, part: Part, channels: Mapping[str, str] | None = None
+) -> list[CaseFiles]:
+    """The cases to score: a part of the split of the model's run, or with `data` all of another folder.
+
+    channels: what the data call a channel of the model, where that is something else. Raises InputError where there
+    are no cases, or one lacks its label or a channel.
+    """
+    chosen = data or model.data
+    if chosen is None:
+        raise InputError("expected labelled cases, found none: the run's own are drawn; give --data FOLDER")
+    theirs = {channel.name: channel.name for channel in model.spec.channels} | dict(channels or {})
+    if len(theirs) > len(model.spec.channels):
+        names = ", ".join(channel.name for channel in model.spec.channels)
+        raise InputError(f"--channel: expected a channel of the model ({names}), found {', '.join(channels or {})}")
+    cases = [
+        replace(case, images={own: case.images[their] for own, their in theirs.items() if their in case.images})
+        for case in find_cases(chosen.layout, chosen.folder, list(theirs.values()))
+    ]
+    check_files(cases, model.spec, chosen.folder)
+    if data is not None or part == "all":
+        return public(cases)
+    split = split_cases(cases, chosen)
+    return list(split.validation if part == "validation" else split.training)
+
+
+def evaluate_model(
+    model: EvaluatedModel, cases: Sequence[CaseFiles], rules: Rules, *, mirror: bool = False, masks: Path | None = None
+) -> list[Row]:
+    """Segment and score cases on the grid of their reference image.
+
+    mirror: average over mirrored copies. masks: a folder to keep what was found in. Raises InputError for a bad case;
+    labels and reference images are looked at before the first is segmented.
+    """
+    spec = model.spec
+    flips = all_flips(spec.mirror_axes) if mirror else ((),)
+    windows = Windows(spec.patch_zyx, spec.multiple_zyx, 0.5, flips)
+    for files in cases:
+        read_pair(files, model)
+    rows: list[Row] = []
+    with StepProgress("segmenting", len(cases)) as progress:
+        for files in cases:
+            reference, label = read_pair(files, model)
+            predicted = segment(model, files, reference, windows)
+            rows += score_case(files.name, label, predicted, spec.labels, rules)
+            if masks is not None:
+                write(predicted.array, predicted.grid, masks / f"{files.name}.nii.gz")
+            progress.advance(f"{files.name}: Dice {rows[-1].scores.dice:.3f}")
+    return rows
+
+
+def read_pair(files: CaseFiles, model: EvaluatedModel) -> tuple[Volume, Volume]:
+    """The reference image and the labels; raises InputError where their grids differ or a label is not the model's."""
+    reference, label = read(files.images[model.spec.reference_channel]), read_label(files, model.spec.labels)
+    path = files.label_files[0]
+    check_grid(path, label.grid, files.images[model.spec.reference_channel], reference.grid)
+    check_values(path, label, model.spec.labels)
+    return reference, label
+
+
+def segment(model: EvaluatedModel, files: CaseFiles, reference: Volume, windows: Windows) -> Volume:
+    """The labels that a model gives one case, on the grid of its reference image."""
+
+    def load(name: str) -> Volume | None:
+        if name == model.spec.reference_channel:
+            return reference
+        path = files.images.get(name)
+        return read(path) if path is not None else None
+
+    try:
+        prepared = prepare(load, model.spec, model.spec.reference_channel, model.region_model)
+    except ChannelError as error:
+        raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
+    for line in prepared.warnings:
+        log.warning("%s: %s", files.name, line)
+    count = len(model.spec.labels)
+    probabilities, _ = predict(prepared.array, model.predictor, count, windows, tissue=prepared.tissue)
+    mask, _ = labels_on(probabilities, prepared.grid, reference.grid, model.spec)
+    return Volume(mask, reference.grid)
+
+
+def warn_of_choices(source: Path, weights: Weights) -> None:
+    """Say in one line that the validation cases of a run, which are to be scored, have chosen what is scored."""
+    tuned = weights.tuned_on > 0
+    chosen = [f"the best weights (step {weights.step})"] * bool(weights.best) + ["the threshold"] * tuned
+    if chosen:
+        log.warning(
+            "%s: %s %s chosen on the validation cases that are scored, so that the scores flatter; give --data FOLDER "
+            "for other cases%s", source, " and ".join(chosen), "were" if weights.best else "was",
+            "" if tuned else f", or --checkpoint {RunFolder(source).last}",
+        )  # fmt: skip
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    source: Path,
+    output: Path,
+    *,
+    references: Path | None = None,
+    labels: Mapping[int, str] | None = None,
+    data: Path | None = None,
+    layout: str = "nnunet",
+    channels: Mapping[str, str] | None = None,
+    part: Part = "validation",
+    rules: str | None = None,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+    mirror: bool = False,
+    masks: bool = False,
+) -> tuple[list[Group], Rules]:
+    """Score a run, a folder of weights or (with `references`) a folder of predictions; write the results to `output`.
+
+    labels: of the references, values and names; None takes the values they hold. data, layout: a folder of cases
+    instead of the run's own; channels: what it calls the model's channels; part: which of its own. rules: a name of
+    `metrics.RULES`; None takes those of the model's task. checkpoint: another one than the run's best. masks: keep
+    what was found. Returns the summary and the rules. Raises InputError for what would be passed over: an option that
+    does not belong to what is scored.
+    """
+    if rules is not None and rules not in RULES:
+        raise InputError(f"--rules: expected one of {', '.join(RULES)}, found {rules!r}")
+    if references is not None and data is not None:
+        raise InputError("expected --references for a folder of predictions or --data for a network, found both")
+    network = references is None
+    own = network and not (source / SPEC_FILE).is_file()
+    for option, given, belongs, what in (
+        ("--checkpoint", checkpoint is not None, own, "a run"),
+        ("--mirror", mirror, network, "a network"),
+        ("--masks", masks, network, "a network"),
+        ("--channel", bool(channels), network, "a network"),
+        ("--label", bool(labels), not network, "--references"),
+        ("--layout", layout != "nnunet", data is not None, "--data"),
+        ("--part", part != "validation", network and data is None, "the cases of a run's own split"),
+    ):
+        if given and not belongs:
+            raise InputError(f"{option} belongs to {what}, found with {source}; leave it out")
+    make_folder(output)
+    weights: Weights | None = None
+    if references is not None:
+        chosen = RULES[rules or "isles22"]
+        rows = evaluate_folders(source, references, chosen, labels)
+        system = System(
+            name=folder_name(source),
+            data=folder_name(references),
+            rules=chosen.name,
+            cases=resolved([CaseFiles(name, {}, path) for name, path in _label_maps(references).items()]),
+            masks={name: path.resolve() for name, path in _label_maps(source).items()},
+        )
+    elif (source / SPEC_FILE).is_file() or (source / CONFIG_FILE).is_file():
+        model = load_model(source, device, checkpoint)
+        chosen = RULES[rules or (model.spec.task if model.spec.task in RULES else "isles22")]
+        other = FolderData(folder=data, layout=layout) if data else None
+        cases = labelled_cases(model, other, part, channels)
+        weights = model.weights
+        if other is None and part != "training":
+            warn_of_choices(source, weights)
+        rows = evaluate_model(model, cases, chosen, mirror=mirror, masks=output / "masks" if masks else None)
+        system = system_of(
+            model.spec, model.config, model.budget, other, chosen.name, cases, mirror=mirror, masks=masks
+        )
+    else:
+        raise InputError(
+            f"{source}: expected a run ({CONFIG_FILE}) or weights ({SPEC_FILE}), found neither; for a folder of "
+            "predictions give --references as well"
+        )
+    groups = write_results(rows, chosen, output, {"weights": asdict(weights)} if weights else {})
+    write_texts({SYSTEM_FILE: system.model_dump_json(indent=2) + "\n"}, output)
+    return groups, chosen
+
+
+def parse_labels(pairs: Sequence[str]) -> dict[int, str] | None:
+    """`1=lesion` as value and name; None for no pairs. Raises InputError where a pair is none."""
+    labels = {}
+    for pair in pairs:
+        value, equals, name = pair.partition("=")
+        if not value.isdigit() or int(value) == 0 or not equals or not name:
+            raise InputError(f"--label: expected VALUE=NAME, as in 1=lesion, found {pair!r}")
+        labels[int(value)] = name
+    return labels or None
+
+
+def parse_channels(pairs: Sequence[str]) -> dict[str, str]:
+    """`ct=mr` as the model's name of a channel and the data's. Raises InputError where a pair is none."""
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            raise InputError(f"--channel: expected MODEL=DATA, as in ct=mr, found {pair!r}")
+    return dict(pair.split("=", 1) for pair in pairs)

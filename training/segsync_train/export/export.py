@@ -1,0 +1,184 @@
+"""From a run to weights that `segsync` opens: model.onnx, model.json, MODEL_CARD.md; compared with torch first."""
+
+import logging
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from segsync.bundle import CARD_FILE, MODEL_FILE, SPEC_FILE, sha256_of, write_manifest
+from segsync.errors import InputError, OutputError, WeightsError
+from segsync.geometry import Array
+from segsync_train.config.run import RunConfig
+from segsync_train.data.sources import open_data
+from segsync_train.evaluation.operating_point import OperatingPoint, read_operating_point
+from segsync_train.export.card import model_card
+from segsync_train.networks import SegmentationNetwork
+from segsync_train.networks.onnx_file import OPSET, Probabilities, write_onnx
+from segsync_train.runs.checkpoints import load_checkpoint, why_not
+from segsync_train.runs.devices import Processes
+from segsync_train.runs.folder import RunFolder
+from segsync_train.trainer.transfer import trained_network
+
+log = logging.getLogger(__name__)
+
+#: Real cases on which the file is compared with the network.
+CASES = 2
+#: Largest difference of a probability and smallest Dice of the masks: float32 weights, then float16 ones. Rounding has
+#: reached 7e-6 in a trained network.
+EXACT, HALVED = (1e-4, 0.9999), (2e-2, 0.99)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far torch and ONNX Runtime are apart: largest difference of a probability, smallest Dice of the masks."""
+
+    largest_difference: float
+    smallest_dice: float
+
+    def within(self, limits: tuple[float, float]) -> bool:
+        """Whether the file may be kept."""
+        return self.largest_difference <= limits[0] and self.smallest_dice >= limits[1]
+
+
+def export(run: Path, weights: Path, *, licence: str = "Apache-2.0", checkpoint: Path | None = None) -> Path:
+    """Write the run's best network to `weights/<task>` and update `weights/manifest.json`; returns the folder.
+
+    The file is kept only if ONNX Runtime and torch agree, with float32 and with float16 weights, on random windows of
+    several sizes and on validation cases of the run. checkpoint: another one than the best. Raises WeightsError where
+    they do not agree or the checkpoint is none, OutputError where nothing can be written.
+    """
+    found = load_checkpoint(checkpoint or RunFolder(run).best)
+    config, network = trained_network(found)
+    if config.network.preset in ("swinunetr", "unetr"):
+        raise InputError(
+            f"{found.path}: expected a network that is exported, found {config.network.preset!r}, which trains and is "
+            "evaluated in torch alone; train an xLSTM-UNet, nnunet, resunet or unet for weights to be exported"
+        )
+    inputs = _random_inputs(network) + _real_inputs(config, run)
+    point = read_operating_point(run)
+    folder = weights / config.task
+    part = weights / f".{config.task}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        agreements = {}
+        for name, half, limits in (("float32", False, EXACT), ("float16", True, HALVED)):
+            model = write_onnx(network, part / MODEL_FILE, half_weights=half)
+            agreements[name] = compare(network, part / MODEL_FILE, inputs, point.threshold)
+            log.info("%s weights: %s, %d nodes", name, agreements[name], len(model.graph.node))
+            if not agreements[name].within(limits):
+                raise WeightsError(
+                    f"{found.path}: with {name} weights ONNX Runtime differs from torch by "
+                    f"{agreements[name].largest_difference:.2g} and Dice {agreements[name].smallest_dice:.4f}, allowed "
+                    f"are {limits[0]:g} and {limits[1]}; nothing was exported"
+                )
+        spec = config.model_spec(
+            network.multiple_zyx,
+            sha256=sha256_of(part / MODEL_FILE),
+            opset=OPSET,
+            licence=licence,
+            threshold=point.threshold,
+            min_component_ml=point.min_component_ml,
+            provenance=_provenance(found.state, network, agreements, point),
+        )
+        (part / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (part / CARD_FILE).write_text(model_card(spec, config.card), encoding="utf-8")
+        _swap(part, folder)
+        write_manifest(weights)
+    except OSError as error:
+        raise OutputError(f"{folder}: expected to write the weights, found {why_not(weights, error)}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def compare(network: SegmentationNetwork, path: Path, inputs: list[Array], threshold: float = 0.5) -> Agreement:
+    """Run both on each input (N, C, Z, Y, X); a mask is where the foreground's probabilities reach the threshold."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    wrapped = Probabilities(network).eval()
+    differences, dices = [0.0], [1.0]
+    for image in inputs:
+        with torch.inference_mode():
+            expected = wrapped(torch.from_numpy(image)).numpy()
+        found = session.run(None, {"image": image})[0]
+        differences.append(float(np.abs(found - expected).max()))
+        a, b = found.sum(1) >= threshold, expected.sum(1) >= threshold
+        both = int(a.sum()) + int(b.sum())
+        dices.append(2 * int((a & b).sum()) / both if both else 1.0)
+    # NumPy's maximum, unlike Python's, is NaN where one of them is.
+    return Agreement(float(np.max(differences)), float(np.min(dices)))
+
+
+def _random_inputs(network: SegmentationNetwork) -> list[Array]:
+    """Windows of several sizes and one batch of two, seeded."""
+    rng = np.random.default_rng(0)
+    counts = ((1, 2, 2, 2), (2, 3, 2, 4), (1, 1, 5, 3))
+    shapes = [
+        (n, network.in_channels, *(c * m for c, m in zip(count, network.multiple_zyx, strict=True)))
+        for n, *count in counts
+    ]
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def _real_inputs(config: RunConfig, run: Path) -> list[Array]:
+    """The training patch in the middle of validation cases."""
+    cases = open_data(config, run, Processes()).validation[:CASES]
+    inputs = []
+    for case in cases:
+        image = np.array(case.image)
+        pad = [(0, max(0, side - have)) for side, have in zip(config.patch_zyx, image.shape[1:], strict=True)]
+        image = np.pad(image, [(0, 0), *pad])
+        first = [(have - side) // 2 for side, have in zip(config.patch_zyx, image.shape[1:], strict=True)]
+        window = tuple(slice(f, f + side) for f, side in zip(first, config.patch_zyx, strict=True))
+        inputs.append(np.ascontiguousarray(image[(None, slice(None), *window)]))
+    return inputs
+
+
+def _provenance(
+    state: Any, network: SegmentationNetwork, agreements: dict[str, Agreement], point: OperatingPoint
+) -> dict[str, Any]:
+    """What `model.json` keeps of the training."""
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "steps": state["step"],
+        "training_hours": round(state["hours"], 2),
+        "inherited": {key: state["inherited"][key] for key in ("steps", "hours")},
+        "hardware": state["hardware"],
+        "commit": state["commit"],
+        "torch": version("torch"),
+        "validation_score": state["best"],
+        "operating_point": point.model_dump(mode="json"),
+        "agreement": {name: asdict(agreement) for name, agreement in agreements.items()},
+        "config": _without_folders(state["config"]),
+    }
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings with files and folders by their names: where they lay is of no use to anyone else."""
+    data, checkpoint = dict(config["data"], cache=None), config["transfer"]["checkpoint"]
+    for key in data.keys() & {"folder", "sources"}:
+        data[key] = Path(data[key]).name
+    named = checkpoint and str(Path(Path(checkpoint).parent.name, Path(checkpoint).name))
+    region = config.get("region_model") and Path(config["region_model"]).name
+    return {
+        **config,
+        "data": data,
+        "region_model": region,
+        "transfer": {**config["transfer"], "checkpoint": named},
+    }
+
+
+def _swap(part: Path, folder: Path) -> None:
+    """Put the new folder where the old one was."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,16 @@
+"""Images and masks drawn at random from label maps and lesion masks: every case is a function of its seed."""
+
+from segsync_train.config.synthesis import SynthesisConfig
+from segsync_train.synthesis.anatomy import Anatomies, Anatomy, SynthesisSources, load_sources
+from segsync_train.synthesis.generator import CHANNELS, Generator, SyntheticCase
+
+__all__ = [
+    "CHANNELS",
+    "Anatomies",
+    "Anatomy",
+    "Generator",
+    "SynthesisConfig",
+    "SynthesisSources",
+    "SyntheticCase",
+    "load_sources",
+]

@@ -1,0 +1,229 @@
+"""Label maps made ready for sampling: tissue shares at the model's spacing, magnetic field, way to standard space."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from segsync.errors import InputError
+from segsync_train.synthesis import masks
+from segsync_train.synthesis.fields import along, box_matrix
+from segsync_train.synthesis.susceptibility import shimmed_field_ppm
+from segsync_train.synthesis.tissues import (
+    CEREBRUM_AND_CEREBELLUM,
+    LABELS,
+    LATERAL_VENTRICLES,
+    MNI_CENTRES_RAS,
+    MNI_OUTLINE_LPS_ZYX,
+    PARENCHYMA,
+    Tissue,
+)
+
+log = logging.getLogger(__name__)
+
+#: Raised whenever what is cached changes.
+CACHE_VERSION = 1
+#: Depth below the lowest cerebellum that is kept of a head, mm.
+NECK_MM = 25.0
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SynthesisSources:
+    """Folders of NIfTI files: whole-head label maps, and lesion masks in MNI space."""
+
+    label_maps: Path
+    acute_masks: Path
+    chronic_masks: Path
+
+    @classmethod
+    def below(cls, folder: Path) -> "SynthesisSources":
+        """The three folders by their usual names below one."""
+        return cls(folder / "brain-label-maps", folder / "lesion-masks-soop", folder / "lesion-masks-lesymap")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One head, arrays (Z, Y, X) in LPS order at the model's spacing.
+
+    tissues: (17, Z, Y, X) uint8, the share (0 to 255) of each `Tissue`; what is missing to 255 is air. field_ppm:
+    (1, Z, Y, X) float16, deviation of the shimmed main field. ventricle_mm: (1, Z, Y, X) uint8, distance to the lateral
+    ventricles. standard_from_mm: (3, 4), MNI position (LPS, ZYX, mm) from mm in this array, whose first voxel's centre
+    is at 0 mm.
+    """
+
+    tissues: Tensor
+    field_ppm: Tensor
+    ventricle_mm: Tensor
+    standard_from_mm: FloatArray
+
+    def to(self, device: str | torch.device) -> "Anatomy":
+        """The same on another device."""
+        return Anatomy(
+            self.tissues.to(device), self.field_ppm.to(device), self.ventricle_mm.to(device), self.standard_from_mm
+        )
+
+
+@dataclass(frozen=True)
+class Anatomies:
+    """All that samples are drawn from, on one device."""
+
+    heads: tuple[Anatomy, ...]
+    acute: masks.MaskLibrary
+    chronic: masks.MaskLibrary
+    spacing_mm: float
+
+    def to(self, device: str | torch.device) -> "Anatomies":
+        """The same on another device."""
+        heads = tuple(head.to(device) for head in self.heads)
+        return Anatomies(heads, self.acute.to(device), self.chronic.to(device), self.spacing_mm)
+
+
+def load_sources(
+    sources: SynthesisSources,
+    spacing_mm: float,
+    device: str | torch.device = "cpu",
+    cache: Path | None = None,
+    max_heads: int | None = None,
+) -> Anatomies:
+    """Read label maps and lesion masks once, at the model's spacing.
+
+    cache: a folder where what was computed is kept, so that the next start takes seconds. max_heads: read only the
+    first label maps. Raises InputError where a folder has no NIfTI file or a label map lacks a structure.
+    """
+    heads = []
+    for file in masks.mask_files(sources.label_maps)[:max_heads]:
+        arrays = _cached(cache, "head", (file,), spacing_mm, lambda file=file: read_head(file, spacing_mm))  # type: ignore[misc]
+        heads.append(
+            Anatomy(
+                tissues=torch.from_numpy(arrays["tissues"]).to(device),
+                field_ppm=torch.from_numpy(arrays["field_ppm"]).to(device),
+                ventricle_mm=torch.from_numpy(arrays["ventricle_mm"]).to(device),
+                standard_from_mm=arrays["standard_from_mm"],
+            )
+        )
+    return Anatomies(
+        tuple(heads),
+        _library(sources.acute_masks, spacing_mm, device, cache),
+        _library(sources.chronic_masks, spacing_mm, device, cache),
+        spacing_mm,
+    )
+
+
+def read_head(file: Path, spacing_mm: float) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of an `Anatomy`, computed from one label map."""
+    labels, source_mm = read_labels(file)
+    brain = np.argwhere(np.isin(labels, CEREBRUM_AND_CEREBELLUM))
+    head = np.argwhere(labels > 0)
+    low = head.min(0)
+    low[0] = max(low[0], brain[:, 0].min() - round(NECK_MM / source_mm[0]))
+    high = head.max(0) + 1
+    crop = labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    matrices = reduction(crop.shape, source_mm, spacing_mm)
+    tissues = np.stack([shares(np.isin(crop, LABELS[tissue]), matrices) for tissue in Tissue])
+    # Position 0 mm is the centre of the reduced array's first voxel.
+    first = low * source_mm + (spacing_mm - source_mm) / 2
+    air = labels == 0
+    ventricle = shares(np.isin(crop, LATERAL_VENTRICLES), matrices) >= 128
+    distance = ndimage.distance_transform_edt(~ventricle, sampling=spacing_mm)
+    parenchyma = tissues[PARENCHYMA].sum(0, dtype=np.int32) > 128
+    field = shimmed_field_ppm(air, source_mm, first, parenchyma, spacing_mm)
+    return {
+        "tissues": tissues,
+        "field_ppm": field[None].astype(np.float16),
+        "ventricle_mm": np.minimum(distance, 255).astype(np.uint8)[None],
+        "standard_from_mm": _standard_from_mm(labels, source_mm, first),
+    }
+
+
+def read_labels(file: Path) -> tuple[npt.NDArray[np.int16], FloatArray]:
+    """A whole-head label map (Z, Y, X) in LPS order, and its spacing (3,) in mm; raises InputError where it is none."""
+    image = sitk.DICOMOrient(sitk.ReadImage(str(file)), "LPS")
+    labels = np.rint(sitk.GetArrayFromImage(image)).astype(np.int16)
+    if not np.isin(CEREBRUM_AND_CEREBELLUM, labels).all():
+        raise InputError(f"{file}: expected FreeSurfer labels of a whole brain, found {np.unique(labels)[:8]}...")
+    return labels, np.array(image.GetSpacing()[::-1])
+
+
+def reduction(size_zyx: tuple[int, ...], source_mm: FloatArray, spacing_mm: float) -> list[Tensor]:
+    """Matrices that average an array of this size and spacing over the voxels of another spacing, one an axis."""
+    matrices = []
+    for size, source in zip(size_zyx, source_mm, strict=True):
+        step = spacing_mm / source
+        at = torch.arange(int(np.ceil(size / step))) * step + (step - 1) / 2
+        matrices.append(box_matrix(size, at, step))
+    return matrices
+
+
+def shares(binary: npt.NDArray[np.bool_], matrices: list[Tensor]) -> npt.NDArray[np.uint8]:
+    """The share (0 to 255) of each coarse voxel that the mask fills."""
+    share = torch.from_numpy(binary.astype(np.float32))
+    for axis, matrix in enumerate(matrices):
+        share = along(share, matrix, axis - 3)
+    result: npt.NDArray[np.uint8] = (share.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return result
+
+
+def _standard_from_mm(labels: npt.NDArray[np.int16], source_mm: FloatArray, first: FloatArray) -> FloatArray:
+    """Affine (3, 4) to MNI space: rotation by deep structures' centres (Kabsch), scale and shift by the outline."""
+    wanted = np.array(list(MNI_CENTRES_RAS.values()))[:, ::-1] * [1.0, -1.0, -1.0]
+    centres = ndimage.center_of_mass(np.ones_like(labels, dtype=np.uint8), labels, list(MNI_CENTRES_RAS))
+    found = np.array(centres) * source_mm - first
+    a, b = found - found.mean(0), wanted - wanted.mean(0)
+    u, _, vt = np.linalg.svd(a.T @ b)
+    sign = np.diag([1.0, 1.0, np.sign(np.linalg.det(vt.T @ u.T))])
+    rotation = vt.T @ sign @ u.T
+    outline = (np.argwhere(np.isin(labels, CEREBRUM_AND_CEREBELLUM))[::7] * source_mm - first) @ rotation.T
+    low, high = np.percentile(outline, [0.02, 99.98], axis=0)
+    target_low, target_high = np.array(MNI_OUTLINE_LPS_ZYX)
+    scale = (target_high - target_low) / (high - low)
+    return np.concatenate([scale[:, None] * rotation, (target_low - scale * low)[:, None]], axis=1)
+
+
+def _library(folder: Path, spacing_mm: float, device: str | torch.device, cache: Path | None) -> masks.MaskLibrary:
+    files = masks.mask_files(folder)
+    arrays = _cached(cache, "masks", tuple(files), spacing_mm, lambda: masks.read_masks(files, spacing_mm))
+    return masks.MaskLibrary(
+        voxels=torch.from_numpy(arrays["voxels"]).to(device),
+        starts=arrays["starts"],
+        shapes=arrays["shapes"],
+        origins_mm=arrays["origins_mm"],
+        volumes_ml=arrays["volumes_ml"],
+        spacing_mm=spacing_mm,
+    )
+
+
+def _cached(
+    cache: Path | None,
+    kind: str,
+    files: tuple[Path, ...],
+    spacing_mm: float,
+    compute: Callable[[], dict[str, npt.NDArray[np.generic]]],
+) -> dict[str, npt.NDArray[Any]]:
+    if cache is None:
+        return dict(compute())
+    key = hashlib.sha256(f"{CACHE_VERSION} {spacing_mm:.4f}".encode())
+    for file in files:
+        key.update(f"{file.name} {file.stat().st_size}".encode())
+    path = cache / f"{kind}-{key.hexdigest()[:16]}.npz"
+    if not path.is_file():
+        arrays = compute()
+        cache.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed: a run that is killed, or two at once, never leave half a file.
+        part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+        with part.open("wb") as written:
+            np.savez_compressed(written, **arrays)  # type: ignore[arg-type]
+        part.replace(path)
+        log.info("%s: %s prepared", path.name, f"{len(files)} files" if len(files) > 1 else files[0].name)
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}

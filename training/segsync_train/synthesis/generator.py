@@ -1,0 +1,82 @@
+"""One case from one number: the door of this package."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from segsync.errors import InputError
+from segsync_train.config.synthesis import SynthesisConfig
+from segsync_train.synthesis import diffusion, injuries, perfusion, t1
+from segsync_train.synthesis.anatomy import Anatomies
+from segsync_train.synthesis.fields import Draw
+from segsync_train.synthesis.scene import Scene, place
+
+#: Channels of each task, in the order of `segsync.tasks`.
+CHANNELS: dict[str, tuple[str, ...]] = {
+    "isles22": ("dwi", "adc", "flair"),
+    "isles24": ("ncct", "cta", "tmax", "cbf", "cbv", "mtt"),
+    "aims-tbi": ("t1",),
+    "isles26": ("t1",),
+    "brain": ("t1",),
+}
+#: Draws a placed head: images (C, Z, Y, X), target (Z, Y, X), and which channels are present.
+Renderer = Callable[[Draw, Scene, Anatomies, SynthesisConfig], tuple[Tensor, Tensor, tuple[bool, ...]]]
+RENDERERS: dict[str, Renderer] = {
+    "isles22": diffusion.render,
+    "isles24": perfusion.render,
+    "aims-tbi": partial(t1.render, mix=injuries.trauma),
+    "isles26": partial(t1.render, mix=injuries.stroke),
+    "brain": t1.render_brain,
+}
+
+
+@dataclass(frozen=True)
+class SyntheticCase:
+    """A case as a scanner would give it, resampled to the model's grid.
+
+    images: (C, Z, Y, X) float32 in raw units (DWI, FLAIR, T1 arbitrary; ADC 1e-6 mm²/s; CT in HU; Tmax and MTT in s;
+    CBF in ml/100 g/min; CBV in ml/100 g), not normalised; a missing channel is all zeros and not `present`. target:
+    (Z, Y, X) uint8, 1 is lesion (of the task `brain`: brain). Axes are those of an LPS image of identity direction.
+    """
+
+    images: Tensor
+    target: Tensor
+    channels: tuple[str, ...]
+    spacing_mm: float
+    present: tuple[bool, ...]
+
+
+class Generator:
+    """Draws cases of one task; the same seed gives the same case on the same kind of device.
+
+    Volumes differ in size (at 2 mm about 80 to 110 voxels a side) and can be smaller than a training patch along Z.
+    Raises InputError for a task that has no generator.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        anatomies: Anatomies,
+        config: SynthesisConfig | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if task not in CHANNELS:
+            raise InputError(f"expected a task with a generator ({', '.join(CHANNELS)}), found {task!r}")
+        self.task = task
+        self.config = config or SynthesisConfig()
+        self.device = torch.device(device)
+        self.anatomies = anatomies.to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, seed: int) -> SyntheticCase:
+        """The case of this number."""
+        draw = Draw(seed, self.device)
+        head = self.anatomies.heads[draw.integer(0, len(self.anatomies.heads) - 1)]
+        acquisition = self.config.t1.acquisition if CHANNELS[self.task] == ("t1",) else self.config.acquisition
+        stripped = draw.chance(acquisition.stripped)
+        scene = place(draw, head, self.config.anatomy, stripped, self.anatomies.spacing_mm)
+        images, target, present = RENDERERS[self.task](draw, scene, self.anatomies, self.config)
+        return SyntheticCase(images.contiguous(), target, CHANNELS[self.task], self.anatomies.spacing_mm, present)

@@ -1,0 +1,187 @@
+"""T1-weighted images (`aims-tbi`, `isles26`, `brain`): any sequence, any scanner, old lesions and what imitates them.
+
+Every voxel is a mixture of matters whose signals one signal equation gives, so that cavities, scars and blood look as
+they do beside cortex and white matter in the same image, and partial volume follows by itself.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segsync_train.config.synthesis import SynthesisConfig
+from segsync_train.synthesis import injuries, lesions, scanner
+from segsync_train.synthesis.anatomy import Anatomies
+from segsync_train.synthesis.fields import Draw, gaussian, smoothstep
+from segsync_train.synthesis.injuries import Foreign, Injury, LesionMix
+from segsync_train.synthesis.pools import with_pool
+from segsync_train.synthesis.scene import Scene
+from segsync_train.synthesis.sequences import MATTER, Matter, draw_sequence
+from segsync_train.synthesis.tissues import INTRACRANIAL, PARENCHYMA, Tissue
+
+#: What tells a lesion from no lesion, relative to the signal of white matter there, and in standard deviations of the
+#: noise; how far it must also be from cortex, beside which it is otherwise taken for more of it.
+VISIBLE, VISIBLE_NOISE, UNLIKE_CORTEX = 0.12, 2.0, 0.08
+
+
+def render(
+    draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig, mix: LesionMix
+) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
+    """Image (1, Z, Y, X) without unit; target (Z, Y, X) uint8; what is present. mix: the lesions of the task."""
+    image, lesion, _ = _rendered(draw, scene, anatomies, config, mix)
+    return image, lesion, (True,)
+
+
+def render_brain(
+    draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig
+) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
+    """The same images, with any lesions, where the target is the brain with its ventricles and what it has lost."""
+    mix = injuries.trauma if draw.chance(0.5) else injuries.stroke
+    image, _, brain = _rendered(draw, scene, anatomies, config, mix)
+    return image, brain, (True,)
+
+
+def _rendered(
+    draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig, mix: LesionMix
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Image (1, Z, Y, X), lesions and brain (Z, Y, X) uint8."""
+    if draw.chance(config.t1.pools):
+        scene = with_pool(draw, scene)
+    injury = injuries.imitations(draw, scene, config)
+    before = injury.shares.clone()
+    mix(draw, scene, anatomies, config, injury)
+    if draw.chance(config.t1.ex_vacuo) and bool(injury.outline.any()):
+        injuries.widen_ventricle(draw, scene, injury)
+    tissue, foreign = _signals(draw, config)
+    healthy, brain = _healthy(draw, scene, tissue)
+    image = healthy + _changed(scene, brain, injury.shares, foreign)
+    change = (image - healthy - _changed(scene, brain, before, foreign)).abs()
+    unlike_cortex = (image - tissue[Tissue.CORTEX]).abs()
+    change = torch.minimum(change, unlike_cortex * (VISIBLE / UNLIKE_CORTEX))
+    return _acquired(draw, scene, config, image, change, injury)
+
+
+def _signals(draw: Draw, config: SynthesisConfig) -> tuple[Tensor, Tensor]:
+    """Signals of the 17 tissues and of the 5 foreign matters, that of white matter being 1."""
+    equation = draw_sequence(draw, config.t1.sequences)
+    # T1 of tissue is shorter at 1.5 T, and shorter still in some protocols' reference values; that of fluid is not.
+    field = draw.uniform((0.72, 1.08))
+    matters = []
+    for tissue in Tissue:
+        is_brain = tissue < Tissue.VENTRICLE
+        spread = 0.05 if is_brain else 0.04 if tissue <= Tissue.OUTER_CSF else 0.25
+        fixed = MATTER[tissue]
+        t1 = fixed.t1 * (field if is_brain else 1.0) * math.exp(draw.normal(0.0, spread))
+        density = fixed.density * math.exp(draw.normal(0.0, 0.03 if is_brain else spread))
+        matters.append(Matter(density, t1, fixed.t2_star * math.exp(draw.normal(0.0, 0.1))))
+    scar_t1 = matters[Tissue.CORTEX].t1 * draw.uniform((1.1, 1.9))
+    matters += [
+        Matter(1.0, draw.uniform((3600.0, 4500.0)), 800.0),
+        Matter(0.98, draw.uniform((2600.0, 4300.0)), draw.uniform((100.0, 800.0))),
+        Matter(draw.uniform((0.8, 0.9)), scar_t1, draw.uniform((50.0, 90.0))),
+        Matter(0.85, draw.uniform((280.0, 650.0)), draw.uniform((15.0, 40.0))),
+        Matter(0.72, draw.uniform((900.0, 1300.0)), draw.log_uniform((2.0, 12.0))),
+    ]
+    signals = equation(matters)
+    # Blood that flows in has not been saturated.
+    for vessel in (Tissue.ARTERY, Tissue.VEIN):
+        signals[vessel] *= draw.log_uniform((0.4, 3.0))
+    signals /= signals[Tissue.WHITE]
+    if draw.chance(config.t1.altered):
+        signals *= np.exp(draw.scalars.normal(0.0, 0.2, len(signals)))
+    elif draw.chance(config.t1.random):
+        signals = draw.scalars.uniform(0.05, 1.3, len(signals))
+    table = torch.tensor(signals / signals[Tissue.WHITE], dtype=torch.float32, device=draw.device)
+    return table[: len(Tissue)], table[len(Tissue) :]
+
+
+def _healthy(draw: Draw, scene: Scene, signals: Tensor) -> tuple[Tensor, Tensor]:
+    """The image (Z, Y, X) without anything foreign, and brain tissue's part in it."""
+    count, size = len(scene.tissues), scene.size_zyx
+    brain = (signals[PARENCHYMA] @ scene.tissues[PARENCHYMA].flatten(1)).view(size)
+    other = (signals[Tissue.VENTRICLE : count] @ scene.tissues[Tissue.VENTRICLE :].flatten(1)).view(size)
+    # Tissue is not uniform: regional differences, and fine grain; outside the brain more than within.
+    region = draw.uniform((0.0, 0.06)) * draw.smooth_noise(size, draw.uniform((5.0, 14.0)))[0]
+    grain = draw.uniform((0.0, 0.05)) * draw.smooth_noise(size, draw.uniform((1.0, 3.0)))[0]
+    brain = brain * torch.exp(region + grain)
+    if not scene.stripped:
+        other = other + fatty(draw, scene) * (signals[Tissue.SKIN] - signals[Tissue.SOFT])
+        shell = scene.tissues[Tissue.BONE :].sum(0)
+        coarse = draw.smooth_noise(size, draw.uniform((2.0, 5.0)))[0]
+        other = other * torch.exp(draw.uniform((0.0, 0.35)) * shell * coarse)
+    if draw.chance(0.6):
+        plexus = lesions.choroid_plexus(draw, scene)
+        other = other * (1 - plexus) + plexus * draw.uniform((0.4, 0.9)) * signals[Tissue.CORTEX]
+    return brain + other, brain
+
+
+def fatty(draw: Draw, scene: Scene) -> Tensor:
+    """Share (Z, Y, X) of a voxel that is fat among soft tissue: about the eyes, below the skin, between muscles.
+
+    The label maps do not tell fat from muscle. Where both were alike, eyes looked like cavities in brain.
+    """
+    size, spacing = scene.size_zyx, scene.spacing_mm
+    about_eyes = 4.0 * gaussian(scene.tissues[Tissue.EYE], 8.0 / spacing)
+    below_skin = 2.0 * gaussian(scene.tissues[Tissue.SKIN], draw.uniform((2.0, 6.0)) / spacing)
+    between = draw.uniform((0.1, 0.4)) * draw.smooth_noise(size, draw.uniform((4.0, 10.0)) / spacing)[0]
+    return scene.tissues[Tissue.SOFT] * smoothstep(about_eyes + below_skin + between, 0.2, 0.6)
+
+
+def _changed(scene: Scene, brain: Tensor, shares: Tensor, foreign: Tensor) -> Tensor:
+    """What foreign matter adds to the image or takes from it (Z, Y, X)."""
+    put = (foreign @ shares.flatten(1)).view(scene.size_zyx)
+    return scene.parenchyma * put - brain * shares.sum(0)
+
+
+def _acquired(
+    draw: Draw, scene: Scene, config: SynthesisConfig, image: Tensor, change: Tensor, injury: Injury
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The image through the scanner and onto the model's grid, with the lesions that it shows, and the brain.
+
+    change: how far lesions stand out (Z, Y, X), relative to white matter.
+    """
+    chosen = config.t1.acquisition
+    outline = lesions.outlined(injury.outline, scene)
+    inside = scanner.within_skull(draw, scene)
+    seen = gaussian(change * outline, 1.0) / gaussian(outline, 1.0).clamp(min=0.05)
+
+    profile = scanner.receive_profile(draw, scene, chosen)
+    image = image * profile
+    thickness = chosen.slice_mm if draw.chance(chosen.thick) else chosen.thin_mm
+    slices = scanner.draw_slices(draw, scene, chosen, thickness)
+    image = scanner.point_spread(draw, scanner.add_motion(draw, image, chosen.motion), scene, slices, chosen)
+    brain = (scene.parenchyma + scene.tissues[Tissue.VENTRICLE] + 0.5 * scene.tissues[Tissue.OUTER_CSF]).clamp(0, 1)
+    image, outline, seen, received, inside, air, brain = slices.acquire(
+        torch.stack([image, outline, seen, seen * profile, inside, 1 - scene.tissues.sum(0), brain])
+    ).unbind()
+    image = image * scanner.slice_gains(draw, slices, draw.uniform((0.0, 0.02)) * draw.chance(chosen.thick))
+    noise = draw.log_uniform(chosen.noise)
+    image = scanner.add_noise(draw, image, noise, draw.uniform((0.0, 0.6)), slices.axis)
+    marked = (outline > draw.uniform((0.35, 0.5))) & (seen > VISIBLE) & (received > VISIBLE_NOISE * noise)
+    if scene.stripped:
+        kept = scanner.brain_mask(draw, inside, scene.spacing_mm)
+        image, marked, brain = image * kept, marked & (kept > 0), brain * kept
+    else:
+        if draw.chance(chosen.defaced):
+            image = image * slices.acquire(_without_face(draw, scene)).round()
+        if draw.chance(chosen.blanked):
+            image = image * (gaussian(air, 1.0) < 0.9)
+    image = slices.regrid(image)
+    if draw.chance(0.6):
+        # Exported with the brightest, fat and vessels, cut off.
+        image = image.clamp(max=draw.uniform((1.3, 2.5)) * float(image[image > 0.5].median()))
+    target = slices.regrid(marked.float()) >= 0.5
+    ventricle = scene.tissues[Tissue.VENTRICLE] + scene.parenchyma * injury.shares[Foreign.WATER]
+    target = target & (ventricle < 0.5)
+    brain = slices.regrid(brain) >= 0.5
+    return (image * draw.log_uniform((60.0, 3000.0)))[None], target.to(torch.uint8), brain.to(torch.uint8)
+
+
+def _without_face(draw: Draw, scene: Scene) -> Tensor:
+    """1 where a defacing program leaves the image as it is, 0 in front of and below a plane before the brain."""
+    brain = gaussian(scene.tissues[INTRACRANIAL].sum(0), 4.0 / scene.spacing_mm)
+    z, y = scene.standard_mm[0], scene.standard_mm[1]
+    tilt = draw.uniform((0.5, 1.2))
+    before = -y - 50.0 - tilt * (z + draw.uniform((-10.0, 15.0)))
+    return 1 - smoothstep(before, -0.5, 0.5) * (brain < 0.02)

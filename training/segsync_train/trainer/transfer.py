@@ -1,0 +1,248 @@
+"""The network of a run: built from its settings, with what pretraining gives it."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from segsync.bundle import load_bundle
+from segsync.errors import InputError, WeightsError
+from segsync.geometry import SizeZYX
+from segsync_train.config.run import RunConfig, TransferConfig
+from segsync_train.config.settings import check_settings, unknown_key
+from segsync_train.networks import SegmentationNetwork
+from segsync_train.networks.baselines import Baseline, baseline, plan
+from segsync_train.networks.onnx_file import read_onnx
+from segsync_train.networks.transformers import (
+    SWIN_MULTIPLE,
+    TRANSFORMER,
+    VIT_TOKEN,
+    SwinUNETRConfig,
+    TransformerName,
+    UNETRConfig,
+    resized_positions,
+    swinunetr,
+    unetr,
+)
+from segsync_train.networks.xlstm_unet import PresetName, XLSTMUNet, XLSTMUNetConfig, preset
+from segsync_train.runs.checkpoints import Checkpoint, load_checkpoint, load_network
+
+log = logging.getLogger(__name__)
+
+#: Given by the run's channels and labels, never by `network.overrides`.
+DERIVED = ("in_channels", "out_channels")
+#: Where the output heads' weights stand in an xLSTM-UNet.
+HEADS = "decoder.heads."
+#: A ViT's learned positions.
+POSITIONS = "patch_embedding.position_embeddings"
+
+
+def network_config(
+    name: PresetName, overrides: Mapping[str, Any], in_channels: int, out_channels: int
+) -> XLSTMUNetConfig:
+    """The preset with its overrides; raises InputError for one that does not exist or does not fit."""
+    return _overridden(preset(name, in_channels, out_channels), overrides)
+
+
+Config = TypeVar("Config", XLSTMUNetConfig, SwinUNETRConfig, UNETRConfig)
+
+
+def _overridden(base: Config, overrides: Mapping[str, Any]) -> Config:
+    known = [field.name for field in dataclasses.fields(base) if field.name not in DERIVED]
+    for key in overrides:
+        if key not in known:
+            raise InputError(f"network.overrides: {unknown_key(key, known)}")
+    return check_settings(type(base), {**vars(base), **overrides}, "network.overrides")
+
+
+def build_network(config: RunConfig) -> SegmentationNetwork:
+    """The run's network with fresh weights; raises InputError where its settings or the patch do not fit."""
+    name, channels = config.network.preset, len(config.channels)
+    if name == "swinunetr" or name == "unetr":
+        return _transformer(name, config)
+    network: SegmentationNetwork
+    if name == "nnunet" or name == "resunet" or name == "unet":
+        if config.network.overrides:
+            raise InputError(f"network.overrides: expected none for {name}, whose shape follows from the patch")
+        try:
+            network = baseline(name, channels, config.outputs, plan(config.patch_zyx, config.spacing_zyx))
+        except ValueError as error:
+            raise InputError(f"patch_zyx: {error}, found {config.patch_zyx}; choose a larger patch") from error
+    else:
+        settings = network_config(name, config.network.overrides, channels, config.outputs)
+        try:
+            network = XLSTMUNet(settings)
+        except ValueError as error:
+            raise InputError(f"network.overrides: {error}") from error
+    _check_patch(config, network.multiple_zyx, "choose another patch or other network.overrides.strides_zyx")
+    return network
+
+
+def _transformer(name: TransformerName, config: RunConfig) -> Baseline:
+    overrides, channels = config.network.overrides, len(config.channels)
+    multiple = SWIN_MULTIPLE if name == "swinunetr" else VIT_TOKEN
+    _check_patch(config, multiple, "choose another patch")
+    try:
+        if name == "swinunetr":
+            return swinunetr(_overridden(SwinUNETRConfig(), overrides), channels, config.outputs, config.patch_zyx)
+        return unetr(_overridden(UNETRConfig(), overrides), channels, config.outputs, config.patch_zyx)
+    except ValueError as error:
+        raise InputError(f"network.overrides: {error}") from error
+
+
+def _check_patch(config: RunConfig, multiple_zyx: SizeZYX, advice: str) -> None:
+    if any(side % multiple for side, multiple in zip(config.patch_zyx, multiple_zyx, strict=True)):
+        raise InputError(
+            f"patch_zyx: expected sides that are multiples of {multiple_zyx}, found {config.patch_zyx}; {advice}"
+        )
+    if tuple(config.patch_zyx) == multiple_zyx:
+        raise InputError(
+            f"patch_zyx: expected more than one voxel in the deepest stage, found {config.patch_zyx}; "
+            "choose a larger patch"
+        )
+
+
+def trained_network(checkpoint: Checkpoint) -> tuple[RunConfig, SegmentationNetwork]:
+    """The settings and the network of a fine-tuning's checkpoint, in evaluation mode; the mean of the weights if kept.
+
+    Raises InputError, WeightsError where the checkpoint is of something else.
+    """
+    config = check_settings(RunConfig, checkpoint.state.get("config", {}), str(checkpoint.path))
+    network = build_network(config)
+    load_network(network, _averaged(checkpoint), checkpoint.path)
+    return config, network.eval()
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What a training starts with: each inherited parameter's share of the learning rate, and what made them."""
+
+    factors: Mapping[str, float] = field(default_factory=dict)
+    steps: int = 0
+    hours: float = 0.0
+    #: The pretext task of its encoder's pretraining; None where a fine-tuning made it, or nothing.
+    pretext: str | None = None
+
+
+def transfer(network: SegmentationNetwork, config: TransferConfig, run: RunConfig | None = None) -> Inherited:
+    """Give the network its earlier weights; with the run's settings, warn where its images come on another scale.
+
+    `full` takes all stages of the encoder, `bottom` the deepest alone, `network` the decoder as well; weights of
+    another number of input channels are fitted to this network's. Raises WeightsError that names the first difference
+    where the checkpoint is of another network.
+    """
+    if config.mode == "none" or config.checkpoint is None:
+        return Inherited()
+    own = network.state_dict()
+    if config.mode == "network":
+        weights, made = _network(config.checkpoint)
+        # An exported file holds the finest head alone; those of deep supervision start anew.
+        wanted = [name for name in own if name in weights or not name.startswith(HEADS)]
+    elif network.encoder_at is None:
+        raise InputError(
+            "transfer: expected a network whose encoder can be pretrained, found a baseline; set transfer.mode to none"
+        )
+    else:
+        weights, made = _encoder(config.checkpoint, network)
+        taken_over = network.encoder_at
+        if config.mode == "bottom":
+            if not isinstance(network, XLSTMUNet):
+                raise InputError("transfer.mode: expected full, found 'bottom', which only an xLSTM-UNet has")
+            taken_over += f"stages.{len(network.encoder.stages) - 1}."
+        wanted = [name for name in own if name.startswith(taken_over)]
+    if isinstance(network, XLSTMUNet):
+        for name in network.input_weights:
+            if name in wanted and name in weights:
+                weights[name] = _fitted(weights[name], network.in_channels)
+    for name in wanted:
+        found = tuple(weights[name].shape) if name in weights else "no such tensor"
+        if found != tuple(own[name].shape):
+            raise WeightsError(
+                f"{config.checkpoint}: the checkpoint is of another network: {name}: expected "
+                f"{tuple(own[name].shape)}, found {found}; use the network it was trained with"
+            )
+    network.load_state_dict({**own, **{name: weights[name] for name in wanted}})
+    if run is not None:
+        _compare_scales(config.checkpoint, made.get("config", {}), run)
+    log.info("%d of %d tensors taken over from %s", len(wanted), len(own), config.checkpoint)
+    taken = set(wanted)
+    factors = {name: config.lr_factor for name, _ in network.named_parameters() if name in taken}
+    before = made.get("inherited", {})
+    steps, hours = made["step"] + before.get("steps", 0), made["hours"] + before.get("hours", 0.0)
+    pretext = made["config"]["pretext"]["kind"] if made.get("kind") == "pretrain" else None
+    return Inherited(factors, steps, hours, pretext)
+
+
+def _compare_scales(path: Path, before: Mapping[str, Any], run: RunConfig) -> None:
+    """Spacing, normalisation and region model of an earlier training's settings: shapes fit whatever they are."""
+    spacing = tuple(before.get("spacing_zyx", run.spacing_zyx))
+    if spacing != run.spacing_zyx:
+        log.warning("%s: learned from voxels of %s mm, this run's are of %s", path, spacing, run.spacing_zyx)
+    region_model = before.get("region_model") and Path(before["region_model"]).name
+    if region_model and (run.region_model is None or run.region_model.name != region_model):
+        log.warning("%s: trained with the region model %s; set region_model to that folder", path, region_model)
+    known = [channel["normalisation"] for channel in before.get("channels", ())]
+    known += [folder.get("normalisation") for folder in before.get("data", {}).get("folders", ())]
+    for channel in run.channels:
+        own = channel.normalisation.model_dump(mode="json")
+        if known and own not in known:
+            log.warning("%s: learned from images by %s, this run's %s is by %s", path, known[0], channel.name, own)
+
+
+def _fitted(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution (out, in, …) for another number of input channels.
+
+    Every channel gets the mean of all, so that images which show the same in each channel give what they gave before.
+    """
+    before = weight.shape[1]
+    if before == channels:
+        return weight
+    return weight.mean(1, keepdim=True).repeat_interleave(channels, 1) * (before / channels)
+
+
+Weights = tuple[dict[str, Tensor], Mapping[str, Any]]
+
+
+def _network(path: Path) -> Weights:
+    """All weights of a fine-tuning, of its exported file or its checkpoint, and the state they were left in."""
+    if path.suffix != ".onnx":
+        checkpoint = load_checkpoint(path)
+        return _averaged(checkpoint), checkpoint.state
+    provenance = load_bundle(path.parent).spec.provenance
+    return read_onnx(path), {**provenance, "step": provenance["steps"], "hours": provenance["training_hours"]}
+
+
+def _encoder(path: Path, network: SegmentationNetwork) -> Weights:
+    """The encoder's weights by the network's names, of a pretraining's checkpoint or a fine-tuning's (the running mean
+    where one was kept), and its state."""
+    checkpoint, at = load_checkpoint(path), str(network.encoder_at)
+    pretrained = {
+        f"{at}{name.removeprefix(TRANSFORMER)}": tensor for name, tensor in checkpoint.part("encoder").items()
+    }
+    found = pretrained or _averaged(checkpoint)
+    if not any(name.startswith(at) for name in found):
+        raise WeightsError(f"{path}: expected an encoder's weights, found none; give a pretraining's checkpoint")
+    if isinstance(network, Baseline) and f"{at}{POSITIONS}" in found:
+        _resize_positions(found, f"{at}{POSITIONS}", network, checkpoint)
+    return found, checkpoint.state
+
+
+def _resize_positions(weights: dict[str, Tensor], name: str, network: Baseline, checkpoint: Checkpoint) -> None:
+    """A ViT that was pretrained on patches of another size: its positions, interpolated."""
+    before, now = (
+        tuple(side // token for side, token in zip(patch, VIT_TOKEN, strict=True))
+        for patch in (checkpoint.state["config"]["patch_zyx"], network.multiple_zyx)
+    )
+    if before != now:
+        weights[name] = resized_positions(weights[name], before, now)
+
+
+def _averaged(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The running mean of the weights where one was kept, else the weights themselves."""
+    averaged = checkpoint.part("ema")
+    weights = {name.removeprefix("module."): t for name, t in averaged.items() if name.startswith("module.")}
+    return weights or checkpoint.part("network")
