@@ -19,9 +19,9 @@ from segsync.errors import InputError
 from segsync_train.cli import main
 from segsync_train.comparison.cells import best, interval, p_value, signed
 from segsync_train.comparison.compare import reference_of
+from segsync_train.comparison.grouping import group_runs
 from segsync_train.comparison.montage import chosen_cases, montage_figure
 from segsync_train.comparison.order import HOLDS, REVERSED, UNDECIDED, order_table, pairs
-from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.published import of_data, published
 from segsync_train.comparison.scores import DICE, HD95, MEAN, METRICS, Setting, read_run, read_runs
 from segsync_train.comparison.statistics import Difference
@@ -52,7 +52,7 @@ def forget(folder: Path, *places: tuple[str, str]) -> None:
 
 
 def setting_of(*folders: Path, reference: str = "3D-SegSync") -> Setting:
-    (setting,) = pool([read_run(str(folder)) for folder in folders], reference)
+    (setting,) = group_runs([read_run(str(folder)) for folder in folders], reference)
     return setting
 
 
@@ -128,7 +128,7 @@ def test_a_label_that_no_reference_holds_is_left_out(tmp_path: Path, caplog: pyt
     runs = read_runs([str(folder) for folder in folders])
     assert [set(run.labels) for run in runs] == [{1}] * 4
     assert f"{folders[0]}: label 2 (posterior): no reference holds it; it is left out" in caplog.text
-    (setting,) = pool(runs, "3D-SegSync")
+    (setting,) = group_runs(runs, "3D-SegSync")
     assert dict(setting.labels) == {1: "anterior"}
     assert float(setting.of(DICE).max()) < 1
 
@@ -153,7 +153,7 @@ def test_a_name_before_the_folder_is_the_systems(tmp_path: Path) -> None:
 def test_the_reference_comes_first_and_other_data_are_a_setting_of_their_own(tmp_path: Path) -> None:
     folders = [write_scores(tmp_path / name, name, skill) for name, skill in reversed(SYSTEMS.items())]
     crossed = write_scores(tmp_path / "x", "3D-UNet", 0.5, trained_on="mmwhs-ct")
-    own, other = pool([read_run(str(folder)) for folder in (*folders, crossed)], "xLSTM-UNet")
+    own, other = group_runs([read_run(str(folder)) for folder in (*folders, crossed)], "xLSTM-UNet")
     assert own.systems == ("xLSTM-UNet", "3D-UNet", "3D-SegSync")
     assert (other.title, other.systems) == ("hippocampus, trained on mmwhs-ct", ("3D-UNet",))
 
@@ -163,7 +163,7 @@ def test_runs_that_cannot_be_compared_are_told_in_one_line(tmp_path: Path) -> No
 
     def refused(match: str, *folders: object) -> None:
         with pytest.raises(InputError, match=match) as error:
-            pool([read_run(str(folder)) for folder in folders], "3D-SegSync")
+            group_runs([read_run(str(folder)) for folder in folders], "3D-SegSync")
         assert "\n" not in str(error.value)
 
     (tmp_path / "empty").mkdir()

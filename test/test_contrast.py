@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import torch
 
 from segsync.errors import InputError
-from segsync_train.data.check import check_folder
+from segsync_train.data.validate import validate_folder
 from segsync_train.synthesis.contrast import CONTRASTS, STRUCTURES, TISSUES, read_brain, render, structures
 from segsync_train.synthesis.synthesize import render_brains
 from segsync_train.synthesis.tissues import LABELS, Tissue
@@ -123,7 +123,7 @@ def test_the_folders_are_whole_and_a_seed_gives_the_same_bytes(tmp_path: Path) -
     assert not set(digests[0]) & set(digests[2])
     assert len(set(digests[0])) == 6
     for contrast in CONTRASTS:
-        assert check_folder("nnunet", tmp_path / "a" / contrast).problems == ()
+        assert validate_folder("nnunet", tmp_path / "a" / contrast).problems == ()
         label = (tmp_path / "a" / contrast / "labelsTr" / "head1.nii.gz").read_bytes()
         assert label == (tmp_path / "c" / "t1" / "labelsTr" / "head1.nii.gz").read_bytes()
     description = json.loads((tmp_path / "a" / "ct" / "dataset.json").read_text())

@@ -17,10 +17,10 @@ from segsync.geometry import Grid, Volume
 from segsync.images import read
 from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.data.adapters import DATASETS
-from segsync_train.data.check import check_folder
+from segsync_train.data.catalog import FORMATS
 from segsync_train.data.dataset import (
     LAYOUTS,
-    cached_cases,
+    build_cache,
     check_files,
     find_cases,
     labels_onto,
@@ -31,7 +31,7 @@ from segsync_train.data.dataset import (
 )
 from segsync_train.data.formats import nnunet_description
 from segsync_train.data.layout import CaseFiles, compiled
-from segsync_train.data.listing import FORMATS
+from segsync_train.data.validate import validate_folder
 from training_cases import run_config
 
 
@@ -56,7 +56,7 @@ def test_every_case_of_the_official_layout_is_found_with_its_files(name: str, tm
         if case.label_files
     }
     assert labels == tree.labels
-    report = check_folder(name, folder)
+    report = validate_folder(name, folder)
     assert (report.cases, report.labelled, report.problems) == (len(tree.images), len(tree.labels), ())
 
 
@@ -136,7 +136,7 @@ def test_a_case_with_values_above_255_is_prepared_and_kept(tmp_path: Path) -> No
     folder = build(TREES["mmwhs-ct"], tmp_path / "set")
     config = config_for("mmwhs-ct", folder, dict(DATASETS["mmwhs-ct"].labels))
     cases = [case for case in find_cases("mmwhs-ct", folder, ["ct"]) if case.label_files]
-    kept = open_cases(cached_cases(cases, config, tmp_path / "cache"))[0]
+    kept = open_cases(build_cache(cases, config, tmp_path / "cache"))[0]
     assert sorted(np.unique(kept.label).tolist()) == [0, 7]
 
 
@@ -214,9 +214,9 @@ def test_a_mask_that_changed_is_prepared_again(tmp_path: Path) -> None:
     folder = build(TREES["totalsegmentator"], tmp_path / "set")
     config = config_for("totalsegmentator", folder, {1: "heart"})
     cases = find_cases("totalsegmentator", folder, ["ct"])[:1]
-    first = cached_cases(cases, config, tmp_path / "cache")
+    first = build_cache(cases, config, tmp_path / "cache")
     write_image(folder / "s0000" / "segmentations" / "heart.nii.gz", np.ones(GRID.size_zyx, np.uint8), GRID)
-    second = cached_cases(cases, config, tmp_path / "cache")
+    second = build_cache(cases, config, tmp_path / "cache")
     assert first != second
     assert open_cases(second)[0].label.all()
 
@@ -227,14 +227,14 @@ def test_a_file_of_the_same_size_that_was_written_later_is_prepared_again(tmp_pa
     cases = find_cases("nnunet", folder, ["ct", "cta"])
     channels = [{"name": name, "normalisation": {"kind": "zscore"}} for name in ("ct", "cta")]
     config = run_config(folder, channels=channels, spacing_zyx=[3, 1, 1])
-    (first,) = cached_cases(cases, config, tmp_path / "cache")
-    assert cached_cases(cases, config, tmp_path / "cache") == [first]
+    (first,) = build_cache(cases, config, tmp_path / "cache")
+    assert build_cache(cases, config, tmp_path / "cache") == [first]
     for path in cases[0].label_files:
         os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
-    (second,) = cached_cases(cases, config, tmp_path / "cache")
+    (second,) = build_cache(cases, config, tmp_path / "cache")
     assert second != first
     coarse = run_config(folder, channels=channels, spacing_zyx=[3, 2, 2])
-    (case,) = open_cases(cached_cases(cases, coarse, tmp_path / "cache"))
+    (case,) = open_cases(build_cache(cases, coarse, tmp_path / "cache"))
     assert case.spacing_zyx == (3, 2, 2)
 
 
@@ -317,9 +317,9 @@ def nnunet(folder: Path, description: object, labels: npt.NDArray[np.generic]) -
 )
 def test_what_dataset_json_says_is_checked(description: object, tmp_path: Path) -> None:
     good = nnunet(tmp_path / "good", description, np.ones(GRID.size_zyx, np.uint8))
-    assert check_folder("nnunet", good).problems == ()
+    assert validate_folder("nnunet", good).problems == ()
     bad = nnunet(tmp_path / "bad", description, np.full(GRID.size_zyx, 2, np.uint8))
-    (problem,) = check_folder("nnunet", bad).problems
+    (problem,) = validate_folder("nnunet", bad).problems
     assert "expected the label values 0, 1, found 2" in problem
 
 

@@ -14,7 +14,7 @@ from segsync.errors import InputError, WeightsError
 from segsync.images import read
 from segsync.preprocess import prepare
 from segsync_train.config.run import CardConfig, TransferConfig
-from segsync_train.data.cases import make_case
+from segsync_train.data.cases import build_case
 from segsync_train.evaluation.operating_point import (
     OperatingPoint,
     choose,
@@ -141,7 +141,7 @@ def test_scores_by_hand_at_each_threshold_and_smallest_component() -> None:
     probability = 0.9 * label.astype(np.float32)
     label[0, 7, 1] = 1
     probability[0, 6, 8] = 0.5
-    case = make_case("c", label[None].astype(np.float32), label, label > 0, (20.0, 10.0, 10.0))
+    case = build_case("c", label[None].astype(np.float32), label, label > 0, (20.0, 10.0, 10.0))
     *loose, clean, high, _, _ = score_pairs(case, probability, (0.5, 0.8), (0.0, 2.0, 2.1))
     for score in loose:
         assert (score.dice, score.lesion_f1) == pytest.approx((2 * 8 / (9 + 9), 2 / (2 + 1 + 1)))
@@ -176,7 +176,7 @@ def test_a_worse_pair_is_not_taken_because_its_distance_is_less_sure() -> None:
 
 def test_nothing_found_where_nothing_is_counts_as_right() -> None:
     label = np.zeros((1, 4, 4), np.uint8)
-    case = make_case("c", label[None].astype(np.float32), label, label == 0, (1.0, 1.0, 1.0))
+    case = build_case("c", label[None].astype(np.float32), label, label == 0, (1.0, 1.0, 1.0))
     probability = np.zeros(label.shape, np.float32)
     (right,) = score_pairs(case, probability, (0.5,), (0.0,))
     probability[0, 1, 1] = 1.0

@@ -19,7 +19,7 @@ import yaml
 from segsync.errors import InputError, OutputError, SegsyncError, WeightsError
 from segsync.sliding_window import Windows
 from segsync_train.config.run import TransferConfig
-from segsync_train.data.cases import make_case
+from segsync_train.data.cases import build_case
 from segsync_train.data.loader import batches
 from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.runs.checkpoints import load_checkpoint, save_checkpoint
@@ -201,7 +201,7 @@ def test_a_validated_case_by_hand() -> None:
     probabilities[0, :, 1:4, 1:4, 1:4] = np.reshape((0.35, 0.3), (2, 1, 1, 1))
     probabilities[0, 1, 6, 6, 6] = 0.5
     image = np.ones((1, 12, 12, 12), dtype=np.float32)
-    case = make_case("c", image, label, label >= 0, (2.0, 1.0, 1.0))
+    case = build_case("c", image, label, label >= 0, (2.0, 1.0, 1.0))
     windows = Windows((12, 12, 12), (1, 1, 1))
     [(_, predicted, found)] = validate(torch.nn.Identity(), [case], lambda array: probabilities, windows, 2)
     assert np.array_equal(predicted, probabilities[0].argmax(0) + 1 - (probabilities[0].sum(0) == 0))

@@ -7,7 +7,7 @@ import torch
 from segsync.geometry import SizeZYX
 from segsync_train.config.run import AugmentationConfig
 from segsync_train.data.augment import Augmentation
-from segsync_train.data.cases import LabelledCase, make_case
+from segsync_train.data.cases import LabelledCase, build_case
 from segsync_train.data.patches import FolderSource, PatchDataset, cut
 from training_cases import NO_AUGMENTATION
 
@@ -18,7 +18,7 @@ def case_of(size: SizeZYX, name: str = "case", seed: int = 0) -> LabelledCase:
     """Every voxel tells where it lies: its Z, Y and X are the channels, its label follows from them."""
     index = np.indices(size)
     tissue = np.random.default_rng(seed).random(size) > 0.5
-    return make_case(name, index.astype(np.float32), (index.sum(0) % 3).astype(np.uint8), tissue, (1, 1, 1))
+    return build_case(name, index.astype(np.float32), (index.sum(0) % 3).astype(np.uint8), tissue, (1, 1, 1))
 
 
 @pytest.mark.parametrize("centre", [(9, 8, 6), (0, 0, 0), (19, 15, 11)], ids=["inside", "first", "last"])
@@ -42,7 +42,7 @@ def test_what_lies_outside_a_small_image_is_each_channels_smallest_value() -> No
     """The whole image is there, at any place of the window; along X, where it is longer, a part."""
     case, window = case_of((5, 8, 12)), (8, 8, 4)
     lowest = np.array(case.lowest) - (0, 1, 2)
-    case = make_case("low", case.image - np.reshape((0, 1, 2), (3, 1, 1, 1)), case.label, case.tissue, (1, 1, 1))
+    case = build_case("low", case.image - np.reshape((0, 1, 2), (3, 1, 1, 1)), case.label, case.tissue, (1, 1, 1))
     places = set()
     for seed in range(40):
         image, label = cut(case, (2, 4, 6), window, np.random.default_rng(seed))
@@ -96,7 +96,7 @@ def test_as_many_patches_as_asked_for_are_about_a_labelled_voxel(share: float) -
     label[2:5, 2:5, 2:5] = 1
     tissue = np.zeros(label.shape, dtype=bool)
     tissue[26:30, 26:30, 26:30] = True
-    case = make_case("corner", np.stack([label, tissue]).astype(np.float32), label, tissue, (1, 1, 1))
+    case = build_case("corner", np.stack([label, tissue]).astype(np.float32), label, tissue, (1, 1, 1))
     dataset = PatchDataset(
         FolderSource([case], 0), Augmentation(PLAIN, (8, 8, 8), ()), batch=1, steps=1, foreground=share, seed=0
     )
@@ -114,7 +114,7 @@ def test_every_label_and_every_lesion_of_it_is_drawn_alike() -> None:
     label[1, 1, 1] = 1
     label[4:14, 4:14, 4:14] = 1
     label[18:21, 18:21, 18:21] = 2
-    points = make_case("c", label[None].astype(np.float32), label, label > 0, (1, 1, 1)).foreground
+    points = build_case("c", label[None].astype(np.float32), label, label > 0, (1, 1, 1)).foreground
     drawn = label[tuple(points.T)]
     assert drawn.all()
     assert np.mean(drawn == 2) == 0.5

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from segsync.sliding_window import Windows
-from segsync_train.data.cases import LabelledCase, make_case
+from segsync_train.data.cases import LabelledCase, build_case
 from segsync_train.evaluation.probe import feature_maps, linear_probe
 from segsync_train.networks.features import FeatureEncoder
 
@@ -37,7 +37,7 @@ def cases(seed: int, count: int) -> list[LabelledCase]:
         label = rng.choice(3, (11, 9, 8), p=[0.6, 0.2, 0.2]).astype(np.uint8)
         image = np.array([0.0, 3.0, -3.0], dtype=np.float32)[label]
         tissue = np.ones(label.shape, dtype=bool)
-        found.append(make_case(f"c{number}", image[None], label, tissue, (1.0, 1.0, 1.0)))
+        found.append(build_case(f"c{number}", image[None], label, tissue, (1.0, 1.0, 1.0)))
     return found
 
 

@@ -8,7 +8,7 @@ from dataset_trees import TREES, build
 from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.config.settings import load_settings
 from segsync_train.data.adapters import DATASETS
-from segsync_train.data.check import check_folder
+from segsync_train.data.validate import validate_folder
 from segsync_train.runs.folder import read_log
 from segsync_train.trainer.finetune import finetune
 
@@ -53,7 +53,7 @@ def test_a_recipe_is_the_papers_and_fits_its_set(path: Path) -> None:
 def test_a_recipe_trains_on_its_set_in_miniature(path: Path, tmp_path: Path) -> None:
     layout = path.stem.removeprefix("paper-")
     folder = build(TREES[layout], tmp_path / "set")
-    assert check_folder(layout, folder).problems == ()
+    assert validate_folder(layout, folder).problems == ()
     config = load_settings(RunConfig, path, [*SMALL, f"data.folder={folder}"])
     assert finetune(config, tmp_path / "run").finished
     (cases,) = (line["validation/cases"] for line in read_log(tmp_path / "run") if "validation/cases" in line)

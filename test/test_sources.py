@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from segsync_train.data.cases import LabelledCase, make_case, open_case, store_case
+from segsync_train.data.cases import LabelledCase, build_case, open_case, store_case
 from segsync_train.data.sources import SyntheticSource, open_data
 from segsync_train.runs.devices import Processes
 from segsync_train.runs.folder import RunFolder
@@ -24,7 +24,7 @@ def test_validation_cases_of_a_start_that_failed_are_not_those_of_the_next(
     def draw(source: SyntheticSource, *words: int) -> LabelledCase:
         drawn.append(words)
         cube = np.ones((4, 4, 4), dtype=np.uint8)
-        return make_case("cube", cube[None].astype(np.float32), cube, cube > 0, source.config.spacing_zyx)
+        return build_case("cube", cube[None].astype(np.float32), cube, cube > 0, source.config.spacing_zyx)
 
     monkeypatch.setattr(SyntheticSource, "draw", draw)
     data = {"kind": "synthetic", "sources": str(tmp_path), "validation_cases": 2}
@@ -47,7 +47,7 @@ def test_samples_come_from_the_newest_cases_of_their_place(tmp_path: Path, monke
     def draw(source: SyntheticSource, *words: int) -> LabelledCase:
         cube = np.ones((2, 2, 2), dtype=np.uint8)
         validation.append(words[0])
-        return make_case("-".join(map(str, words)), cube[None].astype(np.float32), cube, cube > 0, (1, 1, 1))
+        return build_case("-".join(map(str, words)), cube[None].astype(np.float32), cube, cube > 0, (1, 1, 1))
 
     monkeypatch.setattr(SyntheticSource, "draw", draw)
     data = {"kind": "synthetic", "sources": str(tmp_path), "validation_cases": 2}
@@ -72,7 +72,7 @@ def test_a_case_is_whole_while_another_process_of_the_same_number_writes_it(
 ) -> None:
     """The first processes of two containers are both number 1: one is through while the other has begun an image."""
     cube = np.ones((4, 4, 4), dtype=np.uint8)
-    case = make_case("cube", cube[None].astype(np.float32), cube, cube > 0, (1, 1, 1))
+    case = build_case("cube", cube[None].astype(np.float32), cube, cube > 0, (1, 1, 1))
     half, on, save = threading.Event(), threading.Event(), np.save
     other = threading.Thread(target=store_case, args=(case, tmp_path / "cube"))
 

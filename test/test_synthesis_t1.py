@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from segsync_train.cli import main
 from segsync_train.synthesis import Anatomies, Generator, SynthesisConfig, load_sources
+from segsync_train.synthesis.extra_axial import with_extra_axial_fluid
 from segsync_train.synthesis.fields import Draw
 from segsync_train.synthesis.injuries import Injury, LesionMix, stroke, trauma, widen_ventricle
-from segsync_train.synthesis.pools import with_pool
 from segsync_train.synthesis.scene import Scene, place
 from segsync_train.synthesis.sequences import Matter, mprage, spin_echo, spoiled_gradient_echo
 from segsync_train.synthesis.t1 import fatty, render
@@ -134,7 +134,7 @@ def test_a_brain_without_lesions_has_none_in_its_target(anatomies: Anatomies) ->
 
 
 def test_a_pool_pushes_the_brain_and_leaves_the_rest(scene: Scene) -> None:
-    pushed = with_pool(Draw(3, torch.device("cpu")), scene)
+    pushed = with_extra_axial_fluid(Draw(3, torch.device("cpu")), scene)
     brain = [float(one.tissues[PARENCHYMA].sum()) for one in (scene, pushed)]
     fluid = [float(one.tissues[Tissue.OUTER_CSF].sum()) for one in (scene, pushed)]
     assert fluid[1] > fluid[0]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from segsync.errors import InputError
+from segsync_train.comparison.grouping import group_runs
 from segsync_train.comparison.montage import montage_figure
-from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.scores import read_run
 from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.config.settings import check_settings
@@ -96,7 +96,7 @@ def test_a_run_and_its_scores_on_other_data_are_recorded(tmp_path: Path) -> None
     assert cross.masks == {}
     # What evaluation wrote can be compared and drawn.
     shutil.copytree(tmp_path / "own", tmp_path / "copy")
-    (setting,) = pool([read_run(str(tmp_path / "own")), read_run(f"the same={tmp_path / 'copy'}")], "xLSTM-UNet")
+    (setting,) = group_runs([read_run(str(tmp_path / "own")), read_run(f"the same={tmp_path / 'copy'}")], "xLSTM-UNet")
     figure = montage_figure(setting)
     assert figure is not None
     assert [axes.get_title() for axes in figure.axes[:4]] == ["image", "truth", "xLSTM-UNet", "the same"]

@@ -16,8 +16,8 @@ from typing import Literal
 from hippocampus import CONFIGS, ROOT, fine_tuned, pretrained_encoder, seeds_of, written_by
 
 from segsync_train.comparison.compare import compare
+from segsync_train.comparison.grouping import group_runs
 from segsync_train.comparison.order import HOLDS, REVERSED, UNDECIDED, pairs
-from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.published import published
 from segsync_train.comparison.scores import DICE, Setting, read_run
 from segsync_train.comparison.statistics import LEVEL, difference, holm
@@ -120,7 +120,7 @@ def compared(share: float, options: argparse.Namespace) -> str:
     chapters = compare(runs, folder, paper=True)
     images = options.docs / "images"
     images.mkdir(parents=True, exist_ok=True)
-    (setting,) = pool([read_run(run) for run in runs], CONTESTANTS[0].name)
+    (setting,) = group_runs([read_run(run) for run in runs], CONTESTANTS[0].name)
     parts = [f"## {100 * share:g} % of the labels\n", *in_short(setting)]
     for table in ("data-hippocampus", "budget"):
         found = folder / "tables" / f"{table}.md"

@@ -21,7 +21,7 @@ from scipy import stats
 from segsync.images import read
 from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import load_settings
-from segsync_train.data.dataset import cached_cases, find_cases, open_cases
+from segsync_train.data.dataset import build_cache, find_cases, open_cases
 from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.devices import Processes, amp_dtype, autocast, training_device
 from segsync_train.runs.folder import RunFolder, read_log
@@ -154,7 +154,7 @@ def tested_on(run: RunFolder, folders: Sequence[Path], heads: Heads, cache: Path
     windows = windows_of(config.patch_zyx, network.multiple_zyx, config.validation.overlap)
     for folder in folders:
         found = find_cases("nnunet", folder, [channel.name for channel in config.channels])
-        cases = open_cases(cached_cases([case for case in found if case.name in heads.test], config, cache))
+        cases = open_cases(build_cache([case for case in found if case.name in heads.test], config, cache))
         scores = validate(network, cases, predictor, windows, len(config.labels))
         yield np.array([np.mean(score.dice) for _, _, score in scores])
 

@@ -19,7 +19,7 @@ from scipy import stats
 
 from segsync_train.config.run import FolderData, RunConfig, TransferConfig
 from segsync_train.config.settings import load_settings
-from segsync_train.data.dataset import cached_cases, find_cases, open_cases, split_cases
+from segsync_train.data.dataset import build_cache, find_cases, open_cases, split_cases
 from segsync_train.evaluation.probe import linear_probe
 from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.runs.checkpoints import load_checkpoint
@@ -155,7 +155,7 @@ def probed(settings: RunConfig, checkpoint: Path | None) -> float:
         transfer(network, TransferConfig(mode="full", checkpoint=checkpoint))
     cases = find_cases(settings.data.layout, settings.data.folder, [channel.name for channel in settings.channels])
     split = split_cases(cases, settings.data.model_copy(update={"labelled": PROBE_SHARE}))
-    folders = cached_cases([*split.training, *split.validation], settings, settings.data.cache)
+    folders = build_cache([*split.training, *split.validation], settings, settings.data.cache)
     opened, count = open_cases(folders), len(split.training)
     windows = windows_of(settings.patch_zyx, network.multiple_zyx, settings.validation.overlap)
     scores = linear_probe(network.encoder, opened[:count], opened[count:], len(settings.labels), windows)

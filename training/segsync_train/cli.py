@@ -266,15 +266,15 @@ def datasets(
 ) -> None:
     """List the data sets that can be read, describe one, or check a folder and say what is wrong with it."""
     set_up_logging(verbose=verbose)
-    from segsync_train.data.check import check_folder
-    from segsync_train.data.listing import description, listing
+    from segsync_train.data.catalog import catalog, description
+    from segsync_train.data.validate import validate_folder
 
     if name is None:
-        on_stdout().print(listing())
+        on_stdout().print(catalog())
     elif folder is None:
         sys.stdout.write(description(name))
     else:
-        report = check_folder(name, folder)
+        report = validate_folder(name, folder)
         for problem in report.problems:
             log.error("%s", problem)
         if report.problems:

@@ -20,10 +20,10 @@ from segsync_train.comparison.figures import (
     ranking_figure,
     significance_figure,
 )
+from segsync_train.comparison.grouping import group_runs
 from segsync_train.comparison.montage import montage_figure
 from segsync_train.comparison.order import order_table, pairs
 from segsync_train.comparison.page import Chapter, Picture, page
-from segsync_train.comparison.pooling import pool
 from segsync_train.comparison.published import Published, of_data, published
 from segsync_train.comparison.scores import Setting, read_runs
 from segsync_train.comparison.tables import (
@@ -55,7 +55,7 @@ def compare(
     read = read_runs(runs)
     names = list(dict.fromkeys(run.name for run in read))
     chosen = reference_of(names, reference)
-    settings = pool(read, chosen)
+    settings = group_runs(read, chosen)
     given = published() if paper else ()
     make_folder(output / "figures")
     look = looks(sorted(names, key=lambda name: name != chosen))

@@ -51,7 +51,7 @@ class LabelledCase:
         return z * y * x / 1000.0
 
 
-def make_case(
+def build_case(
     name: str, image: Array, label: Labels, tissue: Mask, spacing_zyx: tuple[float, float, float], seed: int = 0
 ) -> LabelledCase:
     """Put a case together and draw the voxels that patches will be centred on."""

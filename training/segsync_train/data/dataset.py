@@ -19,7 +19,7 @@ from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
 from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.data.adapters import DATASETS
-from segsync_train.data.cases import LabelledCase, Labels, make_case, open_case, store_case
+from segsync_train.data.cases import LabelledCase, Labels, build_case, open_case, store_case
 from segsync_train.data.formats import bids_cases, nnunet_cases
 from segsync_train.data.layout import CaseFiles
 
@@ -135,13 +135,13 @@ def prepare_case(files: CaseFiles, config: RunConfig, region_model: RegionModel 
         log.warning("%s: %s", files.name, line)
     if not files.label_files:
         background = np.zeros(prepared.grid.size_zyx, dtype=np.uint8)
-        return make_case(files.name, prepared.array, background, prepared.tissue, config.spacing_zyx)
+        return build_case(files.name, prepared.array, background, prepared.tissue, config.spacing_zyx)
     label = read_label(files, config.labels)
     path = files.label_files[0]
     check_grid(path, label.grid, files.images[reference], grids[reference])
     check_values(path, label, config.labels)
     mapped = labels_onto(label, prepared.grid, list(config.labels))
-    return make_case(files.name, prepared.array, mapped, prepared.tissue, config.spacing_zyx)
+    return build_case(files.name, prepared.array, mapped, prepared.tissue, config.spacing_zyx)
 
 
 def read_label(files: CaseFiles, labels: Mapping[int, str]) -> Volume:
@@ -234,7 +234,7 @@ def _moved(one: Grid, other: Grid) -> str:
     return ""
 
 
-def cached_cases(
+def build_cache(
     cases: Sequence[CaseFiles],
     config: RunConfig,
     cache: Path,
@@ -268,7 +268,7 @@ def cached_cases(
 
 
 def open_cases(folders: Sequence[Path]) -> list[LabelledCase]:
-    """The cases of `cached_cases`, memory-mapped."""
+    """The cases of `build_cache`, memory-mapped."""
     return [open_case(folder) for folder in folders]
 
 

@@ -14,8 +14,8 @@ from segsync.geometry import Grid, Volume
 from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
 from segsync_train.config.run import FolderData, RunConfig, SyntheticData
-from segsync_train.data.cases import LabelledCase, make_case, store_case
-from segsync_train.data.dataset import cached_cases, check_files, find_cases, labels_onto, open_cases, split_cases
+from segsync_train.data.cases import LabelledCase, build_case, store_case
+from segsync_train.data.dataset import build_cache, check_files, find_cases, labels_onto, open_cases, split_cases
 from segsync_train.data.patches import CaseSource, FolderSource
 from segsync_train.runs.devices import Processes
 from segsync_train.runs.folder import RunFolder
@@ -54,7 +54,7 @@ def _labelled(config: RunConfig, data: FolderData, folder: Path, group: Processe
     split = split_cases(cases, data)
     both = (*split.training, *split.validation)
     with group.first(), StepProgress("preparing cases", len(both), quiet=not group.main) as progress:
-        folders = cached_cases(
+        folders = build_cache(
             both, config, data.cache or folder / "cache", threads=config.workers, progress=progress.advance
         )
     opened = open_cases(folders)
@@ -141,4 +141,4 @@ def prepare_synthetic(
     # What it warns of is drawn on purpose: a missing channel, ADC in another unit.
     prepared = prepare(load, spec, config.reference_channel, region_model)
     label = labels_onto(Volume(target, grid), prepared.grid, list(config.labels))
-    return make_case(name, prepared.array, label, prepared.tissue, config.spacing_zyx)
+    return build_case(name, prepared.array, label, prepared.tissue, config.spacing_zyx)

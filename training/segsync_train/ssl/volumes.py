@@ -19,7 +19,7 @@ from segsync.images import stem_of
 from segsync_train.config.run import AugmentationConfig, RunConfig
 from segsync_train.data.augment import Augmentation
 from segsync_train.data.cases import LabelledCase
-from segsync_train.data.dataset import cached_cases, find_cases, open_cases
+from segsync_train.data.dataset import build_cache, find_cases, open_cases
 from segsync_train.data.formats import nnunet_description
 from segsync_train.data.label_maps import label_maps
 from segsync_train.data.layout import CaseFiles, image_files
@@ -89,7 +89,7 @@ def _prepared(
     folders: dict[int, Path] = {}
     for numbers in alike.values():
         some = [files[number] for number in numbers]
-        made = cached_cases(some, _run_of(config, some[0].part), cache, threads=config.workers, progress=progress)
+        made = build_cache(some, _run_of(config, some[0].part), cache, threads=config.workers, progress=progress)
         folders.update(zip(numbers, made, strict=True))
     return [folders[number] for number in range(len(files))]
 

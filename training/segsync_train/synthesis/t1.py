@@ -13,9 +13,9 @@ from torch import Tensor
 from segsync_train.config.synthesis import SynthesisConfig
 from segsync_train.synthesis import injuries, lesions, scanner
 from segsync_train.synthesis.anatomy import Anatomies
+from segsync_train.synthesis.extra_axial import with_extra_axial_fluid
 from segsync_train.synthesis.fields import Draw, gaussian, smoothstep
 from segsync_train.synthesis.injuries import Foreign, Injury, LesionMix
-from segsync_train.synthesis.pools import with_pool
 from segsync_train.synthesis.scene import Scene
 from segsync_train.synthesis.sequences import MATTER, Matter, draw_sequence
 from segsync_train.synthesis.tissues import INTRACRANIAL, PARENCHYMA, Tissue
@@ -47,7 +47,7 @@ def _rendered(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Image (1, Z, Y, X), lesions and brain (Z, Y, X) uint8."""
     if draw.chance(config.t1.pools):
-        scene = with_pool(draw, scene)
+        scene = with_extra_axial_fluid(draw, scene)
     injury = injuries.imitations(draw, scene, config)
     before = injury.shares.clone()
     mix(draw, scene, anatomies, config, injury)

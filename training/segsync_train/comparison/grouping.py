@@ -21,7 +21,7 @@ OWN = ("name", "seed", "device", "workers", "compile", "card", "log_every", "che
 OWN_DATA = ("folder", "sources", "cache", "fold")
 
 
-def pool(runs: Sequence[Run], reference: str) -> list[Setting]:
+def group_runs(runs: Sequence[Run], reference: str) -> list[Setting]:
     """The settings of all runs, in their order; systems in theirs, the reference first.
 
     Raises InputError where there are fewer than two systems, or those of a setting were not scored alike: other rules,

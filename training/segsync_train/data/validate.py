@@ -17,7 +17,7 @@ from segsync_train.runs.progress import StepProgress
 
 
 @dataclass(frozen=True)
-class Report:
+class ValidationReport:
     """What was found: the number of cases, of those with labels, and a line for each problem."""
 
     cases: int
@@ -25,7 +25,7 @@ class Report:
     problems: tuple[str, ...]
 
 
-def check_folder(layout: str, folder: Path) -> Report:
+def validate_folder(layout: str, folder: Path) -> ValidationReport:
     """Read a whole folder of a layout: `nnunet`, `bids` or a data set's name.
 
     Found are cases without an image, without a label where one belongs, images that cannot be read or show nothing,
@@ -60,7 +60,7 @@ def check_folder(layout: str, folder: Path) -> Report:
         problems.append(
             f"{folder}: expected label maps that hold labels, found {len(filled)} empty ones; check the set"
         )
-    return Report(len(cases), labelled, tuple(problems))
+    return ValidationReport(len(cases), labelled, tuple(problems))
 
 
 def _everything(layout: str, folder: Path, channels: Sequence[str]) -> list[CaseFiles]:

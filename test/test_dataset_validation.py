@@ -13,11 +13,11 @@ from dataset_trees import GRID, MOVED, TREES, build, noise, put
 from segsync.errors import InputError
 from segsync.geometry import Grid
 from segsync_train.cli import main
-from segsync_train.data.check import check_folder
 from segsync_train.data.dataset import (
     LAYOUTS,
     find_cases,
 )
+from segsync_train.data.validate import validate_folder
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -77,7 +77,7 @@ def test_each_fault_is_told_with_its_case_or_file(fault: Fault, tmp_path: Path) 
         write_image(folder / name, np.full(grid.size_zyx, value, np.float32), grid)
     if fault.cut:
         (folder / fault.cut).write_bytes((folder / fault.cut).read_bytes()[:-40])
-    problems = check_folder("isles22", folder).problems
+    problems = validate_folder("isles22", folder).problems
     assert len(problems) == len(fault.said)
     for problem, said in zip(problems, fault.said, strict=True):
         assert said in problem
@@ -87,10 +87,10 @@ def test_a_folder_without_any_labels_is_whole_in_a_general_format_and_not_as_a_l
     for subject in (1, 2):
         put(tmp_path / "rawdata" / f"sub-{subject}_dwi.nii.gz", noise())
         put(tmp_path / "rawdata" / f"sub-{subject}_adc.nii.gz", noise())
-    assert check_folder("bids", tmp_path).problems == ()
-    assert len(check_folder("isles22", tmp_path).problems) == 2
+    assert validate_folder("bids", tmp_path).problems == ()
+    assert len(validate_folder("isles22", tmp_path).problems) == 2
     put(tmp_path / "derivatives" / "sub-1_msk.nii.gz", np.ones(GRID.size_zyx, np.uint8))
-    (problem,) = check_folder("bids", tmp_path).problems
+    (problem,) = validate_folder("bids", tmp_path).problems
     assert problem.startswith("case sub-2: expected a label map")
 
 
@@ -142,12 +142,12 @@ def test_a_fault_in_a_general_format_is_told_with_its_case(
 ) -> None:
     """Without a dataset.json, which could say how many channels and which labels there are."""
     folder = general(tmp_path / "set", layout, channels)
-    assert check_folder(layout, folder).problems == ()
+    assert validate_folder(layout, folder).problems == ()
     for name, value in changes.items():
         (folder / name).unlink()
         if value is not None:
             put(folder / name, np.full(GRID.size_zyx, value, np.float32))
-    (problem,) = check_folder(layout, folder).problems
+    (problem,) = validate_folder(layout, folder).problems
     assert said in problem
     assert len(changes) > 1 or f"case {'sub-' if layout == 'bids' else ''}b: " in problem
 
@@ -156,17 +156,17 @@ def test_one_empty_label_map_is_no_fault_and_an_optional_image_may_be_empty(tmp_
     """Patients without a lesion are part of a set; a channel that cases may lack is done without."""
     folder = general(tmp_path / "general", "nnunet", 1)
     put(folder / "labelsTr" / "b.nii.gz", np.zeros(GRID.size_zyx, np.uint8))
-    assert check_folder("nnunet", folder).problems == ()
+    assert validate_folder("nnunet", folder).problems == ()
     folder = build(TREES["isles22"], tmp_path / "set")
     put(folder / TREES["isles22"].images["sub-strokecase0001_ses-0001"]["flair"], np.zeros(GRID.size_zyx, np.float32))
-    assert check_folder("isles22", folder).problems == ()
+    assert validate_folder("isles22", folder).problems == ()
 
 
 def test_an_image_of_nothing_but_nan_is_told_where_the_format_keeps_them(tmp_path: Path) -> None:
     folder = general(tmp_path / "set", "nnunet", 1)
     (folder / "imagesTr" / "b_0000.nii.gz").unlink()
     put(folder / "imagesTr" / "b_0000.mha", np.full(GRID.size_zyx, np.nan, np.float32))
-    (problem,) = check_folder("nnunet", folder).problems
+    (problem,) = validate_folder("nnunet", folder).problems
     assert problem.startswith("case b: ")
     assert "b_0000.mha: expected an image of the channel 'image', found 0 or no number in every voxel" in problem
 
@@ -182,14 +182,14 @@ def test_the_decathlons_names_may_end_in_a_number(tmp_path: Path) -> None:
     for number in (0, 1):
         put(tmp_path / "imagesTr" / f"hippo_000{number}.nii.gz", noise())
         put(tmp_path / "labelsTr" / f"hippo_000{number}.nii.gz", np.ones(GRID.size_zyx, np.uint8))
-    report = check_folder("nnunet", tmp_path)
+    report = validate_folder("nnunet", tmp_path)
     assert (report.cases, report.labelled, report.problems) == (2, 2, ())
 
 
 def test_a_structure_that_other_cases_have_is_missed(tmp_path: Path) -> None:
     folder = build(TREES["totalsegmentator"], tmp_path / "set")
     (folder / "s0001" / "segmentations" / "heart.nii.gz").unlink()
-    (problem,) = check_folder("totalsegmentator", folder).problems
+    (problem,) = validate_folder("totalsegmentator", folder).problems
     assert problem.startswith("case s0001: expected a mask of 'heart', as other cases have")
 
 
@@ -197,7 +197,7 @@ def test_two_files_that_claim_to_be_one_image_are_refused(tmp_path: Path) -> Non
     folder = build(TREES["hvsmr2"], tmp_path / "set")
     write_image(folder / "copy" / "pat0_cropped.nii.gz", np.ones(GRID.size_zyx, np.float32), GRID)
     with pytest.raises(InputError, match=r"pat0_cropped.nii.gz: expected one mr image for the case pat0, found"):
-        check_folder("hvsmr2", folder)
+        validate_folder("hvsmr2", folder)
 
 
 def test_two_bids_files_of_one_channel_and_a_folder_of_other_names(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from segsync_train.synthesis.tissues import INTRACRANIAL, Tissue
 SEED_MM = 2.0
 
 
-def with_pool(draw: Draw, scene: Scene) -> Scene:
+def with_extra_axial_fluid(draw: Draw, scene: Scene) -> Scene:
     """The head with fluid at one place of the brain's surface blown up; the brain beyond it is pressed together."""
     # Beside the skull: in a fissure it would look as lost tissue does.
     outside = 1 - gaussian(scene.tissues[INTRACRANIAL].sum(0), 3.0 / scene.spacing_mm)

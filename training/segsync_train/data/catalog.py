@@ -14,7 +14,7 @@ FORMATS = {
 }
 
 
-def listing() -> Table:
+def catalog() -> Table:
     """Every format and data set, with its channels and licence."""
     table = Table("name", "data set", "channels", "licence")
     for name, title in FORMATS.items():
