@@ -143,12 +143,12 @@ def test_a_bad_file_gives_one_line_that_names_it(tmp_path: Path, spoil: Callable
 
 @pytest.mark.parametrize("suffix", [".mha", ".nii", ".nii.gz"])
 @pytest.mark.parametrize("compress", [True, False], ids=["compressed", "plain"])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
-def test_a_cut_file_is_never_filled_up(tmp_path: Path, suffix: str, compress: bool, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.02, 0.5, 0.97])
+def test_a_cut_file_is_never_filled_up(tmp_path: Path, suffix: str, compress: bool, fraction: float) -> None:
     """ITK fills what is missing of a cut NIfTI with zeros, without a word."""
     noise = np.random.default_rng(3).normal(size=(12, 16, 16)).astype(np.float32)
     path = write_image(tmp_path / f"cut{suffix}", noise, compress=compress)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
     with pytest.raises(InputError, match=re.escape(str(path))):
         read(path)
 

@@ -65,7 +65,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return 0
 
 
-# --- reading and pooling ---------------------------------------------------------------------------------------------
+# --- reading and grouping --------------------------------------------------------------------------------------------
 
 
 def test_seeds_are_averaged_case_by_case_and_labels_within_a_case(tmp_path: Path) -> None:

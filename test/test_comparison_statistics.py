@@ -106,7 +106,7 @@ def test_a_planted_order_is_found_and_stable() -> None:
     values = np.array([level - hardness for level in (0.7, 0.9, 0.8)])
     found = rank(values, larger_is_better=True)
     assert found.ranks.tolist() == [3, 1, 2]
-    assert np.array_equal(found.shares, np.eye(3)[[2, 0, 1]])
+    assert np.array_equal(found.fractions, np.eye(3)[[2, 0, 1]])
     assert (found.tau == 1).all()
     assert rank(values, larger_is_better=False).ranks.tolist() == [1, 3, 2]
 
@@ -120,7 +120,7 @@ def test_kendalls_tau_counts_pairs() -> None:
     for drawn, tau in zip(found.drawn, found.tau, strict=True):
         agree = [np.sign(drawn[a] - drawn[b]) * np.sign(found.ranks[a] - found.ranks[b]) for a, b in pairs]
         assert tau == pytest.approx(sum(agree) / 6)
-    assert np.allclose(found.shares.sum(axis=1), 1)
+    assert np.allclose(found.fractions.sum(axis=1), 1)
     assert (found.intervals[0] <= found.medians).all()
 
 

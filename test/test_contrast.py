@@ -89,10 +89,10 @@ def test_signals_are_the_spin_echos() -> None:
 
 
 def test_a_voxel_belongs_to_what_fills_most_of_it() -> None:
-    shares = {Tissue.CORTEX: 0.3, Tissue.CEREBELLAR_CORTEX: 0.15, Tissue.WHITE: 0.4, Tissue.OUTER_CSF: 0.15}
+    fractions = {Tissue.CORTEX: 0.3, Tissue.CEREBELLAR_CORTEX: 0.15, Tissue.WHITE: 0.4, Tissue.OUTER_CSF: 0.15}
     tissues = torch.zeros(len(TISSUES), 1, 1, 3)
-    for tissue, share in shares.items():
-        tissues[tissue, ..., 0] = share
+    for tissue, fraction in fractions.items():
+        tissues[tissue, ..., 0] = fraction
     tissues[Tissue.WHITE, ..., 1], tissues[Tissue.OUTER_CSF, ..., 1] = 0.49, 0.51
     tissues[Tissue.IRON_GREY, ..., 2] = 0.5
     assert structures(tissues).flatten().tolist() == [1, 0, 4]

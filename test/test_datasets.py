@@ -179,8 +179,8 @@ def test_fewer_labels_are_a_part_of_more() -> None:
     """And the cases that validate are the same, and none of those that train."""
     cases = [CaseFiles(f"case{number:02d}", {}) for number in range(20)]
     splits = [
-        split_cases(cases, FolderData.model_validate({"folder": "x", "validation": 0.25, "labelled": share}))
-        for share in (0.01, 0.4, 1.0)
+        split_cases(cases, FolderData.model_validate({"folder": "x", "validation": 0.25, "labelled": fraction}))
+        for fraction in (0.01, 0.4, 1.0)
     ]
     assert [len(split.training) for split in splits] == [1, 6, 15]
     for fewer, more in itertools.pairwise(splits):
@@ -189,7 +189,7 @@ def test_fewer_labels_are_a_part_of_more() -> None:
     assert not any(case in splits[-1].validation for case in splits[-1].training)
 
 
-def test_a_share_of_the_labels_is_taken_of_named_cases_as_well() -> None:
+def test_a_fraction_of_the_labels_is_taken_of_named_cases_as_well() -> None:
     """Half of four named cases: the first two, as they stand in the settings; those that validate all stay."""
     cases = [CaseFiles(name, {"t1": Path(name)}, Path(name)) for name in "abcdef"]
     data = FolderData(folder=Path(), training_cases=("d", "b", "a", "c"), validation_cases=("e", "f"), labelled=0.5)

@@ -168,16 +168,16 @@ def test_a_nifti_is_compressed_or_not_by_its_content(tmp_path: Path) -> None:
         read(packed)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.97])
 @pytest.mark.parametrize("suffix", [".tif", ".nrrd", ".raw.nrrd"])
-def test_cut_tiff_and_nrrd_are_refused(tmp_path: Path, suffix: str, share: float) -> None:
+def test_cut_tiff_and_nrrd_are_refused(tmp_path: Path, suffix: str, fraction: float) -> None:
     """Of a TIFF libtiff gives the slices before the cut, of an NRRD teem what could be inflated."""
     array = np.random.default_rng(3).integers(0, 1000, (12, 20, 20)).astype(np.uint16)
     path = tmp_path / f"image{suffix}"
     sitk.WriteImage(sitk.GetImageFromArray(array), str(path), useCompression=suffix != ".raw.nrrd")
     assert np.array_equal(read(path).array, array)
     content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
+    path.write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(InputError, match=rf"image{re.escape(suffix)}: expected"):
         read(path)
 

@@ -123,10 +123,10 @@ def test_a_coarser_output_weighs_half_and_its_target_is_a_mean() -> None:
     losses = [float(loss([logits], label)) for logits in outputs]
     assert float(loss(outputs, label)) == pytest.approx((4 * losses[0] + 2 * losses[1] + losses[2]) / 7, rel=1e-5)
     entropy = SegmentationLoss(LossConfig(dice=0.0))
-    for logits, share, place in zip(outputs[1:], (1 / 8, 1 / 64), ((1, 2, 1), (0, 1, 0)), strict=True):
+    for logits, fraction, place in zip(outputs[1:], (1 / 8, 1 / 64), ((1, 2, 1), (0, 1, 0)), strict=True):
         of_each = -logits.log_softmax(1)[0]
         z, y, x = place
-        expected = of_each[0].sum() + share * (of_each[1] - of_each[0])[z, y, x]
+        expected = of_each[0].sum() + fraction * (of_each[1] - of_each[0])[z, y, x]
         assert float(entropy([logits], label)) == pytest.approx(float(expected) / of_each[0].numel(), rel=1e-5)
 
 

@@ -89,8 +89,8 @@ def test_two_processes_cut_what_one_of_twice_the_batch_would() -> None:
     assert all(not torch.equal(images[i], images[j]) for i in range(4) for j in range(i))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_as_many_patches_as_asked_for_are_about_a_labelled_voxel(share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+def test_as_many_patches_as_asked_for_are_about_a_labelled_voxel(fraction: float) -> None:
     """A lesion in one corner of the image, the only tissue in the other."""
     label = np.zeros((32, 32, 32), dtype=np.uint8)
     label[2:5, 2:5, 2:5] = 1
@@ -98,14 +98,14 @@ def test_as_many_patches_as_asked_for_are_about_a_labelled_voxel(share: float) -
     tissue[26:30, 26:30, 26:30] = True
     case = build_case("corner", np.stack([label, tissue]).astype(np.float32), label, tissue, (1, 1, 1))
     dataset = PatchDataset(
-        FolderSource([case], 0), Augmentation(PLAIN, (8, 8, 8), ()), batch=1, steps=1, foreground=share, seed=0
+        FolderSource([case], 0), Augmentation(PLAIN, (8, 8, 8), ()), batch=1, steps=1, foreground=fraction, seed=0
     )
     rng = np.random.default_rng(0)
     patches = [dataset.sample(case, rng) for _ in range(100)]
     labelled = [bool(found.any()) for _, found in patches]
     assert all(found != bool(image[1].any()) for found, (image, _) in zip(labelled, patches, strict=True))
-    # Three standard deviations of a binomial share.
-    assert abs(np.mean(labelled) - share) <= 3 * np.sqrt(share * (1 - share) / 100)
+    # Three standard deviations of a binomial fraction.
+    assert abs(np.mean(labelled) - fraction) <= 3 * np.sqrt(fraction * (1 - fraction) / 100)
 
 
 def test_every_label_and_every_lesion_of_it_is_drawn_alike() -> None:

@@ -195,7 +195,7 @@ def test_attenuation_is_in_hounsfield_units(strokes: list[Drawn]) -> None:
         fluid = plain[tissues[Tissue.VENTRICLE] > 0.99].median()
         assert 22 < float(white) < 36
         assert float(fluid) < float(white) - 5
-        if not case.scene.stripped:
+        if not case.scene.skull_stripped:
             assert float(plain.min()) < -900
             assert float(plain.max()) > 300
 
@@ -260,11 +260,11 @@ def test_what_dies_later_is_no_rim_of_the_core(monkeypatch: pytest.MonkeyPatch) 
     infarct = torch.zeros(40, 40, 40)
     infarct[8:32, 8:32, 8:32] = 1.0
     cores = [ischaemia._core(Draw(seed, torch.device("cpu")), infarct) for seed in range(30)]
-    shares = [float((core > 0.5).sum() / infarct.sum()) for core in cores]
-    assert min(shares) < 0.05
-    assert max(shares) > 0.6
+    fractions = [float((core > 0.5).sum() / infarct.sum()) for core in cores]
+    assert min(fractions) < 0.05
+    assert max(fractions) > 0.6
     deepest = [float((infarct.bool() & (core < 0.5))[16:24, 16:24, 16:24].float().mean()) for core in cores]
-    assert sum(share > 0.5 for share in deepest) > 5
+    assert sum(fraction > 0.5 for fraction in deepest) > 5
 
 
 def test_behind_a_closed_carotid_all_branches_fill_by_collaterals(
@@ -286,7 +286,7 @@ def test_the_basilar_artery_is_one(anatomies: Anatomies, monkeypatch: pytest.Mon
     for name in ("basilar", "posterior"):
         monkeypatch.setattr(vessels, "ARTERIES", {name: ARTERIES[name]})
         laid: list[float] = []
-        monkeypatch.setattr(vessels, "_lay", lambda share, scene, at, volume: laid.append(len(at)))  # noqa: B023
+        monkeypatch.setattr(vessels, "_lay", lambda fraction, scene, at, volume: laid.append(len(at)))  # noqa: B023
         vessels.arteries(
             Draw(0, torch.device("cpu")),
             place(Draw(0, torch.device("cpu")), anatomies.heads[0], settings().anatomy, False, SPACING_MM),

@@ -157,10 +157,10 @@ def test_skull_stripped_or_not_tissue_is_scaled_alike() -> None:
     """Air as exactly 0, as noise, or as a negative constant: the tissue's values stay within a tenth of a deviation."""
     image = floats(brain()["dwi"])
     head = ball(GRID, 11.0) > 0
-    stripped = np.where(head, image, np.float32(0))
+    skull_stripped = np.where(head, image, np.float32(0))
     negative = np.where(head, image, np.float32(-1024))
     expected = normalise(image, ZScore())[head]
-    for other in (stripped, negative):
+    for other in (skull_stripped, negative):
         assert np.abs(normalise(other, ZScore())[head] - expected).max() < 0.1
         assert np.array_equal(tissue(other, ZScore()), head)
 
@@ -177,12 +177,14 @@ def test_odd_voxels_change_nothing_elsewhere(odd: float) -> None:
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 999), share=st.floats(0, 0.9), odd=st.sampled_from([np.nan, np.inf, -np.inf, -1e30, 1e30]))
-def test_whatever_is_read_the_network_sees_numbers(seed: int, share: float, odd: float) -> None:
+@given(
+    seed=st.integers(0, 999), fraction=st.floats(0, 0.9), odd=st.sampled_from([np.nan, np.inf, -np.inf, -1e30, 1e30])
+)
+def test_whatever_is_read_the_network_sees_numbers(seed: int, fraction: float, odd: float) -> None:
     rng = np.random.default_rng(seed)
     grid = grid_of((6, 7, 8))
     array = rng.normal(100, 30, grid.size_zyx).astype(np.float32)
-    array[rng.random(grid.size_zyx) < share] = odd
+    array[rng.random(grid.size_zyx) < fraction] = odd
     array[0, 0, 0], array[0, 0, 1] = 1.0, 2.0
     try:
         found = prepare(lambda name: Volume(array, grid), spec_of(DWI, spacing_zyx=(1.5, 1.2, 0.9)), "dwi")

@@ -154,7 +154,7 @@ def test_it_learns_to_tell_volumes_apart(cases: Path, tmp_path: Path) -> None:
         batch=4,
         steps=60,
         teacher={"momentum": 0.95, "temperature": [0.04, 0.04]},
-        held_out={"every": 10, "share": 0.4},
+        held_out={"every": 10, "fraction": 0.4},
         optimiser={"lr": 0.003},
         log_every=10,
         checkpoint_every=1000,

@@ -43,18 +43,18 @@ def files_of(count: int) -> list[CaseFiles]:
 
 def test_held_out_volumes_never_train() -> None:
     files = files_of(40)
-    held_out, training = divide(files, HeldOutConfig(share=0.2), 3)
+    held_out, training = divide(files, HeldOutConfig(fraction=0.2), 3)
     assert (len(held_out), len(training)) == (8, 32)
     assert {case.name for case in held_out} | {case.name for case in training} == {case.name for case in files}
-    assert divide(files, HeldOutConfig(share=0.2), 3) == (held_out, training)
-    assert divide(files, HeldOutConfig(share=0.2), 4) != (held_out, training)
-    assert len(divide(files, HeldOutConfig(share=0.5, volumes=5), 0)[0]) == 5
-    assert len(divide(files_of(4), HeldOutConfig(share=0.9), 0)[0]) == 2
+    assert divide(files, HeldOutConfig(fraction=0.2), 3) == (held_out, training)
+    assert divide(files, HeldOutConfig(fraction=0.2), 4) != (held_out, training)
+    assert len(divide(files, HeldOutConfig(fraction=0.5, volumes=5), 0)[0]) == 5
+    assert len(divide(files_of(4), HeldOutConfig(fraction=0.9), 0)[0]) == 2
 
 
 def test_one_head_in_several_contrasts_is_held_out_in_all() -> None:
     files = [file for _ in range(3) for file in files_of(10)]
-    held_out, training = divide(files, HeldOutConfig(share=0.2), 0)
+    held_out, training = divide(files, HeldOutConfig(fraction=0.2), 0)
     assert (len(held_out), len(training)) == (6, 24)
     assert not {case.name for case in held_out} & {case.name for case in training}
 
@@ -194,7 +194,11 @@ def test_the_command_line(cases: Path, tmp_path: Path, command: Callable[..., Ou
             3,
             f"steps: expected 3, with which the run in {run} began, found 4; leave",
         ),
-        (("-o", run, "--resume", "--set", "held_out.share=0.3"), 3, "held_out.share: expected 0.1, with which the run"),
+        (
+            ("-o", run, "--resume", "--set", "held_out.fraction=0.3"),
+            3,
+            "held_out.fraction: expected 0.1, with which the run",
+        ),
         (("-c", settings, "-o", run), 3, "already holds a run; add --resume"),
         (("-c", settings, "-o", run, "--set", "head.prototype=8"), 3, "did you mean 'prototypes'?"),
         (("-o", tmp_path / "none", "--resume"), 3, "expected a run to go on with, found none"),

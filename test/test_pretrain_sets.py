@@ -27,7 +27,7 @@ IMAGE = {"name": "image", "normalisation": {"kind": "zscore"}}
 HU = {"kind": "fixed", "low": -200, "high": 800, "mean": 200, "std": 250}
 
 
-def pool(*folders: dict[str, Any], **changes: Any) -> PretrainConfig:
+def pretraining(*folders: dict[str, Any], **changes: Any) -> PretrainConfig:
     """A run of one channel, `image`, on these folders."""
     channels = changes.pop("channels", [IMAGE])
     data = {"kind": "folder", "folders": folders}
@@ -48,9 +48,9 @@ def cases_of(volumes: Volumes) -> dict[str, npt.NDArray[np.float32]]:
 # Names of channels
 
 
-def test_ct_and_mri_under_different_names_are_one_pool(tmp_path: Path) -> None:
+def test_ct_and_mri_under_different_names_are_one_set(tmp_path: Path) -> None:
     cas, mr = build(TREES["imagecas"], tmp_path / "cas"), build(TREES["hvsmr2"], tmp_path / "mr")
-    config = pool(
+    config = pretraining(
         {"folder": cas, "layout": "imagecas", "channels": {"image": "cta"}},
         {"folder": mr, "layout": "hvsmr2", "channels": {"image": "mr"}},
     )
@@ -66,7 +66,7 @@ def test_ct_and_mri_under_different_names_are_one_pool(tmp_path: Path) -> None:
 def test_images_of_one_head_are_volumes_of_their_own_and_cases_without_one_are_passed_over(tmp_path: Path) -> None:
     folder = build(TREES["isles22"], tmp_path / "set")
     parts = [{"folder": folder, "layout": "isles22", "channels": {"image": name}} for name in ("adc", "flair")]
-    files = found(pool(*parts))
+    files = found(pretraining(*parts))
     assert [file.images["image"].name.split("_")[-1] for file in files] == [
         "adc.nii.gz",
         "adc.nii.gz",
@@ -83,22 +83,22 @@ def test_one_channel_of_several_in_nnunets_format(described: bool, tmp_path: Pat
         (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1", "1": "T2"}}))
     name = "T2" if described else "0001"
     part = {"folder": tmp_path, "layout": "nnunet"}
-    (file,) = found(pool({**part, "channels": {"image": name}}))
+    (file,) = found(pretraining({**part, "channels": {"image": name}}))
     assert file.images["image"].name == "a_0001.nii.gz"
     with pytest.raises(
         InputError, match=r"expected channels among \w+, \w+, found 'T3'; correct data.folders.channels"
     ):
-        found(pool({**part, "channels": {"image": "T3"}}))
+        found(pretraining({**part, "channels": {"image": "T3"}}))
 
 
 def test_channels_that_do_not_exist_are_told(tmp_path: Path) -> None:
     folder = build(TREES["imagecas"], tmp_path / "set")
     with pytest.raises(InputError, match="imagecas: expected channels among cta, found 'ct'"):
-        found(pool({"folder": folder, "layout": "imagecas", "channels": {"image": "ct"}}))
+        found(pretraining({"folder": folder, "layout": "imagecas", "channels": {"image": "ct"}}))
     with pytest.raises(ValueError, match=r"expected a channel of the model \(image\), found 'ct'"):
-        pool({"folder": folder, "layout": "imagecas", "channels": {"ct": "cta"}})
+        pretraining({"folder": folder, "layout": "imagecas", "channels": {"ct": "cta"}})
     with pytest.raises(ValueError, match="channels: expected none for the layout 'files'"):
-        pool({"folder": folder, "channels": {"image": "cta"}})
+        pretraining({"folder": folder, "channels": {"image": "cta"}})
 
 
 # Normalisation
@@ -111,7 +111,7 @@ def test_each_folder_is_normalised_as_it_says(tmp_path: Path) -> None:
         hu = np.where(rng.random(GRID.size_zyx) < 0.5, -1000, 40 + rng.standard_normal(GRID.size_zyx))
         put(tmp_path / "ct" / f"ct{number}.nii.gz", hu.astype(np.float32))
         put(tmp_path / "mr" / f"mr{number}.nii.gz", (500 + 50 * rng.standard_normal(GRID.size_zyx)).astype(np.float32))
-    config = pool({"folder": tmp_path / "ct", "normalisation": HU}, {"folder": tmp_path / "mr"})
+    config = pretraining({"folder": tmp_path / "ct", "normalisation": HU}, {"folder": tmp_path / "mr"})
     volumes = cases_of(open_volumes(config, tmp_path / "run", Processes()))
     for number in range(2):
         ct = volumes[f"ct{number}"]
@@ -138,7 +138,7 @@ def test_label_maps_are_left_out_of_a_folder_of_files_and_counted(
         for path in (f"{name}/{p}" for p in case.values())
     }
     others = {"mmwhs-ct/mr_train/mr_train_1001_image.nii.gz"}
-    config = pool({"folder": folder}, held_out={"share": 0.5, "every": 3}, steps=40)
+    config = pretraining({"folder": folder}, held_out={"fraction": 0.5, "every": 3}, steps=40)
     with caplog.at_level(logging.WARNING):
         first = cases_of(open_volumes(config, tmp_path / "run", Processes()))
     names_of = {path.removesuffix(".nii.gz").replace("/", "-") for path in images | others}
@@ -216,7 +216,7 @@ def test_real_images_and_label_maps_are_told_apart(shared_data: Path) -> None:
     assert [path for path in labels if not is_label_map(read(path).array)] == []
 
 
-# The paper's pools
+# The paper's pretraining sets
 
 #: Brings a recipe to the size of a miniature: nothing that says how its data are read.
 SMALL = (
@@ -240,7 +240,7 @@ PARTS = {"MM-WHS": "mmwhs-ct", "WHSpp": "whspp-ct"}
 HELD_BACK = ("MM-WHS/mr_test/mr_test_2001_image.nii.gz", "WHSpp/mr_val/Case5001_image.nii.gz")
 
 
-def paper_pool(path: Path, folder: Path) -> PretrainConfig:
+def paper_set(path: Path, folder: Path) -> PretrainConfig:
     """A recipe on the miniatures of its sets, which are written below the folder."""
     config = load_settings(PretrainConfig, path, SMALL)
     assert isinstance(config.data, FolderVolumes)
@@ -261,7 +261,7 @@ def paper_pool(path: Path, folder: Path) -> PretrainConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"folders": tuple(parts)})})
 
 
-def test_the_papers_pools_have_the_papers_settings() -> None:
+def test_the_papers_sets_have_the_papers_settings() -> None:
     """Section 2.4: patch 96³, batch 2, Adam at 1e-5, 1000 epochs (of 250 steps); CT has a window, MRI is z-scored."""
     assert {path.stem for path in RECIPES} == set(POOLS)
     for path in RECIPES:
@@ -275,9 +275,9 @@ def test_the_papers_pools_have_the_papers_settings() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_pool_of_the_paper_trains_on_its_sets_in_miniature(path: Path, tmp_path: Path) -> None:
+def test_a_recipe_of_the_paper_trains_on_its_sets_in_miniature(path: Path, tmp_path: Path) -> None:
     """Section 2.1 says which sets; of MM-WHS and WHS++ those alone whose labels are held back."""
-    config = paper_pool(path, tmp_path / "data")
+    config = paper_set(path, tmp_path / "data")
     files = found(config)
     assert Counter(file.part.layout for file in files) == POOLS[path.stem]
     assert [file.name for file in files if "train" in file.images["image"].name] == []
@@ -285,6 +285,6 @@ def test_a_pool_of_the_paper_trains_on_its_sets_in_miniature(path: Path, tmp_pat
     assert load_settings(PretrainConfig, tmp_path / "run" / "config.yaml") == config
 
 
-def test_the_documentation_names_the_papers_pools() -> None:
+def test_the_documentation_names_the_papers_sets() -> None:
     text = (CONFIGS.parents[1] / "docs" / "datasets.md").read_text()
     assert [path.name for path in RECIPES if path.name not in text] == []

@@ -19,7 +19,7 @@ from segsync_train.ssl.koleo import koleo_loss
 from segsync_train.ssl.masked import draw_masks, hide
 from segsync_train.ssl.schedules import teacher_momentum, teacher_temperature
 from segsync_train.ssl.segsync import SegSync, update_teacher
-from segsync_train.ssl.terms import cross_entropy, cross_view, entropy, pool, squared_error
+from segsync_train.ssl.terms import cross_entropy, cross_view, entropy, global_average_pool, squared_error
 from segsync_train.ssl.views import Views, window_size
 
 WIDTHS = (4, 8)
@@ -183,8 +183,8 @@ def test_eqs_3_to_8_student_and_teacher_each_see_both_views() -> None:
 
 def test_eqs_5_and_6_average_over_all_voxels() -> None:
     features = torch.tensor([[1.0, 2.0, 3.0, 6.0], [0.0, 0.0, 0.0, 4.0]]).reshape(1, 2, 1, 2, 2)
-    assert pool(features).tolist() == [[3.0, 1.0]]
-    assert pool(torch.full((1, 1, 8, 8, 8), 1.001).bfloat16()).dtype is torch.float32
+    assert global_average_pool(features).tolist() == [[3.0, 1.0]]
+    assert global_average_pool(torch.full((1, 1, 8, 8, 8), 1.001).bfloat16()).dtype is torch.float32
 
 
 def test_eqs_7_and_8_the_head_gives_cosines_with_the_prototypes() -> None:
@@ -257,8 +257,8 @@ def test_sinkhorn_knopp_balances_rows_and_columns() -> None:
 def test_sinkhorn_knopp_by_hand() -> None:
     """exp = [[1, 1], [3, 1]]: balanced it is [[a, b], [b, a]], where (b / a)² = 3 · 1 / (1 · 1)."""
     balanced = sinkhorn(torch.tensor([[1.0, 1.0], [3.0, 1.0]], dtype=torch.float64).log(), 100)
-    share = 1 / (1 + math.sqrt(3))
-    assert balanced.flatten().tolist() == pytest.approx([share, 1 - share, 1 - share, share], rel=1e-9)
+    fraction = 1 / (1 + math.sqrt(3))
+    assert balanced.flatten().tolist() == pytest.approx([fraction, 1 - fraction, 1 - fraction, fraction], rel=1e-9)
 
 
 def test_sinkhorn_knopp_at_batch_two_balances_with_the_queue() -> None:
@@ -330,8 +330,12 @@ def test_the_gradient_is_that_of_fixed_targets() -> None:
     model.zero_grad()
     both = torch.cat([x1, x2])
     scale = model.standardise["1"]
-    q = (model.teacher.heads["1"](scale(pool(model.teacher.encoder(both)[1]))) / 0.05).softmax(-1).detach()
-    z = model.student.heads["1"](scale(pool(model.student.encoder(both)[1]))) / 0.1
+    q = (
+        (model.teacher.heads["1"](scale(global_average_pool(model.teacher.encoder(both)[1]))) / 0.05)
+        .softmax(-1)
+        .detach()
+    )
+    z = model.student.heads["1"](scale(global_average_pool(model.student.encoder(both)[1]))) / 0.1
     (-(torch.cat([q[2:], q[:2]]) * z.log_softmax(-1)).sum(-1).mean()).backward()
     for one, parameter in zip(found, (p for p in model.student.parameters() if p.grad is not None), strict=True):
         assert parameter.grad is not None

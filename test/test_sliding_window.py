@@ -48,7 +48,7 @@ def blended_by_hand(array: Array, predictor: Predictor, patch: SizeZYX, overlap:
 def test_the_same_as_monai(size: SizeZYX, overlap: float) -> None:
     """Where both place windows alike: strides divide the volume.
 
-    The side is odd, so that a voxel lies in the window's middle: MONAI's least weight is then the same share of it.
+    The side is odd, so that a voxel lies in the window's middle: MONAI's least weight is then the same fraction of it.
     """
     z, y, x = (15 + (n - 15) // 7 * (7 if overlap else 15) for n in size)
     array, patch = volume_of((z, y, x)), (15, 15, 15)
@@ -176,10 +176,10 @@ def test_the_bounding_box_is_the_smallest() -> None:
 
 
 def test_progress_runs_to_one() -> None:
-    shares: list[float] = []
-    predict(volume_of((16, 16, 16)), lambda w: w, 1, Windows((8, 8, 8), (8, 8, 8)), progress=shares.append)
-    assert shares == sorted(shares)
-    assert shares[-1] == 1.0
+    fractions: list[float] = []
+    predict(volume_of((16, 16, 16)), lambda w: w, 1, Windows((8, 8, 8), (8, 8, 8)), progress=fractions.append)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
 
 
 # --- mirroring -------------------------------------------------------------------------------------------------------
@@ -308,6 +308,6 @@ def test_halved_windows_stay_multiples() -> None:
     assert done.patch_zyx == (8, 16, 16)
 
 
-def test_the_overlap_must_be_a_share() -> None:
+def test_the_overlap_must_be_a_fraction() -> None:
     with pytest.raises(ValueError, match="overlap"):
         Windows((8, 8, 8), (8, 8, 8), overlap=1.0)

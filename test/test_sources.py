@@ -51,7 +51,7 @@ def test_samples_come_from_the_newest_cases_of_their_place(tmp_path: Path, monke
 
     monkeypatch.setattr(SyntheticSource, "draw", draw)
     data = {"kind": "synthetic", "sources": str(tmp_path), "validation_cases": 2}
-    config = run_config(tmp_path, data={**data, "patches_per_case": 2, "pool": 3, "streams": 1})
+    config = run_config(tmp_path, data={**data, "patches_per_case": 2, "cases_in_memory": 3, "streams": 1})
     source = open_data(config, tmp_path / "run", Processes()).source
     kinds = set(validation)
     names = {(step, place): source.case(step, place, 2).name for step in range(40) for place in range(2)}

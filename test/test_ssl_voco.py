@@ -21,22 +21,22 @@ def voco() -> VoCo:
     return found
 
 
-def test_shares_by_hand() -> None:
+def test_fractions_by_hand() -> None:
     """A crop of 8³ at (0, 2, 12) of 1 × 2 × 3 bases: 3/4 and 1/4 in Y, half in the second and the third in X."""
     found = overlaps(torch.tensor([0, 2, 12]), (1, 2, 3), (8, 8, 8))
     assert found.tolist() == [0, 3 / 8, 3 / 8, 0, 1 / 8, 1 / 8]
     assert overlaps(torch.tensor([0, 8, 0]), (1, 2, 3), (8, 8, 8)).tolist() == [0, 0, 0, 1, 0, 0]
 
 
-def test_shares_are_those_of_counted_voxels() -> None:
+def test_fractions_are_those_of_counted_voxels() -> None:
     """Every random crop: the voxels that lie in each base, counted; and they add up to 1."""
     pretext = voco()
-    _, _, shares = pretext.inputs(windows(CONFIG), draws(CONFIG), 0)
-    torch.testing.assert_close(shares.sum(-1), torch.ones(2, 2))
+    _, _, fractions = pretext.inputs(windows(CONFIG), draws(CONFIG), 0)
+    torch.testing.assert_close(fractions.sum(-1), torch.ones(2, 2))
     number = torch.arange(6.0).reshape(1, 2, 3).repeat_interleave(8, 0).repeat_interleave(8, 1).repeat_interleave(8, 2)
     _, crops, _ = pretext.inputs(number.expand(2, 1, -1, -1, -1), draws(CONFIG), 0)
     counted = torch.stack([(crops == base).float().mean((2, 3, 4, 5)) for base in range(6)], dim=-1)
-    torch.testing.assert_close(shares, counted)
+    torch.testing.assert_close(fractions, counted)
 
 
 def test_base_crops_tile_the_window() -> None:
@@ -71,11 +71,11 @@ def test_a_zoom_cuts_smaller_crops() -> None:
 
 
 def test_the_prediction_loss_by_hand() -> None:
-    """cos = (1, 0), shares = (3/4, 1/4): d = 1/4 for both, −log(3/4). An opposite vector counts as unlike, no worse."""
-    bases, shares = torch.tensor([[[2.0, 0.0], [0.0, 5.0]]]), torch.tensor([[[0.75, 0.25]]])
-    found = prediction_loss(torch.tensor([[[3.0, 0.0]]]), bases, shares).item()
+    """cos = (1, 0), fractions = (3/4, 1/4): d = 1/4 for both, −log(3/4). An opposite vector is unlike, no worse."""
+    bases, fractions = torch.tensor([[[2.0, 0.0], [0.0, 5.0]]]), torch.tensor([[[0.75, 0.25]]])
+    found = prediction_loss(torch.tensor([[[3.0, 0.0]]]), bases, fractions).item()
     assert found == pytest.approx(-math.log(0.75), rel=1e-5)
-    opposite = prediction_loss(torch.tensor([[[3.0, -0.0], [0.0, -1.0]]]), bases, shares.expand(1, 2, 2))
+    opposite = prediction_loss(torch.tensor([[[3.0, -0.0], [0.0, -1.0]]]), bases, fractions.expand(1, 2, 2))
     both = [-math.log(0.75), -(math.log(0.25) + math.log(0.75)) / 2]
     assert opposite.item() == pytest.approx(sum(both) / 2, rel=1e-5)
 
@@ -111,27 +111,27 @@ def test_the_regularisation_by_hand() -> None:
 
 def test_a_perfect_solution_has_no_loss() -> None:
     """Orthogonal bases, and a crop that lies to each as it overlaps with it."""
-    shares = torch.tensor([[[0.5, 0.3, 0.2, 0.0]]])
-    rest = math.sqrt(1 - float(shares.square().sum()))
-    crop = torch.cat([shares, torch.tensor([[[rest]]])], dim=-1)
+    fractions = torch.tensor([[[0.5, 0.3, 0.2, 0.0]]])
+    rest = math.sqrt(1 - float(fractions.square().sum()))
+    crop = torch.cat([fractions, torch.tensor([[[rest]]])], dim=-1)
     bases = torch.eye(5)[None, :4] * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None]
-    assert prediction_loss(7 * crop, bases, shares).item() == pytest.approx(0, abs=1e-6)
+    assert prediction_loss(7 * crop, bases, fractions).item() == pytest.approx(0, abs=1e-6)
     assert regularisation_loss(bases).item() == 0
-    assert prediction_loss(7 * crop.flip(-1), bases, shares).item() > 0.1
+    assert prediction_loss(7 * crop.flip(-1), bases, fractions).item() > 0.1
 
 
 def test_the_loss_is_the_papers() -> None:
     """From the pooled maps of both stages to the loss in NumPy, volume by volume."""
     pretext = voco()
-    bases, crops, shares = pretext.inputs(windows(CONFIG), draws(CONFIG), 0)
-    output = pretext(bases, crops, shares)
+    bases, crops, fractions = pretext.inputs(windows(CONFIG), draws(CONFIG), 0)
+    output = pretext(bases, crops, fractions)
     total = []
     with torch.no_grad():
         maps = pretext.encoder(torch.cat([bases, crops], dim=1).flatten(0, 1))
         pooled = torch.cat([own.mean((2, 3, 4)) for own in maps], dim=1)
         assert pooled.shape == (2 * 8, 4 + 8)
         vectors = F.normalize(pretext.projector(pooled), dim=-1).reshape(2, 8, -1).numpy()
-        for q, k, y in zip(vectors[:, :6], vectors[:, 6:], shares.numpy(), strict=True):
+        for q, k, y in zip(vectors[:, :6], vectors[:, 6:], fractions.numpy(), strict=True):
             distance = np.abs(y - np.maximum(0, k @ q.T))
             pairs = [abs(q[i] @ q[j]) for i in range(6) for j in range(i)]
             total.append(-np.log(1 - distance + 1e-6).mean() + np.mean(pairs))

@@ -44,7 +44,7 @@ def anatomies(tmp_path_factory: pytest.TempPathFactory) -> Anatomies:
 
 
 def scene_of(draw: Draw, anatomies: Anatomies) -> Scene:
-    return place(draw, anatomies.heads[0], CONFIG.anatomy, stripped=True, spacing_mm=SPACING_MM)
+    return place(draw, anatomies.heads[0], CONFIG.anatomy, skull_stripped=True, spacing_mm=SPACING_MM)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -86,9 +86,11 @@ def test_inside_an_infarct_diffusion_falls_and_dwi_is_bright(anatomies: Anatomie
 
 @pytest.fixture(scope="module")
 def cases(anatomies: Anatomies) -> list[SyntheticCase]:
-    """Whole heads and stripped ones, with one young infarct of a real shape or more, and nothing else."""
+    """Whole heads and skull-stripped brains, with one young infarct of a real shape or more, and nothing else."""
     plain = {"none": 0.0, "kinds": [1, 0, 0], "chronic": 0.0, "white_matter": 0.0, "lacunes": 0.0, "microbleeds": 0.0}
-    settings = SynthesisConfig.model_validate({"lesions": plain, "acquisition": {"missing": 0.0, "stripped": 0.5}})
+    settings = SynthesisConfig.model_validate(
+        {"lesions": plain, "acquisition": {"missing": 0.0, "skull_stripped": 0.5}}
+    )
     drawn = [Generator("isles22", anatomies, settings)(seed) for seed in range(7)]
     return [case for case in drawn if int(case.target.sum()) > 20]
 
@@ -118,7 +120,7 @@ def test_dwi_is_the_image_without_weighting_times_exp_of_b_and_adc(
     """One signal of 2 everywhere weakened to exp(-0.8) of it, without coil, noise or artefacts: ADC 800."""
     quiet = {
         "noise": [1e-5, 1e-5], "coil_exponent": [0, 0], "bias": [0, 0], "eddy_mm": [0, 0], "ghost": [0, 0],
-        "undistorted": 1.0, "stripped": 1.0,
+        "undistorted": 1.0, "skull_stripped": 1.0,
     }  # fmt: skip
     settings = SynthesisConfig.model_validate({"acquisition": quiet})
     draw = Draw(0, torch.device("cpu"))

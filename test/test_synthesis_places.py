@@ -44,19 +44,19 @@ def draw_of(seed: int) -> Draw:
     return Draw(seed, torch.device("cpu"))
 
 
-def placed(anatomies: Anatomies, seed: int, *, stripped: bool = True, **anatomy: object) -> Scene:
+def placed(anatomies: Anatomies, seed: int, *, skull_stripped: bool = True, **anatomy: object) -> Scene:
     """A head turned, scaled and perhaps mirrored."""
     config = SynthesisConfig.model_validate({"anatomy": {"cut": 0.0, "atrophy": (1, 1), **anatomy}}).anatomy
-    return place(draw_of(seed), anatomies.heads[0], config, stripped, SPACING_MM)
+    return place(draw_of(seed), anatomies.heads[0], config, skull_stripped, SPACING_MM)
 
 
 def ellipsoid_ml(half_axes_mm: tuple[int, int, int]) -> float:
     return float(4 / 3 * np.pi * np.prod(half_axes_mm) / 1000)
 
 
-def middle_of(share: torch.Tensor, scene: Scene) -> list[float]:
+def middle_of(fraction: torch.Tensor, scene: Scene) -> list[float]:
     """The centre of mass in standard space."""
-    found: list[float] = ((scene.standard_mm * share).sum((1, 2, 3)) / share.sum()).tolist()
+    found: list[float] = ((scene.standard_mm * fraction).sum((1, 2, 3)) / fraction.sum()).tolist()
     return found
 
 
@@ -71,9 +71,9 @@ def test_a_mask_keeps_its_place_side_and_volume(sources: SynthesisSources, tmp_p
     assert found.centre_mm(0) == pytest.approx(ACUTE, abs=2)
     assert found.volumes_ml[0] == pytest.approx(ellipsoid_ml(ACUTE_MM), rel=0.03)
     assert found.voxels.sum() / 255 * spacing_mm**3 / 1000 == pytest.approx(found.volumes_ml[0], rel=0.01)
-    share = torch.from_numpy(found.voxels.reshape(found.shapes[0]) / 255)
-    at = np.stack(np.meshgrid(*(np.arange(side) for side in share.shape), indexing="ij")) * spacing_mm
-    middle = (at * share.numpy()).sum((1, 2, 3)) / share.numpy().sum() + found.origins_mm[0]
+    fraction = torch.from_numpy(found.voxels.reshape(found.shapes[0]) / 255)
+    at = np.stack(np.meshgrid(*(np.arange(side) for side in fraction.shape), indexing="ij")) * spacing_mm
+    middle = (at * fraction.numpy()).sum((1, 2, 3)) / fraction.numpy().sum() + found.origins_mm[0]
     assert middle == pytest.approx(ACUTE, abs=1)
 
 
@@ -92,14 +92,14 @@ def test_a_head_is_brought_to_standard_space_the_right_way_round(size: float, tm
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("stripped", [True, False])
+@pytest.mark.parametrize("skull_stripped", [True, False])
 def test_a_head_however_it_lies_knows_its_places_in_standard_space(
-    anatomies: Anatomies, seed: int, stripped: bool
+    anatomies: Anatomies, seed: int, skull_stripped: bool
 ) -> None:
-    scene = placed(anatomies, seed, stripped=stripped)
+    scene = placed(anatomies, seed, skull_stripped=skull_stripped)
     assert middle_of(scene.tissues[Tissue.BRAINSTEM], scene) == pytest.approx(BRAINSTEM, abs=4)
     assert middle_of(scene.tissues[Tissue.VENTRICLE], scene)[0] == pytest.approx(16, abs=4)
-    assert len(scene.tissues) == (11 if stripped else 17)
+    assert len(scene.tissues) == (11 if skull_stripped else 17)
     assert float(scene.tissues.sum(0).max()) < 1.02
 
 
@@ -147,11 +147,11 @@ def test_a_lesion_is_laid_where_its_patient_had_it(anatomies: Anatomies, seed: i
     scale = abs(np.linalg.det(scene.standard_from_index[:, :3])) / SPACING_MM**3
     sides = set()
     for number in range(6):
-        share = lesions.real_shape(draw_of(number), scene, anatomies.acute, AS_THEY_WERE)
-        z, y, x = middle_of(share, scene)
+        fraction = lesions.real_shape(draw_of(number), scene, anatomies.acute, AS_THEY_WERE)
+        z, y, x = middle_of(fraction, scene)
         assert (z, y, abs(x)) == pytest.approx(ACUTE, abs=5)
-        assert float(share.sum()) * SPACING_MM**3 / 1000 * scale == pytest.approx(ellipsoid_ml(ACUTE_MM), rel=0.5)
-        assert 0 <= float(share.min()) <= float(share.max()) <= 1
+        assert float(fraction.sum()) * SPACING_MM**3 / 1000 * scale == pytest.approx(ellipsoid_ml(ACUTE_MM), rel=0.5)
+        assert 0 <= float(fraction.min()) <= float(fraction.max()) <= 1
         sides.add(x > 0)
     assert sides == {True, False}
 
@@ -164,11 +164,12 @@ def test_lesions_move_grow_and_break_as_far_as_asked_for(anatomies: Anatomies, s
     def all_of(config: LesionConfig) -> list[torch.Tensor]:
         return [lesions.real_shape(draw_of(seed), scene, anatomies.acute, config) for seed in range(12)]
 
-    away = np.array([np.abs(np.abs(middle_of(share, scene)) - ACUTE) for share in all_of(moved)])
+    away = np.array([np.abs(np.abs(middle_of(fraction, scene)) - ACUTE) for fraction in all_of(moved)])
     assert (away.max(0) > 6).all()
     assert (away.max(0) < 12 + 5).all()
     plain, large, small, parts = (
-        np.median([float(share.sum()) for share in all_of(config)]) for config in (AS_THEY_WERE, grown, shrunk, broken)
+        np.median([float(fraction.sum()) for fraction in all_of(config)])
+        for config in (AS_THEY_WERE, grown, shrunk, broken)
     )
     assert large / plain == pytest.approx(1.25**3, rel=0.2)
     assert small / plain == pytest.approx(0.5**3, rel=0.5)
@@ -178,10 +179,10 @@ def test_lesions_move_grow_and_break_as_far_as_asked_for(anatomies: Anatomies, s
 def test_emboli_are_small_and_lie_in_the_brain(scene: Scene) -> None:
     config = LesionConfig(emboli=(5, 5), embolus_mm=(3.0, 6.0))
     for seed in range(3):
-        share = lesions.emboli(draw_of(seed), scene, config)
-        assert 0.1 < float(share.sum()) * SPACING_MM**3 / 1000 < 5 * ellipsoid_ml((9, 9, 9)) * 2
-        assert bool((share > 0.3).any())
-        assert float((scene.parenchyma * share).sum() / share.sum()) > 0.7
+        fraction = lesions.emboli(draw_of(seed), scene, config)
+        assert 0.1 < float(fraction.sum()) * SPACING_MM**3 / 1000 < 5 * ellipsoid_ml((9, 9, 9)) * 2
+        assert bool((fraction > 0.3).any())
+        assert float((scene.parenchyma * fraction).sum() / fraction.sum()) > 0.7
 
 
 def test_what_is_picked_lies_where_weights_are() -> None:
@@ -196,10 +197,10 @@ def test_what_is_picked_lies_where_weights_are() -> None:
 
 def test_white_matter_disease_lies_in_white_matter_about_the_ventricles(scene: Scene) -> None:
     for seed in range(4):
-        share = lesions.white_matter_hyperintensities(draw_of(seed), scene)
-        assert float((scene.tissues[Tissue.WHITE] * share).sum() / share.sum()) > 0.8
+        fraction = lesions.white_matter_hyperintensities(draw_of(seed), scene)
+        assert float((scene.tissues[Tissue.WHITE] * fraction).sum() / fraction.sum()) > 0.8
         near, far = ((scene.ventricle_mm < 6) & (scene.tissues[Tissue.WHITE] > 0.95)), scene.ventricle_mm > 30
-        assert float(share[near].mean()) > float(share[far].mean())
+        assert float(fraction[near].mean()) > float(fraction[far].mean())
 
 
 def test_an_outline_takes_no_ventricle(scene: Scene) -> None:

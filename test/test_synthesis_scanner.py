@@ -32,7 +32,7 @@ def empty_scene(spacing_mm: float = 2.0) -> Scene:
     """A field of view without anything in it."""
     zero = torch.zeros(SIZE)
     affine = np.concatenate([spacing_mm * np.eye(3), np.zeros((3, 1))], axis=1)
-    return Scene(torch.zeros(17, *SIZE), torch.zeros(3, *SIZE), affine, zero, zero, spacing_mm, stripped=False)
+    return Scene(torch.zeros(17, *SIZE), torch.zeros(3, *SIZE), affine, zero, zero, spacing_mm, skull_stripped=False)
 
 
 def blocks() -> torch.Tensor:
@@ -153,7 +153,7 @@ def test_noise_is_rician() -> None:
 
 
 def test_echo_planar_images_are_displaced_and_keep_their_signal() -> None:
-    """A field of ±0.3 ppm, 4 mm a ppm on a grid of 2 mm: ±0.6 voxels along Y. Shares are not piled up."""
+    """A field of ±0.3 ppm, 4 mm a ppm on a grid of 2 mm: ±0.6 voxels along Y. Fractions are not piled up."""
     y = torch.arange(SIZE[1], dtype=torch.float32).view(-1, 1)
     field = (0.3 * torch.sin(2 * math.pi * y / SIZE[1])).expand(SIZE)
     scene = replace(empty_scene(), field_ppm=field)

@@ -33,11 +33,11 @@ def anatomies(tmp_path_factory: pytest.TempPathFactory) -> Anatomies:
 
 @pytest.fixture(scope="module")
 def scene(anatomies: Anatomies) -> Scene:
-    return placed(Draw(1, torch.device("cpu")), anatomies, stripped=False)
+    return placed(Draw(1, torch.device("cpu")), anatomies, skull_stripped=False)
 
 
-def placed(draw: Draw, anatomies: Anatomies, *, stripped: bool) -> Scene:
-    return place(draw, anatomies.heads[0], CONFIG.anatomy, stripped, SPACING_MM)
+def placed(draw: Draw, anatomies: Anatomies, *, skull_stripped: bool) -> Scene:
+    return place(draw, anatomies.heads[0], CONFIG.anatomy, skull_stripped, SPACING_MM)
 
 
 def t1_settings(**changes: object) -> SynthesisConfig:
@@ -72,7 +72,7 @@ def test_mprage_is_what_pulse_after_pulse_gives() -> None:
 def test_most_lesions_are_darker_than_the_brain_around_them(anatomies: Anatomies, task: str) -> None:
     """Against the brighter half of what lies within 10 mm, in images whose contrast is physics; blood may be bright."""
     plain = {"none": 0.0}
-    config = t1_settings(acquisition={"stripped": 1.0}, altered=0.0, random=0.0, trauma=plain, stroke=plain)
+    config = t1_settings(acquisition={"skull_stripped": 1.0}, altered=0.0, random=0.0, trauma=plain, stroke=plain)
     generator = Generator(task, anatomies, config)
     darker = []
     for seed in range(10):
@@ -88,11 +88,11 @@ def test_most_lesions_are_darker_than_the_brain_around_them(anatomies: Anatomies
 @pytest.mark.parametrize("mix", [trauma, stroke])
 def test_no_ventricle_is_outlined(anatomies: Anatomies, mix: LesionMix) -> None:
     """Neither the patient's own nor one that has widened towards the lesion."""
-    config = t1_settings(pools=0.0, ex_vacuo=1.0, trauma={"none": 0.0}, stroke={"none": 0.0})
+    config = t1_settings(extra_axial_fluid=0.0, ex_vacuo=1.0, trauma={"none": 0.0}, stroke={"none": 0.0})
     marked = 0
     for seed in range(3):
         draw = Draw(seed, torch.device("cpu"))
-        scene = placed(draw, anatomies, stripped=bool(seed % 2))
+        scene = placed(draw, anatomies, skull_stripped=bool(seed % 2))
         _, target, _ = render(draw, scene, anatomies, config, mix)
         marked += int(target.sum())
         assert not (target.bool() & (scene.tissues[Tissue.VENTRICLE] > 0.5)).any()
@@ -109,36 +109,36 @@ def test_a_widened_ventricle_takes_the_lesion_beside_it(scene: Scene) -> None:
     far = (scene.ventricle_mm > 19) & (before > 0.5)
     assert float(injury.outline[near].mean()) < 0.1
     assert torch.equal(injury.outline[far], before[far])
-    assert float(injury.shares.sum(0).max()) <= 1 + 1e-5
+    assert float(injury.fractions.sum(0).max()) <= 1 + 1e-5
 
 
-@pytest.mark.parametrize(("mix", "share"), [(trauma, CONFIG.t1.trauma.none), (stroke, CONFIG.t1.stroke.none)])
+@pytest.mark.parametrize(("mix", "fraction"), [(trauma, CONFIG.t1.trauma.none), (stroke, CONFIG.t1.stroke.none)])
 def test_as_many_brains_as_asked_for_have_no_lesion(
-    anatomies: Anatomies, scene: Scene, mix: LesionMix, share: float
+    anatomies: Anatomies, scene: Scene, mix: LesionMix, fraction: float
 ) -> None:
     without = []
     for seed in range(40):
         injury = Injury.none(scene)
         mix(Draw(seed, torch.device("cpu")), scene, anatomies, CONFIG, injury)
         without.append(not injury.outline.any())
-    # Two standard deviations of a binomial share.
-    assert abs(np.mean(without) - share) < 2 * math.sqrt(share * (1 - share) / len(without))
+    # Two standard deviations of a binomial fraction.
+    assert abs(np.mean(without) - fraction) < 2 * math.sqrt(fraction * (1 - fraction) / len(without))
 
 
 def test_a_brain_without_lesions_has_none_in_its_target(anatomies: Anatomies) -> None:
     """What imitates lesions is drawn at its most frequent."""
     always = {"white_matter": 1.0, "microbleeds": 1.0}
-    t1 = {"perivascular": 1.0, "pools": 1.0, "trauma": {"none": 1.0}}
+    t1 = {"perivascular": 1.0, "extra_axial_fluid": 1.0, "trauma": {"none": 1.0}}
     generator = Generator("aims-tbi", anatomies, SynthesisConfig.model_validate({"lesions": always, "t1": t1}))
     assert not any(generator(seed).target.any() for seed in range(2))
 
 
-def test_a_pool_pushes_the_brain_and_leaves_the_rest(scene: Scene) -> None:
+def test_extra_axial_fluid_pushes_the_brain_and_leaves_the_rest(scene: Scene) -> None:
     pushed = with_extra_axial_fluid(Draw(3, torch.device("cpu")), scene)
     brain = [float(one.tissues[PARENCHYMA].sum()) for one in (scene, pushed)]
     fluid = [float(one.tissues[Tissue.OUTER_CSF].sum()) for one in (scene, pushed)]
     assert fluid[1] > fluid[0]
-    # Pressed together, not cut away: less than the pool's volume is missing.
+    # Pressed together, not cut away: less than the fluid's volume is missing.
     assert 0.8 < brain[1] / brain[0] < 1
     assert float(pushed.tissues.sum(0).max()) <= 1.01
     skull = [float(one.tissues[INTRACRANIAL.stop :].sum()) for one in (scene, pushed)]
@@ -175,11 +175,11 @@ def test_the_command_writes_the_same_bytes_twice(
     assert f"1 cases of {task}\tseeds 1 to 1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("stripped", [False, True])
-def test_the_task_brain_outlines_what_the_skull_holds(anatomies: Anatomies, stripped: bool) -> None:
-    """One piece of a brain's volume; of a stripped image all there is, of a head's the lesser part."""
+@pytest.mark.parametrize("skull_stripped", [False, True])
+def test_the_task_brain_marks_what_the_skull_holds(anatomies: Anatomies, skull_stripped: bool) -> None:
+    """One piece of a brain's volume; of a skull-stripped image all there is, of a head's the lesser part."""
     settings = SynthesisConfig.model_validate(
-        {"t1": {"acquisition": {"stripped": float(stripped), "defaced": 0.0}}, "anatomy": {"cut": 0.0}}
+        {"t1": {"acquisition": {"skull_stripped": float(skull_stripped), "defaced": 0.0}}, "anatomy": {"cut": 0.0}}
     )
     for seed in range(6):
         case = Generator("brain", anatomies, settings)(seed)
@@ -189,7 +189,7 @@ def test_the_task_brain_outlines_what_the_skull_holds(anatomies: Anatomies, stri
         assert np.bincount(parts.ravel())[1:].max() / brain.sum() > 0.98, count
         shown = case.images[0].numpy() > 0
         outside = (shown & ~brain).sum() / shown.sum()
-        assert outside < 0.2 if stripped else outside > 0.25
+        assert outside < 0.2 if skull_stripped else outside > 0.25
 
 
 def test_fat_lies_about_the_eyes_and_below_the_skin(scene: Scene) -> None:

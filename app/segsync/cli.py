@@ -74,7 +74,7 @@ WeightsOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 TtaOption = Annotated[Tta, typer.Option("--tta", help="Average over mirrored copies; auto: on a GPU.")]
 OverlapOption = Annotated[
-    float, typer.Option("--overlap", min=0.0, max=0.9, help="Share of a window that its neighbour covers too.")
+    float, typer.Option("--overlap", min=0.0, max=0.9, help="Fraction of a window that its neighbour covers too.")
 ]
 DeadlineOption = Annotated[
     float | None,

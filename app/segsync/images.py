@@ -31,7 +31,7 @@ FIELD_OF_VIEW_MM = (1.0, 2000.0)
 SAME_PLACE_MM = 1.0
 #: Where a DICOM slice lies: Image Position (Patient).
 SLICE_POSITION = "0020|0032"
-#: How far the steps between slices may differ, as a share of their median.
+#: How far the steps between slices may differ, as a fraction of their median.
 UNEVEN_SLICES = 0.1
 #: Angle between the way from the first slice to the last and the slices' normal: from here on it is a tilted gantry.
 TILT_DEGREES = 0.5

@@ -37,7 +37,7 @@ MIN_WIDTH = 760
 MARGIN_MM = 10.0
 #: The tissue's percentile that is shown white, for contrasts without a unit; black is zero, as air is.
 WHITE_PERCENTILE = 99.7
-#: Without a lesion: slices that show at least this share of the widest slice's tissue.
+#: Without a lesion: slices that show at least this fraction of the widest slice's tissue.
 FULL_SLICE = 0.3
 #: Voxels in a plane that are looked at to tell patient from air; more say nothing new.
 ENOUGH_VOXELS = 4e6

@@ -33,7 +33,7 @@ class Settings:
 
     #: `mirror` averages over mirrored copies, `none` does not; `auto` mirrors on a GPU.
     tta: Tta = "auto"
-    #: Share of a window that neighbours have in common.
+    #: Fraction of a window that neighbours have in common.
     overlap: float = 0.5
     #: Seconds a case may take; mirroring, then overlap, give way. None: as long as it takes.
     deadline_s: float | None = None
@@ -131,11 +131,11 @@ class Model:
         self,
         images: Mapping[str, Path | str | Volume] | Case,
         settings: Settings | None = None,
-        progress: Callable[[float], None] = lambda share: None,
+        progress: Callable[[float], None] = lambda fraction: None,
     ) -> Result:
         """Segment one case.
 
-        images: a path or Volume for each channel of the task. progress: called with the share done, 0 to 1.
+        images: a path or Volume for each channel of the task. progress: called with the fraction done, 0 to 1.
         Raises InputError for images that are not what the task needs, ResourceError where memory ends.
         """
         settings = settings or Settings()

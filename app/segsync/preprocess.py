@@ -14,18 +14,19 @@ Shown = npt.NDArray[np.bool_]
 #: Segments a region in an image: 1 inside, 0 outside, on the image's grid; None if it finds nothing.
 RegionFinder = Callable[[Volume], Volume | None]
 
-#: Tissue is brighter than this share of the image's bright end (its 98th percentile above zero); air and noise are not.
-TISSUE_SHARE = 0.1
-#: Below this share of the reference's tissue inside a channel's field of view, the channel lies elsewhere.
+#: Tissue is brighter than this fraction of the image's bright end (its 98th percentile above zero); air and noise are
+#: not.
+TISSUE_FRACTION = 0.1
+#: Below this fraction of the reference's tissue inside a channel's field of view, the channel lies elsewhere.
 MIN_OVERLAP = 0.05
-#: Below this share a person should look.
+#: Below this fraction a person should look.
 GOOD_OVERLAP = 0.8
 #: Median ADC of brain tissue lies in this range whatever the field strength, in 10⁻⁶ mm²/s; wide enough for oedema.
 ADC_MEDIAN = (300.0, 2500.0)
 #: Channels in Hounsfield units. Bone and contrast medium lie above the first of these values, and little of them above
 #: the second; with 1024 added to all, nearly everything above the first lies above the second.
 CT = ("ncct", "cta")
-DENSE_HU, DENSEST_SHARE = (150.0, 900.0), 0.8
+DENSE_HU, DENSEST_FRACTION = (150.0, 900.0), 0.8
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def tissue(array: Array, how: ZScore | Fixed) -> Shown:
         floor = how.low
     else:
         positive = array[array > 0]
-        floor = TISSUE_SHARE * float(np.percentile(positive, 98)) if positive.size else 0.0
+        floor = TISSUE_FRACTION * float(np.percentile(positive, 98)) if positive.size else 0.0
     shown: Shown = array > floor
     return shown
 
@@ -187,15 +188,15 @@ def _on_grid(
 
 
 def _check_overlap(name: str, inside: Shown, here: Shown, warnings: list[str]) -> None:
-    share = float(inside[here].mean())
-    if share < MIN_OVERLAP:
+    fraction = float(inside[here].mean())
+    if fraction < MIN_OVERLAP:
         raise ChannelError(
             name,
-            f"expected the region that the reference image shows, found {share:.0%} of it in the field of view; "
+            f"expected the region that the reference image shows, found {fraction:.0%} of it in the field of view; "
             "register the images or give those of one visit",
         )
-    if share < GOOD_OVERLAP:
-        warnings.append(f"channel {name}: covers {share:.0%} of the patient in the reference image; check the pair")
+    if fraction < GOOD_OVERLAP:
+        warnings.append(f"channel {name}: covers {fraction:.0%} of the patient in the reference image; check the pair")
 
 
 def _check_diffusion(raw: dict[str, Array], warnings: list[str]) -> None:
@@ -218,7 +219,7 @@ def _check_hounsfield(raw: dict[str, Array], warnings: list[str]) -> None:
     """Say where a CT's rescale intercept is lost, so that everything lies 1024 HU too high."""
     for name in (name for name in CT if name in raw):
         dense = raw[name][raw[name] > DENSE_HU[0]]
-        if dense.size and float((dense > DENSE_HU[1]).mean()) > DENSEST_SHARE:
+        if dense.size and float((dense > DENSE_HU[1]).mean()) > DENSEST_FRACTION:
             warnings.append(
                 f"channel {name}: nearly all of the patient lies above {DENSE_HU[1]:g} HU; give the image in "
                 "Hounsfield units (is its rescale intercept lost?)"

@@ -56,7 +56,7 @@ class RunRecord(_Frozen):
     #: Windows without tissue, which are not computed.
     skipped_windows: int
     window_size_xyz: IntTriple
-    #: Share of a window that neighbours have in common.
+    #: Fraction of a window that neighbours have in common.
     overlap: float
     #: Passes over mirrored copies, the plain one included: 1 is no mirroring.
     mirrored_passes: int

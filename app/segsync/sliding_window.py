@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 Predictor = Callable[[Array], Array]
 Flip = tuple[int, ...]
 
-#: Standard deviation of the window's weight as a share of its side, as in nnU-Net (Isensee et al. 2021).
+#: Standard deviation of the window's weight as a fraction of its side, as in nnU-Net (Isensee et al. 2021).
 GAUSSIAN_SIGMA = 1 / 8
-#: Weights never fall below this share of the centre's, so that a corner covered once is still a number.
+#: Weights never fall below this fraction of the centre's, so that a corner covered once is still a number.
 MIN_WEIGHT = 1e-3
 #: Overlaps to fall back to when there is no time for the one asked for.
 COARSER_OVERLAPS = (0.25, 0.0)
 #: Part of the time left that is planned with: the last window may be slower than the first.
-SAFE_SHARE = 0.9
+SAFE_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ def predict(
     tissue: npt.NDArray[np.bool_] | None = None,
     deadline: float | None = None,
     clock: Callable[[], float] = time.monotonic,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[Array, InferenceStatistics]:
     """Probabilities (L, Z, Y, X) float32 of a volume (C, Z, Y, X) float32, window by window.
 
     outputs: L. tissue: windows without any are not computed, and their voxels are 0. deadline: a time of `clock` by
     which to have finished; the second window's time decides how much mirroring, then overlap, there is time for.
-    progress: called with the share done. A window for which the predictor raises MemoryError is halved.
+    progress: called with the fraction done. A window for which the predictor raises MemoryError is halved.
     Raises ResourceError where even the smallest window does not fit into memory.
     """
     shape = (array.shape[1], array.shape[2], array.shape[3])
@@ -191,7 +191,7 @@ class _Run:
 
     def _passes_in_time(self, seconds: float, windows: int, steps: int) -> int:
         assert self.deadline is not None
-        left = (self.deadline - self.clock()) * SAFE_SHARE
+        left = (self.deadline - self.clock()) * SAFE_FRACTION
         passes = (left / max(seconds, 1e-9) + steps) / windows
         return math.floor(min(passes, len(self.windows.flips)))  # a deadline may be infinite
 

@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "hippocampus")
     parser.add_argument("--runs", type=Path, default=ROOT / "test" / "output" / "hippocampus")
-    parser.add_argument("--share", type=float, default=1.0, help="of the training labels")
+    parser.add_argument("--fraction", type=float, default=1.0, help="of the training labels")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE over the settings of fine-tuning")
     options = parser.parse_args()
@@ -53,7 +53,7 @@ def main() -> None:
         network = NetworkConfig(preset="tiny", overrides=variant.overrides)
         changed = settings.model_copy(update={"network": network})
         parameters = sum(parameter.numel() for parameter in build_network(changed).parameters())
-        found = measure(changed, variant.key, options.share, TransferConfig(), options.runs, options.seeds)
+        found = measure(changed, variant.key, options.fraction, TransferConfig(), options.runs, options.seeds)
         measured[variant.key] = found, parameters
     (HERE / "ablation.md").write_text(page(measured, settings, options), encoding="utf-8")
     sys.stdout.write(f"{HERE / 'ablation.md'}\n")
@@ -66,7 +66,7 @@ def page(measured: dict[str, tuple[Measured, int]], settings: RunConfig, options
         "# Ablation: what the ViL blocks bring",
         "",
         f"{written_by('ablation', options)}, trained on {device}. The `tiny` preset of five stages on the "
-        f"hippocampus set, {100 * options.share:g} % of the labels, from scratch, {settings.steps} steps of "
+        f"hippocampus set, {100 * options.fraction:g} % of the labels, from scratch, {settings.steps} steps of "
         f"{settings.batch} patches, {seeds_of(options)}, 52 test cases, last weights. Mean Dice of both labels ± "
         "standard deviation over cases; in brackets the difference from the network without any block and its 95 % "
         "confidence interval (bootstrap over cases). Training time is that of this run on a shared machine.",

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "hippocampus")
     parser.add_argument("--runs", type=Path, default=ROOT / "test" / "output" / "hippocampus")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where results/ and images/ are written")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 1.0], help="of the training labels")
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 1.0], help="of the training labels")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--cases", type=int, help="these first cases alone, a quarter of them to test")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE over the settings of fine-tuning")
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     head = introduction(options)
     options.set += few_cases(options.data, options.cases) if options.cases else []
-    pages = [compared(share, options) for share in options.shares]
+    pages = [compared(fraction, options) for fraction in options.fractions]
     text = options.docs / "results" / "comparison.md"
     text.parent.mkdir(parents=True, exist_ok=True)
     text.write_text(head + "".join(pages), encoding="utf-8")
@@ -113,21 +113,21 @@ def few_cases(data: Path, count: int) -> list[str]:
     return [f"data.training_cases=[{training}]", f"data.validation_cases=[{held_back}]"]
 
 
-def compared(share: float, options: argparse.Namespace) -> str:
-    """Train, score and compare every system with one share of the labels; returns its part of the page."""
-    runs = [scored(one, share, seed, options) for one in CONTESTANTS for seed in range(options.seeds)]
-    folder = options.runs / f"comparison-{100 * share:g}"
+def compared(fraction: float, options: argparse.Namespace) -> str:
+    """Train, score and compare every system with one fraction of the labels; returns its part of the page."""
+    runs = [scored(one, fraction, seed, options) for one in CONTESTANTS for seed in range(options.seeds)]
+    folder = options.runs / f"comparison-{100 * fraction:g}"
     chapters = compare(runs, folder, paper=True)
     images = options.docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     (setting,) = group_runs([read_run(run) for run in runs], CONTESTANTS[0].name)
-    parts = [f"## {100 * share:g} % of the labels\n", *in_short(setting)]
+    parts = [f"## {100 * fraction:g} % of the labels\n", *in_short(setting)]
     for table in ("data-hippocampus", "budget"):
         found = folder / "tables" / f"{table}.md"
         if found.is_file():
             parts.append(found.read_text(encoding="utf-8"))
     for picture in (picture for chapter in chapters for picture in chapter.pictures):
-        name = f"comparison-{100 * share:g}-{picture.name}.png"
+        name = f"comparison-{100 * fraction:g}-{picture.name}.png"
         (images / name).write_bytes(picture.png)
         parts.append(f"![{picture.name.replace('-', ' ')}](../images/{name})\n\n*{picture.caption}*\n")
     return "\n".join(parts) + "\n"
@@ -159,13 +159,13 @@ def in_short(setting: Setting) -> Iterator[str]:
     )
 
 
-def scored(one: Contestant, share: float, seed: int, options: argparse.Namespace) -> str:
+def scored(one: Contestant, fraction: float, seed: int, options: argparse.Namespace) -> str:
     """Train one system and score it on the test cases; returns `NAME=FOLDER` of its scores."""
     data = [f"data.folder={options.data}", f"data.cache={options.runs / 'cache'}"]
     settings = load_settings(RunConfig, CONFIGS / "finetune-fast.yaml", [*data, *one.network, *options.set])
     checkpoint = pretrained(one, settings, options).best if one.pretext else None
     transfer = TransferConfig(mode=one.start, checkpoint=checkpoint)
-    run = fine_tuned(settings, one.key, share, seed, transfer, options.runs)
+    run = fine_tuned(settings, one.key, fraction, seed, transfer, options.runs)
     scores = options.runs / "scores" / run.folder.name
     if not (scores / SYSTEM_FILE).is_file():
         evaluate(run.folder, scores, checkpoint=run.last, masks=seed == 0)

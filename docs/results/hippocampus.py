@@ -33,12 +33,12 @@ from segsync_train.trainer.validation import windows_of
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CONFIGS = ROOT / "training" / "configs"
-SHARES = (0.05, 0.1, 0.25, 1.0)
+FRACTIONS = (0.05, 0.1, 0.25, 1.0)
 #: How fine-tuning starts, with its name in the figure and its colour (Okabe and Ito).
 STARTS = {"full": ("3D-SegSync", "#0072B2"), "bottom": ("3D-SegSync-Bottom", "#E69F00"), "none": ("scratch", "#555555")}
 
-#: Share of the labelled cases that the linear probe is fitted on.
-PROBE_SHARE = SHARES[0]
+#: Fraction of the labelled cases that the linear probe is fitted on.
+PROBE_FRACTION = FRACTIONS[0]
 
 Values = npt.NDArray[np.float64]
 Row = tuple[str, ...]
@@ -71,11 +71,11 @@ def main() -> None:
     run = arguments.runs / "pretrain"
     pretrained = pretrained_encoder(arguments.data, run, settings, arguments.pretrain_set).best
     measured = {}
-    for share in SHARES:
+    for fraction in FRACTIONS:
         for start in STARTS:
             checkpoint = None if start == "none" else pretrained
             chosen = settings.transfer.model_copy(update={"mode": start, "checkpoint": checkpoint})
-            measured[share, start] = measure(settings, start, share, chosen, arguments.runs, arguments.seeds)
+            measured[fraction, start] = measure(settings, start, fraction, chosen, arguments.runs, arguments.seeds)
     longer = None
     if arguments.longer:
         changes = [*data, *arguments.set, f"steps={arguments.longer}", *arguments.longer_set]
@@ -112,22 +112,24 @@ def pretrained_encoder(
 
 
 def fine_tuned(
-    settings: RunConfig, name: str, share: float, seed: int, transfer: TransferConfig, runs: Path
+    settings: RunConfig, name: str, fraction: float, seed: int, transfer: TransferConfig, runs: Path
 ) -> RunFolder:
-    """Fine-tune with this share of the labels; the test cases are scored once, after the last step."""
-    data = settings.data.model_copy(update={"labelled": share})
+    """Fine-tune with this fraction of the labels; the test cases are scored once, after the last step."""
+    data = settings.data.model_copy(update={"labelled": fraction})
     validation = settings.validation.model_copy(update={"every": settings.steps})
-    title = f"{name}, {100 * share:g} % of the labels, seed {seed}"
+    title = f"{name}, {100 * fraction:g} % of the labels, seed {seed}"
     changed = {"name": title, "seed": seed, "data": data, "transfer": transfer, "validation": validation}
-    folder = RunFolder(runs / f"{name}-{100 * share:g}-{seed}")
+    folder = RunFolder(runs / f"{name}-{100 * fraction:g}-{seed}")
     finetune(settings.model_copy(update=changed), folder.folder, resume=folder.begun)
     return folder
 
 
-def measure(settings: RunConfig, name: str, share: float, transfer: TransferConfig, runs: Path, seeds: int) -> Measured:
+def measure(
+    settings: RunConfig, name: str, fraction: float, transfer: TransferConfig, runs: Path, seeds: int
+) -> Measured:
     """Fine-tune once a seed."""
     dice, hours = [], 0.0
-    done = tuple(fine_tuned(settings, name, share, seed, transfer, runs) for seed in range(seeds))
+    done = tuple(fine_tuned(settings, name, fraction, seed, transfer, runs) for seed in range(seeds))
     for run in done:
         lines = read_log(run.folder)
         dice.append(last_scores(lines).mean(1))
@@ -144,7 +146,7 @@ def last_scores(lines: list[dict[str, Any]]) -> Values:
 
 
 def probed(settings: RunConfig, checkpoint: Path | None) -> float:
-    """Mean Dice over the test cases of a linear probe, fitted on the labelled cases of PROBE_SHARE; None: untrained."""
+    """Mean Dice of a linear probe over the test cases, fitted on PROBE_FRACTION of the labels; None: untrained."""
     if not isinstance(settings.data, FolderData) or settings.data.cache is None:
         raise TypeError("fine-tuning here is on a folder, whose cases are cached")
     torch.manual_seed(settings.seed)
@@ -154,7 +156,7 @@ def probed(settings: RunConfig, checkpoint: Path | None) -> float:
     if checkpoint is not None:
         transfer(network, TransferConfig(mode="full", checkpoint=checkpoint))
     cases = find_cases(settings.data.layout, settings.data.folder, [channel.name for channel in settings.channels])
-    split = split_cases(cases, settings.data.model_copy(update={"labelled": PROBE_SHARE}))
+    split = split_cases(cases, settings.data.model_copy(update={"labelled": PROBE_FRACTION}))
     folders = build_cache([*split.training, *split.validation], settings, settings.data.cache)
     opened, count = open_cases(folders), len(split.training)
     windows = windows_of(settings.patch_zyx, network.multiple_zyx, settings.validation.overlap)
@@ -189,18 +191,18 @@ def seeds_of(options: argparse.Namespace) -> str:
 
 
 def figure(measured: dict[tuple[float, str], Measured]) -> Figure:
-    """Dice against the share of labels, with 95 % intervals over test cases."""
+    """Dice against the fraction of labels, with 95 % intervals over test cases."""
     drawn = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = drawn.add_subplot()
     for number, (start, (name, colour)) in enumerate(STARTS.items()):
-        means = [measured[share, start].dice.mean() for share in SHARES]
-        errors = [1.96 * stats.sem(measured[share, start].dice.mean(0)) for share in SHARES]
-        places = np.array(SHARES) * 100 * 1.03 ** (number - 1)
+        means = [measured[fraction, start].dice.mean() for fraction in FRACTIONS]
+        errors = [1.96 * stats.sem(measured[fraction, start].dice.mean(0)) for fraction in FRACTIONS]
+        places = np.array(FRACTIONS) * 100 * 1.03 ** (number - 1)
         axes.errorbar(places, means, errors, color=colour, marker="o", capsize=3, label=name)
     axes.set_xscale("log")
-    axes.set_xticks([100 * share for share in SHARES], [f"{100 * share:g} %" for share in SHARES])
+    axes.set_xticks([100 * fraction for fraction in FRACTIONS], [f"{100 * fraction:g} %" for fraction in FRACTIONS])
     axes.minorticks_off()
-    axes.set_xlabel("share of the 208 training cases whose labels are used")
+    axes.set_xlabel("fraction of the 208 training cases whose labels are used")
     axes.set_ylabel("mean Dice of 52 test cases")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
@@ -233,7 +235,7 @@ def page(
         "([settings](../../training/configs/finetune-fast.yaml)). The last weights are scored, once: nothing was "
         "chosen on the test cases.",
         "",
-        "![Dice against the share of labels](../images/hippocampus.png)",
+        "![Dice against the fraction of labels](../images/hippocampus.png)",
         "",
         "Mean Dice of both labels ± standard deviation over test cases; in brackets the difference from scratch and "
         "its 95 % confidence interval (bootstrap over cases).",
@@ -248,7 +250,7 @@ def page(
         headroom(measured),
         "",
         "What pretraining learns is another question. With the encoder frozen, a logistic regression on its "
-        f"features, voxel by voxel, fitted on the {round(208 * PROBE_SHARE)} cases of {100 * PROBE_SHARE:g} % "
+        f"features, voxel by voxel, fitted on the {round(208 * PROBE_FRACTION)} cases of {100 * PROBE_FRACTION:g} % "
         "([probe.py](../../training/segsync_train/evaluation/probe.py)), reaches this mean Dice on the test cases:",
         "",
         "| encoder | Dice of the linear probe |",
@@ -266,10 +268,10 @@ def page(
 def verdict(measured: dict[tuple[float, str], Measured]) -> str:
     """What the intervals say."""
     better = [
-        f"{name} with {100 * share:g} %"
-        for share in SHARES
+        f"{name} with {100 * fraction:g} %"
+        for fraction in FRACTIONS
         for start, (name, _) in STARTS.items()
-        if start != "none" and gain(measured[share, start], measured[share, "none"])[1] > 0
+        if start != "none" and gain(measured[fraction, start], measured[fraction, "none"])[1] > 0
     ]
     caution = "The intervals cover the differences between cases, not those between repetitions of a training."
     if better:
@@ -292,8 +294,8 @@ def more_steps(short: Measured, longer: Measured, settings: RunConfig, arguments
 
 def headroom(measured: dict[tuple[float, str], Measured]) -> str:
     """What more labels give to a network from scratch, which bounds what better features could."""
-    few, many = SHARES[0], SHARES[-1]
-    least, most = (measured[share, "none"].dice.mean() for share in (few, many))
+    few, many = FRACTIONS[0], FRACTIONS[-1]
+    least, most = (measured[fraction, "none"].dice.mean() for fraction in (few, many))
     return (
         f"From scratch, {round(many / few)} times the labels ({round(208 * many)} cases instead of "
         f"{round(208 * few)}) are worth {most - least:+.3f} of Dice. Features as good as those learned from all "
@@ -302,19 +304,21 @@ def headroom(measured: dict[tuple[float, str], Measured]) -> str:
 
 
 def table(measured: dict[tuple[float, str], Measured]) -> Iterator[str]:
-    """Rows of Markdown: a share each."""
+    """Rows of Markdown: a fraction each."""
     yield f"| labels | {' | '.join(name for name, _ in STARTS.values())} |"
     yield "| --- " * (len(STARTS) + 1) + "|"
-    for share in SHARES:
+    for fraction in FRACTIONS:
         cells = []
         for start in STARTS:
-            found = measured[share, start].dice.mean(0)
+            found = measured[fraction, start].dice.mean(0)
             cell = f"{found.mean():.3f} ± {found.std(ddof=1):.3f}"
             if start != "none":
-                cell += " ({:+.3f}, {:+.3f} to {:+.3f})".format(*gain(measured[share, start], measured[share, "none"]))
+                cell += " ({:+.3f}, {:+.3f} to {:+.3f})".format(
+                    *gain(measured[fraction, start], measured[fraction, "none"])
+                )
             cells.append(cell)
-        count = round(208 * share)
-        yield f"| {100 * share:g} % ({count} cases) | {' | '.join(cells)} |"
+        count = round(208 * fraction)
+        yield f"| {100 * fraction:g} % ({count} cases) | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from segsync.predict import Result
 
 Images = dict[str, Volume]
 Points = npt.NDArray[np.float64]
-Shares = npt.NDArray[np.float32]
+Fractions = npt.NDArray[np.float32]
 
 RADII_MM = (2.0, 3.0, 4.5, 7.0)
 #: DWI there, times what it was; ADC falls to the second.
@@ -65,18 +65,18 @@ def planted(images: Images, run: Callable[[Images], Result]) -> Iterator[Tally]:
             found, volumes, overlaps, elsewhere = 0, [], [], []
             for _ in range(IMAGES):
                 spots = [ellipsoid(rng, points, spacing, centre, radius) for centre in drawn(rng, points[sites])]
-                share = np.max(spots, axis=0)
+                fraction = np.max(spots, axis=0)
                 changed = images | {
-                    "dwi": Volume((dwi.array * (1 + (brighter - 1) * share)).astype(np.float32), dwi.grid),
-                    "adc": Volume((adc.array * (1 - (1 - lower) * share)).astype(np.float32), adc.grid),
+                    "dwi": Volume((dwi.array * (1 + (brighter - 1) * fraction)).astype(np.float32), dwi.grid),
+                    "adc": Volume((adc.array * (1 - (1 - lower) * fraction)).astype(np.float32), adc.grid),
                 }
                 new = (run(changed).mask > 0) & ~ndimage.binary_dilation(before, iterations=2)
-                truth = share >= 0.5
+                truth = fraction >= 0.5
                 found += sum(bool((new & (spot >= 0.5 * spot.max())).any()) for spot in spots)
                 places, count = components_of(new)
-                hits = np.unique(places[share > 0.1])
+                hits = np.unique(places[fraction > 0.1])
                 stray = np.isin(places, np.setdiff1d(np.arange(1, count + 1), hits))
-                volumes.append(float(share.sum()) * dwi.grid.voxel_ml / len(spots))
+                volumes.append(float(fraction.sum()) * dwi.grid.voxel_ml / len(spots))
                 overlaps.append(dice(new, truth))
                 elsewhere.append(float(np.count_nonzero(stray)) * dwi.grid.voxel_ml)
             yield Tally(
@@ -106,8 +106,8 @@ def drawn(rng: np.random.Generator, points: Points) -> list[Points]:
 
 def ellipsoid(
     rng: np.random.Generator, points: Points, spacing_zyx: tuple[float, float, float], centre: Points, radius_mm: float
-) -> Shares:
-    """Share (Z, Y, X) of every voxel that lies in an ellipsoid of that mean radius, its axes along the image's."""
+) -> Fractions:
+    """Fraction (Z, Y, X) of every voxel that lies in an ellipsoid of that mean radius, its axes along the image's."""
     stretch = np.exp(rng.normal(0, 0.2, 3))
     scale = radius_mm * stretch / stretch.prod() ** (1 / 3)
     spacing = np.array(spacing_zyx)
@@ -116,6 +116,6 @@ def ellipsoid(
     near = (np.abs(offset) < 2.5 * radius_mm + 5.0).all(-1)
     parts = np.meshgrid(*((np.arange(n) + 0.5) / n - 0.5 for n in PARTS), indexing="ij")
     within = np.stack([part.ravel() for part in parts], axis=-1) * spacing
-    share = np.zeros(points.shape[:3], np.float32)
-    share[near] = (np.linalg.norm((offset[near][:, None] + within) / scale, axis=-1) < 1).mean(1)
-    return share
+    fraction = np.zeros(points.shape[:3], np.float32)
+    fraction[near] = (np.linalg.norm((offset[near][:, None] + within) / scale, axis=-1) < 1).mean(1)
+    return fraction

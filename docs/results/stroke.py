@@ -82,14 +82,14 @@ def changes(images: Images, run: Callable[[Images], Result]) -> Iterator[tuple[s
     for mm in (2.0, 4.0):
         yield done(f"ADC shifted {mm:g} mm to the left", images | {"adc": moved(adc, mm)})
         yield done(f"FLAIR shifted {mm:g} mm to the left", images | {"flair": moved(flair, mm)})
-    for share in (0.05, 0.1, 0.2):
+    for fraction in (0.05, 0.1, 0.2):
         noisy = {}
         for name in ("dwi", "adc"):
             array = images[name].array.astype(np.float32)
-            level = share * float(np.median(array[array > 0]))
+            level = fraction * float(np.median(array[array > 0]))
             array += level * rng.standard_normal(array.shape).astype(np.float32) * (array > 0)
             noisy[name] = Volume(array, images[name].grid)
-        yield done(f"noise of {100 * share:g} % of the median in DWI and ADC", images | noisy)
+        yield done(f"noise of {100 * fraction:g} % of the median in DWI and ADC", images | noisy)
     yield done("ADC in 10⁻³ mm²/s", images | {"adc": Volume(adc.array.astype(np.float32) / 1000, adc.grid)})
     yield done("DWI 40 times brighter", images | {"dwi": Volume(dwi.array.astype(np.float32) * 40, dwi.grid)})
     for mm in (2.4, 7.2, 9.6):

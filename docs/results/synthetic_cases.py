@@ -73,8 +73,8 @@ def scored_cases(bundle: Bundle, sources: Path, cache: Path, count: int) -> Iter
 
 def with_skulls(settings: SynthesisConfig) -> SynthesisConfig:
     """The same settings with as many skulls as the generator draws by itself."""
-    usual = T1Acquisition().stripped
-    acquisition = settings.t1.acquisition.model_copy(update={"stripped": usual})
+    usual = T1Acquisition().skull_stripped
+    acquisition = settings.t1.acquisition.model_copy(update={"skull_stripped": usual})
     return settings.model_copy(update={"t1": settings.t1.model_copy(update={"acquisition": acquisition})})
 
 

@@ -95,7 +95,7 @@ def region(name: str | None, weights: Path) -> list[str]:
     return [
         f"It sees the inside of a brain mask alone, which the region model `{spec.task}` segments: "
         f"{training(spec)} On {point['cases']} synthetic "
-        f"cases they reach Dice {point['dice']:.3f}. The cases below are whole heads and stripped brains, as the "
+        f"cases they reach Dice {point['dice']:.3f}. The cases below are whole heads and skull-stripped brains, as the "
         "generator draws them, blanked outside of that mask as a patient's image is.",
         "",
     ]
@@ -121,10 +121,10 @@ def planted(model: segsync.Model, heads: dict[str, Volume]) -> Iterator[Row]:
         rough = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(image.shape), 4.0)
         for place, (centre_mm, radius_mm) in CAVITIES.items():
             away = np.linalg.norm(head.grid.points(index) - centre_mm, axis=-1) + 2.0 * rough / rough.std()
-            share = np.clip(radius_mm - away + 0.5, 0, 1) * brain
-            dark = image * (1 - share) + share * np.percentile(image[brain], FLUID_PERCENTILE)
+            fraction = np.clip(radius_mm - away + 0.5, 0, 1) * brain
+            dark = image * (1 - fraction) + fraction * np.percentile(image[brain], FLUID_PERCENTILE)
             result = model.predict({"t1": Volume(dark.astype(np.float32), head.grid)}, Settings(tta="none"))
-            truth = share >= 0.5
+            truth = fraction >= 0.5
             overlap = dice(result.mask > 0, truth)
             volume = f"{np.count_nonzero(truth) * head.grid.voxel_ml:.1f}"
             yield name, place, volume, f"{result.volume_ml:.1f}", f"{overlap:.2f}"

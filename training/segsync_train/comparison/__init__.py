@@ -1,1 +1,1 @@
-"""The paper's comparison of systems: scores pooled, tested and ranked, then set in tables, figures and one page."""
+"""The paper's comparison of systems: scores grouped, tested and ranked, then set in tables, figures and one page."""

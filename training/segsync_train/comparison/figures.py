@@ -139,10 +139,10 @@ def ranking_figure(settings: Sequence[Setting], look: Mapping[str, Look]) -> Fig
         order = np.lexsort((found.drawn.mean(axis=0), found.ranks))
         for place, system in enumerate(order):
             low, high = found.intervals[:, system]
-            share = found.shares[system]
-            seen = share > 0
+            fraction = found.fractions[system]
+            seen = fraction > 0
             axes.scatter(
-                np.full(seen.sum(), place), np.arange(1, len(share) + 1)[seen], 420 * share[seen], edgecolor=INK,
+                np.full(seen.sum(), place), np.arange(1, len(fraction) + 1)[seen], 420 * fraction[seen], edgecolor=INK,
                 linewidth=0.8, zorder=3, facecolor=look[setting.systems[system]].colour,
             )  # fmt: skip
             axes.plot([place, place], [low, high], color="black", linewidth=1.2, zorder=4)

@@ -58,13 +58,11 @@ def _setting(key: tuple[str, str], runs: Mapping[str, Sequence[Run]]) -> Setting
                 raise InputError(f"{run.folder}: expected {what} of {first.folder} ({one}), found {other}")
     for own in runs.values():
         _check_alike(own)
-    pooled = {name: _pooled(own) for name, own in runs.items()}
-    cases = list(dict.fromkeys(case for case, _ in next(iter(pooled.values()))))
-    for name, values in pooled.items():
-        _check_cases(name, {case for case, _ in values}, next(iter(pooled)), set(cases), key[0])
-    array = np.array(
-        [[[values[case, label] for case in cases] for label in first.labels] for values in pooled.values()]
-    )
+    means = {name: _means(own) for name, own in runs.items()}
+    cases = list(dict.fromkeys(case for case, _ in next(iter(means.values()))))
+    for name, values in means.items():
+        _check_cases(name, {case for case, _ in values}, next(iter(means)), set(cases), key[0])
+    array = np.array([[[values[case, label] for case in cases] for label in first.labels] for values in means.values()])
     array = np.moveaxis(array, -1, 0)
     labels = dict(first.labels)
     if len(labels) > 1:
@@ -78,7 +76,7 @@ def _named(labels: Mapping[int, str]) -> str:
 
 
 def _check_alike(runs: Sequence[Run]) -> None:
-    """Runs are pooled only where their settings differ in nothing that makes another system."""
+    """Runs are averaged only where their settings differ in nothing that makes another system."""
     first = runs[0]
     for run in runs[1:]:
         for key, one, other in differences(_kept(first.system), _kept(run.system)):
@@ -97,7 +95,7 @@ def _kept(system: System) -> dict[str, Any]:
     return kept
 
 
-def _pooled(runs: Sequence[Run]) -> dict[tuple[str, int], Values]:
+def _means(runs: Sequence[Run]) -> dict[tuple[str, int], Values]:
     """Means over the runs that scored each case, which must be equally many for all; NaN where one of them is."""
     counts = {case: sum(case in run.cases for run in runs) for run in runs for case in run.cases}
     for case, count in counts.items():

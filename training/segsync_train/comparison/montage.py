@@ -33,7 +33,7 @@ COLOURS = ("#D55E00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#E69F00", "#0
 QUARTILES = (0.25, 0.5, 0.75)
 #: Panels in one row.
 WIDEST = 9
-#: Share of the colour in a label's fill; its outline is solid.
+#: Fraction of the colour in a label's fill; its outline is solid.
 FILL = 0.45
 
 
@@ -50,7 +50,7 @@ class _Slice:
 def chosen_cases(setting: Setting) -> tuple[str, ...]:
     """The cases at the lower quartile, the median and the upper quartile of the systems' mean Dice."""
     order = np.argsort(setting.of(DICE).mean(axis=0), kind="stable")
-    places = dict.fromkeys(round(share * (len(order) - 1)) for share in QUARTILES)
+    places = dict.fromkeys(round(fraction * (len(order) - 1)) for fraction in QUARTILES)
     return tuple(setting.cases[order[place]] for place in places)
 
 

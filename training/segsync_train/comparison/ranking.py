@@ -26,8 +26,8 @@ class Ranking:
     tau: Values
 
     @property
-    def shares(self) -> Values:
-        """How often each system (row) had each rank (column), as a share of the draws."""
+    def fractions(self) -> Values:
+        """How often each system (row) had each rank (column), as a fraction of the draws."""
         count = self.ranks.size
         counts = [np.bincount(column - 1, minlength=count) for column in self.drawn.T]
         return np.array(counts) / len(self.drawn)

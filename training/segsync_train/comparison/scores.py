@@ -1,4 +1,4 @@
-"""What is compared: folders that `segsync-train evaluate` wrote, and the settings that `pooling` makes of them."""
+"""What is compared: folders that `segsync-train evaluate` wrote, and the settings that `grouping` makes of them."""
 
 import csv
 import json
@@ -32,8 +32,8 @@ class Metric:
     larger_is_better: bool = False
 
 
-#: The paper's columns. It names no unit of its volume difference; here it is a share of the reference's volume, and the
-#: published figures need not be.
+#: The paper's columns. It names no unit of its volume difference; here it is a fraction of the reference's volume, and
+#: the published figures need not be.
 METRICS = (
     Metric("dice", "Dice", 3, larger_is_better=True),
     Metric("hd_mm", "HD mm", 2),

@@ -20,7 +20,7 @@ from segsync.bundle import ChannelSpec, ModelSpec
 from segsync_train.config.settings import Frozen
 from segsync_train.config.synthesis import SynthesisConfig
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 #: What NumPy's and torch's generators take alike.
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -57,14 +57,14 @@ class FolderData(Frozen):
     folder: Path
     #: How the folder is laid out: `nnunet`, `bids`, or the name of a data set (`segsync-train datasets`).
     layout: str = "nnunet"
-    #: Share of the cases kept for validation, where there are no folds.
+    #: Fraction of the cases kept for validation, where there are no folds.
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     #: Number of folds of a cross-validation, and which of them validates this run.
     folds: Annotated[int, Field(ge=2)] | None = None
     fold: NonNegativeInt = 0
     #: Seed of the split and of the choice of labelled cases: the same for every run that is to be compared.
     split_seed: Seed = 0
-    #: Share of the training cases whose labels are used, at least one case; the smaller is part of the larger.
+    #: Fraction of the training cases whose labels are used, at least one case; the smaller is part of the larger.
     labelled: Annotated[float, Field(gt=0, le=1)] = 1.0
     #: Case names to use instead of the seeded split; of `training_cases` `labelled` takes the first part.
     training_cases: tuple[str, ...] = ()
@@ -97,10 +97,10 @@ class SyntheticData(Frozen):
     settings: SynthesisConfig = SynthesisConfig()
     #: Where the sources are kept as the generator needs them, for other runs as well; None: in the run's folder.
     cache: Path | None = None
-    #: A new case enters the pool after so many patches, and the pool holds so many.
+    #: A new case is drawn after so many patches, and so many of the newest are kept to cut patches from.
     patches_per_case: PositiveInt = 8
-    pool: PositiveInt = 4
-    #: Independent pools per place in the batch; as many as worker processes keeps all of them busy.
+    cases_in_memory: PositiveInt = 4
+    #: Independent series of cases per place in the batch; as many as worker processes keeps all of them busy.
     streams: PositiveInt = 1
     #: Number of validation cases, the same in every run of one seed.
     validation_cases: PositiveInt = 8
@@ -110,26 +110,26 @@ class SyntheticData(Frozen):
 class AugmentationConfig(Frozen):
     """The paper's list (section 2.4). Each entry is done with its probability; 0 leaves it out."""
 
-    flip: Share = 0.5
+    flip: Fraction = 0.5
     #: Rotation about every axis, degrees, and zoom factor: one interpolation does both.
-    rotate_zoom: Share = 0.2
+    rotate_zoom: Fraction = 0.2
     degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
     zoom: PositiveRange = (0.8, 1.25)
-    noise: Share = 0.15
+    noise: Fraction = 0.15
     noise_std: NonNegativeFloat = 0.1
-    smooth: Share = 0.1
+    smooth: Fraction = 0.1
     smooth_sigma: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_ordered)] = (0.5, 1.0)
     #: Brightness: values times 1 + this; contrast: distance from the mean times 1 + this.
-    brightness: Share = 0.15
-    contrast: Share = 0.15
+    brightness: Fraction = 0.15
+    contrast: Fraction = 0.15
     strength: Range = (-0.25, 0.25)
     #: MONAI's AdjustContrast.
-    gamma: Share = 0.15
+    gamma: Fraction = 0.15
     gamma_range: PositiveRange = (0.7, 1.5)
-    shift: Share = 0.1
+    shift: Fraction = 0.1
     shift_offset: NonNegativeFloat = 0.1
     #: An optional channel is set to zero, as at inference where the patient has none.
-    drop_optional: Share = 0.2
+    drop_optional: Fraction = 0.2
 
 
 class OptimiserConfig(Frozen):
@@ -139,12 +139,12 @@ class OptimiserConfig(Frozen):
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.01
     #: SGD with Nesterov's momentum.
-    momentum: Share = 0.99
+    momentum: Fraction = 0.99
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     warmup_steps: NonNegativeInt = 0
-    #: The cosine ends at this share of `lr`.
-    final: Share = 0.01
+    #: The cosine ends at this fraction of `lr`.
+    final: Fraction = 0.01
     #: Norm to which gradients are clipped.
     clip: PositiveFloat = 12.0
 
@@ -184,7 +184,7 @@ class TransferConfig(Frozen):
 
     mode: Literal["full", "bottom", "network", "none"] = "none"
     checkpoint: Path | None = None
-    #: Learning rate of the transferred part as a share of the rest's.
+    #: Learning rate of the transferred part as a fraction of the rest's.
     lr_factor: PositiveFloat = 1.0
 
     @model_validator(mode="after")
@@ -216,7 +216,7 @@ class RunConfig(Frozen):
     reference: str | None = None
     #: The region model: a folder of weights (weights/brain) that segment a region in the reference image. Voxels
     #: outside its mask are set to 0, in training as at inference. Synthetic cases are not masked but drawn so
-    #: (`stripped` in their settings).
+    #: (`skull_stripped` in their settings).
     region_model: Path | None = None
     #: Label values and names; background is 0 and not listed.
     labels: dict[PositiveInt, str] = Field(min_length=1)
@@ -227,8 +227,8 @@ class RunConfig(Frozen):
     #: Patches in a batch, per process.
     batch: PositiveInt = 2
     steps: PositiveInt
-    #: Share of the patches whose centre is a labelled voxel.
-    foreground: Share = 0.5
+    #: Fraction of the patches whose centre is a labelled voxel.
+    foreground: Fraction = 0.5
     #: Axes (0 = Z, 1 = Y, 2 = X) that may be mirrored, in training and at inference.
     mirror_axes: tuple[Literal[0, 1, 2], ...] = (2,)
     optimiser: OptimiserConfig = OptimiserConfig()

@@ -1,4 +1,4 @@
-"""What is drawn and how widely: the settings of the image generator. Lengths in mm, shares from 0 to 1."""
+"""What is drawn and how widely: the settings of the image generator. Lengths in mm, fractions from 0 to 1."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat
 
 from segsync_train.config.settings import Frozen
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
 
 
@@ -23,19 +23,19 @@ class AnatomyConfig(Frozen):
     elastic_std_mm: Range = (0.0, 3.5)
     #: Displacement of the ventricles' walls: outward in old brains, a little inward in young ones.
     ventricle_mm: Range = (-1.5, 6.0)
-    #: Exponent on the share of fluid at the brain's surface: below 1 widens the sulci.
+    #: Exponent on the fraction of fluid at the brain's surface: below 1 widens the sulci.
     atrophy: Range = (0.8, 2.5)
     #: Air around the brain or head.
     margin_mm: Range = (4.0, 24.0)
-    #: Share of samples whose field of view ends inside the brain, and how much is lost at either end.
-    cut: Share = 0.2
+    #: Fraction of samples whose field of view ends inside the brain, and how much is lost at either end.
+    cut: Fraction = 0.2
     cut_mm: Range = (5.0, 40.0)
 
 
 class LesionConfig(Frozen):
     """The lesions that are the target, and those that only look like it."""
 
-    none: Share = 0.27
+    none: Fraction = 0.27
     #: Weights of: infarcts of real shapes; scattered emboli alone; both.
     kinds: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.58, 0.17, 0.25)
     #: Weights of one, two, three, four infarcts of real shapes in a brain.
@@ -45,31 +45,31 @@ class LesionConfig(Frozen):
     #: Largest shift against the real place, rotation in degrees; half are mirrored.
     shift_mm: NonNegativeFloat = 12.0
     rotation_degrees: NonNegativeFloat = 20.0
-    #: Share of infarcts broken into pieces, and of those kept to the cortical ribbon.
-    pieces: Share = 0.3
-    cortical: Share = 0.2
+    #: Fraction of infarcts broken into pieces, and of those kept to the cortical ribbon.
+    pieces: Fraction = 0.3
+    cortical: Fraction = 0.2
     emboli: tuple[int, int] = (1, 60)
     #: Radius; the smallest are one voxel.
     embolus_mm: Range = (0.8, 6.0)
     #: Softness of a lesion's border.
     border_mm: Range = (0.4, 2.5)
-    #: Unlabelled: share of brains with old infarcts, hyperintense white matter, lacunes or wide perivascular spaces,
+    #: Unlabelled: fraction of brains with old infarcts, hyperintense white matter, lacunes or wide perivascular spaces,
     #: microbleeds.
-    chronic: Share = 0.3
-    white_matter: Share = 0.6
-    lacunes: Share = 0.3
-    microbleeds: Share = 0.15
+    chronic: Fraction = 0.3
+    white_matter: Fraction = 0.6
+    lacunes: Fraction = 0.3
+    microbleeds: Fraction = 0.15
 
 
 class AcquisitionConfig(Frozen):
     """The scanner: slices, noise, artefacts, and what was done to the images afterwards."""
 
-    #: Share of samples in which the skull is removed and set to zero.
-    stripped: Share = 0.75
+    #: Fraction of samples in which the skull is removed and set to zero.
+    skull_stripped: Fraction = 0.75
     #: Weights of slices across Z (axial), Y (coronal), X (sagittal).
     slice_axis: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.9, 0.05, 0.05)
     slice_mm: Range = (1.0, 7.0)
-    #: Gap between slices as a share of their thickness.
+    #: Gap between slices as a fraction of their thickness.
     gap: Range = (0.0, 0.3)
     #: Resolution within the slice: full width at half maximum of the point spread.
     in_plane_mm: Range = (0.8, 3.0)
@@ -78,12 +78,12 @@ class AcquisitionConfig(Frozen):
     #: Receive coil: number of elements, and exponent on their profile (0: corrected by the scanner, 1: as received).
     coils: tuple[int, int] = (4, 24)
     coil_exponent: Range = (0.0, 1.4)
-    corrected: Share = 0.3
+    corrected: Fraction = 0.3
     #: Smooth variation of brightness besides: standard deviation of its logarithm.
     bias: Range = (0.0, 0.2)
-    #: Echo-planar images: displacement per ppm of field deviation, and share of samples without any.
+    #: Echo-planar images: displacement per ppm of field deviation, and fraction of samples without any.
     distortion_mm_per_ppm: Range = (0.5, 9.0)
-    undistorted: Share = 0.15
+    undistorted: Fraction = 0.15
     #: Difference of shape between the image without and with diffusion weighting (eddy currents, motion).
     eddy_mm: Range = (0.0, 1.5)
     #: Brightness of the ghost half a field of view away.
@@ -91,44 +91,44 @@ class AcquisitionConfig(Frozen):
     #: Misregistration of an image taken at another time: shift and rotation in degrees.
     shift_mm: NonNegativeFloat = 3.0
     rotation_degrees: NonNegativeFloat = 3.0
-    #: Share of samples without an optional channel.
-    missing: Share = 0.12
+    #: Fraction of samples without an optional channel.
+    missing: Fraction = 0.12
 
 
 class T1Acquisition(AcquisitionConfig):
     """A T1 series: mostly whole heads, thin slices in any orientation; nothing echo-planar."""
 
-    stripped: Share = 0.35
+    skull_stripped: Fraction = 0.35
     slice_axis: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.55, 0.1, 0.35)
-    #: Share of two-dimensional series, whose slices are `slice_mm` thick; the others are `thin_mm`.
-    thick: Share = 0.2
+    #: Fraction of two-dimensional series, whose slices are `slice_mm` thick; the others are `thin_mm`.
+    thick: Fraction = 0.2
     slice_mm: Range = (2.0, 6.0)
     thin_mm: Range = (0.8, 1.6)
     in_plane_mm: Range = (0.7, 2.4)
     noise: Range = (0.008, 0.08)
     coil_exponent: Range = (0.0, 0.9)
-    corrected: Share = 0.5
+    corrected: Fraction = 0.5
     bias: Range = (0.0, 0.2)
-    #: Share of series with the traces of a moving head.
-    motion: Share = 0.25
-    #: Share of whole heads without a face, and with everything outside of the head set to zero.
-    defaced: Share = 0.5
-    blanked: Share = 0.3
+    #: Fraction of series with the traces of a moving head.
+    motion: Fraction = 0.25
+    #: Fraction of whole heads without a face, and with everything outside of the head set to zero.
+    defaced: Fraction = 0.5
+    blanked: Fraction = 0.3
 
 
 class TraumaConfig(Frozen):
     """Lesions of a traumatic brain injury, months to years old."""
 
-    none: Share = 0.33
+    none: Fraction = 0.33
     #: Weights of: contusions; axonal injury; both; a lesion of an infarct's shape; that and contusions.
     kinds: tuple[NonNegativeFloat, ...] = (0.44, 0.08, 0.14, 0.2, 0.14)
     #: Weights of one, two, … contusions, and their radius.
     contusions: tuple[NonNegativeFloat, ...] = (0.35, 0.27, 0.18, 0.12, 0.08)
     contusion_mm: Range = (4.0, 30.0)
-    #: Share of contusions anywhere on the cortex, not at the frontal and temporal poles.
-    elsewhere: Share = 0.25
-    #: Share of brains whose contusions are weeks old and still hold bright blood products.
-    fresh: Share = 0.05
+    #: Fraction of contusions anywhere on the cortex, not at the frontal and temporal poles.
+    elsewhere: Fraction = 0.25
+    #: Fraction of brains whose contusions are weeks old and still hold bright blood products.
+    fresh: Fraction = 0.05
     axonal: tuple[int, int] = (1, 40)
     #: Radius. The challenge deletes what has 50 voxels or fewer.
     axonal_mm: Range = (2.3, 4.5)
@@ -137,15 +137,16 @@ class TraumaConfig(Frozen):
 class OldStrokeConfig(Frozen):
     """Infarcts weeks to years old."""
 
-    none: Share = 0.1
+    none: Fraction = 0.1
     #: Weights of: infarcts of real shapes; lacunar infarcts; both.
     kinds: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.66, 0.16, 0.18)
     #: Weights of one, two, three infarcts of real shapes.
     several: tuple[NonNegativeFloat, ...] = (0.72, 0.2, 0.08)
-    #: Share of shapes from patients in the chronic stage; the others are the (often smaller) ones of the acute stage.
-    chronic_shapes: Share = 0.5
-    #: Share of brains whose infarcts have not yet turned to a cavity.
-    subacute: Share = 0.2
+    #: Fraction of shapes from patients in the chronic stage; the others are the (often smaller) ones of the acute
+    #: stage.
+    chronic_shapes: Fraction = 0.5
+    #: Fraction of brains whose infarcts have not yet turned to a cavity.
+    subacute: Fraction = 0.2
     lacunes: tuple[int, int] = (1, 4)
     lacune_mm: Range = (1.5, 8.0)
 
@@ -156,17 +157,18 @@ class T1Config(Frozen):
     acquisition: T1Acquisition = T1Acquisition()
     #: Weights of the sequences: magnetisation-prepared (MPRAGE and its kin); spoiled gradient echo; spin echo.
     sequences: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.7, 0.18, 0.12)
-    #: Share of samples in which every tissue is brighter or darker than physics has it, and in which nothing is left
+    #: Fraction of samples in which every tissue is brighter or darker than physics has it, and in which nothing is left
     #: of physics.
-    altered: Share = 0.15
-    random: Share = 0.04
+    altered: Fraction = 0.15
+    random: Fraction = 0.04
     trauma: TraumaConfig = TraumaConfig()
     stroke: OldStrokeConfig = OldStrokeConfig()
-    #: Share of large old lesions that the ventricle widens towards.
-    ex_vacuo: Share = 0.5
-    #: Unlabelled: share of heads with wide perivascular spaces, and with a pool of fluid that pushes the brain aside.
-    perivascular: Share = 0.5
-    pools: Share = 0.25
+    #: Fraction of large old lesions that the ventricle widens towards.
+    ex_vacuo: Fraction = 0.5
+    #: Unlabelled: fraction of heads with wide perivascular spaces, and with extra-axial fluid that pushes the
+    #: brain aside.
+    perivascular: Fraction = 0.5
+    extra_axial_fluid: Fraction = 0.25
 
 
 class SynthesisConfig(Frozen):

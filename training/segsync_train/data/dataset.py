@@ -76,7 +76,7 @@ def public(cases: Sequence[CaseFiles]) -> list[CaseFiles]:
 
 
 def split_cases(cases: Sequence[CaseFiles], data: FolderData) -> Split:
-    """Divide by names, by fold, or by a seeded share; `labelled` keeps the first part of the training cases.
+    """Divide by names, by fold, or by a seeded fraction; `labelled` keeps the first part of the training cases.
 
     The order is a function of `split_seed` and the names alone, so that 5 % of the labels are part of 10 % of them.
     Cases whose labels are held back belong to neither part.
@@ -212,7 +212,7 @@ def check_values(path: Path, label: Volume, labels: Mapping[int, str]) -> None:
 
 
 def labels_onto(label: Volume, grid: Grid, values: Sequence[int]) -> Labels:
-    """A label map (Z, Y, X) on another grid, as places in `values` from 1: foreground where its share is a half.
+    """A label map (Z, Y, X) on another grid, as places in `values` from 1: foreground where its fraction is a half.
 
     Each label is smoothed and interpolated as the images are, so that a coarse voxel holds what fills most of it.
     """
@@ -220,10 +220,10 @@ def labels_onto(label: Volume, grid: Grid, values: Sequence[int]) -> Labels:
     total = np.zeros_like(best)
     mapped = np.zeros(grid.size_zyx, dtype=np.uint8)
     for place, value in enumerate(values, start=1):
-        share = resample(Volume((label.array == value).astype(np.float32), label.grid), grid, antialias=True)
-        total += share
-        mapped[share > best] = place
-        np.maximum(best, share, out=best)
+        fraction = resample(Volume((label.array == value).astype(np.float32), label.grid), grid, antialias=True)
+        total += fraction
+        mapped[fraction > best] = place
+        np.maximum(best, fraction, out=best)
     mapped[total < 0.5] = 0
     return mapped
 
@@ -257,8 +257,8 @@ def build_cache(
         progress()
         return folder
 
-    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        futures = [pool.submit(one, files) for files in cases]
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as executor:
+        futures = [executor.submit(one, files) for files in cases]
         failures = [error for future in futures if (error := future.exception()) is not None]
     for failure in failures[1:]:
         log.error("%s", failure)

@@ -15,7 +15,7 @@ from segsync_train.evaluation.summary import write_texts
 
 #: Label maps have at most so many values (TotalSegmentator 118, FreeSurfer's cortical atlases some 190).
 MOST_VALUES = 256
-#: Share of neighbours outside the background that are alike. Label maps reach 0.88 at the least (whole heads of 54
+#: Fraction of neighbours outside the background that are alike. Label maps reach 0.88 at the least (whole heads of 54
 #: labels, with cortex two voxels thick); MRI has 0.09, reduced to 16 grey values 0.41, to 8 of them 0.60.
 ALIKE = 0.8
 #: Voxels that are looked at first: most images show there what they are.
@@ -64,8 +64,8 @@ def label_maps(
         progress()
         return verdict
 
-    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        found = dict(zip(names.values(), pool.map(judge, names), strict=True))
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as executor:
+        found = dict(zip(names.values(), executor.map(judge, names), strict=True))
     verdicts = kept | {name: verdict for name, verdict in found.items() if verdict is not None}
     if verdicts != kept:
         write_texts({VERDICTS_FILE: json.dumps(verdicts, indent=1)}, cache)

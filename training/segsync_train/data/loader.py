@@ -43,7 +43,7 @@ def batches(dataset: PatchDataset, first: int, workers: int, device: torch.devic
                 raise
             raise ResourceError(
                 f"a process that prepares patches was ended by the system ({error}), most often for want of memory; "
-                "set fewer workers or a smaller pool"
+                "set fewer workers or fewer data.cases_in_memory"
             ) from error
         if batch is None:
             return

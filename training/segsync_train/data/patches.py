@@ -108,7 +108,7 @@ class PatchDataset(Dataset["Batch | Failure"]):
         return batch
 
     def sample(self, case: LabelledCase, rng: np.random.Generator) -> tuple[Array, Labels]:
-        """One augmented patch: about a labelled voxel in the asked share of samples, else about one of the tissue."""
+        """One augmented patch: about a labelled voxel in the asked fraction of samples, else about tissue."""
         window = self.augmentation.window(rng)
         labelled = rng.random() < self.foreground
         points = case.foreground if labelled and len(case.foreground) else case.inside

@@ -82,19 +82,19 @@ def _synthetic(config: RunConfig, data: SyntheticData, folder: Path, group: Proc
 
 
 class SyntheticSource:
-    """Cases from a rolling pool: a new one is drawn after so many patches, a patch is cut from any of the newest few.
+    """Synthetic cases: a new one is drawn after so many patches, and patches are cut from the newest few.
 
-    Each place in the batch, and each of `streams` within it, has a pool of its own, so that processes that take turns
+    Each place in the batch, and each of `streams` within it, has cases of its own, so that processes that take turns
     at the steps draw no case twice. The case of a sample depends on (seed, step, place) alone.
     """
 
     def __init__(self, config: RunConfig, data: SyntheticData, cache: Path) -> None:
         self.config, self.data, self.cache = config, data, cache
-        self._pool: OrderedDict[tuple[int, ...], LabelledCase] = OrderedDict()
+        self._cases: OrderedDict[tuple[int, ...], LabelledCase] = OrderedDict()
 
     def __getstate__(self) -> dict[str, object]:
         """Other processes read the sources themselves: anatomies are large, and reading them is quick."""
-        return {"config": self.config, "data": self.data, "cache": self.cache, "_pool": OrderedDict()}
+        return {"config": self.config, "data": self.data, "cache": self.cache, "_cases": OrderedDict()}
 
     @cached_property
     def generator(self) -> Generator:
@@ -109,13 +109,13 @@ class SyntheticSource:
         stream, draw = step % self.data.streams, step // self.data.streams
         newest = draw // self.data.patches_per_case
         rng = np.random.default_rng([CHOICE, self.config.seed, step, place])
-        number = int(rng.integers(max(0, newest - self.data.pool + 1), newest + 1))
+        number = int(rng.integers(max(0, newest - self.data.cases_in_memory + 1), newest + 1))
         key = (place, stream, number)
-        if key not in self._pool:
-            self._pool[key] = self.draw(TRAINING, self.config.seed, *key)
-            while len(self._pool) > self.data.pool * self.data.streams * places:
-                self._pool.popitem(last=False)
-        return self._pool[key]
+        if key not in self._cases:
+            self._cases[key] = self.draw(TRAINING, self.config.seed, *key)
+            while len(self._cases) > self.data.cases_in_memory * self.data.streams * places:
+                self._cases.popitem(last=False)
+        return self._cases[key]
 
     def draw(self, *words: int, region_model: RegionModel | None = None) -> LabelledCase:
         """The case of a seed made of these numbers, prepared as a patient's images are at inference."""

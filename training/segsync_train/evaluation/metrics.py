@@ -85,7 +85,7 @@ class Scores:
     volume_ml: float
     predicted_ml: float
     volume_difference_ml: float
-    #: The difference as a share of the reference's volume (the paper's tables give a difference without a unit).
+    #: The difference as a fraction of the reference's volume (the paper's tables give a difference without a unit).
     relative_volume_difference: float
     #: Connected components of both masks, and the absolute difference of their number.
     lesions: int

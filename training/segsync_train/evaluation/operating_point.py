@@ -15,7 +15,7 @@ from scipy import ndimage
 from segsync.errors import InputError, OutputError
 from segsync.geometry import Array
 from segsync.sliding_window import predict
-from segsync_train.config.run import Share, SyntheticData
+from segsync_train.config.run import Fraction, SyntheticData
 from segsync_train.config.settings import Frozen
 from segsync_train.data.cases import NEIGHBOURS, LabelledCase
 from segsync_train.data.sources import open_data
@@ -37,18 +37,18 @@ COMPONENTS_ML = (0.0, 0.02, 0.04, 0.08, 0.15, 0.3)
 class OperatingPoint(Frozen):
     """What was chosen, and how well it did: means over the cases, 0 cases where nothing was chosen."""
 
-    threshold: Share = 0.5
+    threshold: Fraction = 0.5
     min_component_ml: NonNegativeFloat = 0.0
-    dice: Share | None = None
-    lesion_f1: Share | None = None
+    dice: Fraction | None = None
+    lesion_f1: Fraction | None = None
     cases: int = 0
 
 
 class _Case(Frozen):
     """One case at one threshold and smallest component."""
 
-    dice: Share
-    lesion_f1: Share
+    dice: Fraction
+    lesion_f1: Fraction
 
 
 def choose_operating_point(

@@ -73,9 +73,9 @@ def sinkhorn(scores: Tensor, iterations: int) -> Tensor:
 
     Rows are exact; columns are so in the limit (Cuturi 2013). Three iterations are SwAV's.
     """
-    log_share = scores
-    share = math.log(scores.shape[0] / scores.shape[1])
+    log_fraction = scores
+    fraction = math.log(scores.shape[0] / scores.shape[1])
     for _ in range(iterations):
-        log_share = log_share - log_share.logsumexp(0, keepdim=True) + share
-        log_share = log_share - log_share.logsumexp(1, keepdim=True)
-    return log_share.exp()
+        log_fraction = log_fraction - log_fraction.logsumexp(0, keepdim=True) + fraction
+        log_fraction = log_fraction - log_fraction.logsumexp(1, keepdim=True)
+    return log_fraction.exp()

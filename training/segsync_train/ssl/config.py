@@ -17,13 +17,13 @@ from segsync.bundle import ChannelSpec, Fixed, ZScore
 from segsync_train.config.run import (
     Decay,
     FolderData,
+    Fraction,
     NetworkConfig,
     OptimiserConfig,
     PositiveRange,
     Range,
     RunConfig,
     Seed,
-    Share,
     SizeZYX,
     SyntheticData,
     Triple,
@@ -54,7 +54,7 @@ class VolumeFolder(Frozen):
     layout: str = "files"
     #: What the layout calls the model's channels, {image: cta}; others are then not taken. Empty: the same names.
     channels: dict[str, str] = Field(default_factory=dict)
-    #: How this folder's images are normalised instead of as `channels` of the run say: CT in a pool of MRI.
+    #: How this folder's images are normalised instead of as `channels` of the run say: CT among MRI.
     normalisation: Annotated[ZScore | Fixed, Field(discriminator="kind")] | None = None
 
     @model_validator(mode="after")
@@ -78,25 +78,25 @@ class FolderVolumes(Frozen):
 class ViewsConfig(Frozen):
     """The augmentations of eq. 2. Probabilities are per view and channel; 0 leaves one out."""
 
-    #: Side of the window that both views are cut from, as a share of the largest part cut: above 1 they lie apart.
+    #: Side of the window that both views are cut from, as a fraction of the largest part cut: above 1 they lie apart.
     window: Annotated[float, Field(ge=1)] = 1.0
     #: Magnification: a part of patch / zoom voxels becomes the view.
     zoom: PositiveRange = (0.8, 1.4)
-    flip: Share = 0.5
+    flip: Fraction = 0.5
     #: Axes (0 = Z, 1 = Y, 2 = X) that may be flipped.
     flip_axes: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
-    blur: Share = 0.3
+    blur: Fraction = 0.3
     blur_sigma: PositiveRange = (0.3, 1.0)
     #: Brightness: values times 1 + strength; contrast: distance from the mean times 1 + strength.
-    brightness: Share = 0.5
-    contrast: Share = 0.5
+    brightness: Fraction = 0.5
+    contrast: Fraction = 0.5
     strength: Range = (-0.3, 0.3)
     #: Intensity jitter: gamma and, independently, an offset in standard deviations of the tissue.
-    jitter: Share = 0.5
+    jitter: Fraction = 0.5
     jitter_gamma: PositiveRange = (0.7, 1.5)
     jitter_offset: NonNegativeFloat = 0.2
-    solarise: Share = 0.1
-    noise: Share = 0.5
+    solarise: Fraction = 0.1
+    noise: Fraction = 0.5
     noise_std: NonNegativeFloat = 0.15
 
 
@@ -141,7 +141,8 @@ class ObjectiveConfig(Frozen):
     squared_error: NonNegativeFloat = 1.0
     koleo: NonNegativeFloat = 0.0
     masked: NonNegativeFloat = 0.0
-    #: Share of the cells that are masked in the first view, and the stage whose cells they are, from the deepest (-1).
+    #: Fraction of the cells that are masked in the first view, and the stage whose cells they are, from the deepest
+    #: (-1).
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.3
     mask_stage: Annotated[int, Field(le=-1)] = -2
 
@@ -155,7 +156,7 @@ class ObjectiveConfig(Frozen):
 class HeldOutConfig(Frozen):
     """Volumes that never train: their loss decides on the best weights and on the end."""
 
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     #: At most so many volumes; those of one name, a head in several contrasts, count as one.
     volumes: Annotated[int, Field(ge=2)] = 32
     #: Steps between evaluations: an epoch, as nnU-Net counts.

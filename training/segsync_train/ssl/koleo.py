@@ -11,7 +11,7 @@ NEAREST = 1e-4
 def koleo_loss(features: Tensor) -> Tensor:
     """−1/n Σ log min_j ‖x_i − x_j‖ of features (n, d) scaled to unit length, n ≥ 2; least when all are far apart.
 
-    Of several processes each looks at its own share of the batch, as DINOv2's do.
+    Of several processes each looks at its own part of the batch, as DINOv2's do.
     """
     unit = F.normalize(features.float(), dim=-1)
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """MAE: masked autoencoders (He et al. 2022, "Masked autoencoders are scalable vision learners", CVPR).
 
-    (section 3, masking)    a share ρ = 0.75 of the cells is hidden, drawn without replacement       `draw_masks`
+    (section 3, masking)    a fraction ρ = 0.75 of the cells is hidden, drawn without replacement       `draw_masks`
     (encoder)               h = f(visible cells)                                                     `see`
     (decoder)               t_i = W h_i of visible cells, the mask token of hidden ones; + position;
                             transformer blocks over all cells; a linear map to the cell's voxels     `MAE.decode`

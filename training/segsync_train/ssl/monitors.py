@@ -30,15 +30,16 @@ DECAY = 0.98
 class Thresholds:
     """Where a reading speaks of collapse; healthy runs stay well away from each (test/test_monitors.py)."""
 
-    #: Shares of ln K. Fresh heads give the student 0.9 and the teacher 0.4 to 0.6.
+    #: Fractions of ln K. Fresh heads give the student 0.9 and the teacher 0.4 to 0.6.
     uniform_entropy: float = 0.98
-    #: The cross-entropy is at ln K when it is within this share of it.
+    #: The cross-entropy is at ln K when it is within this fraction of it.
     uniform_cross_entropy: float = 0.02
-    #: The cross-entropy has fallen to 0 below this share of ln K.
+    #: The cross-entropy has fallen to 0 below this fraction of ln K.
     constant_cross_entropy: float = 0.05
-    #: The KL divergence has fallen to 0 below this share of ln K; it is a collapse only without information.
+    #: The KL divergence has fallen to 0 below this fraction of ln K; it is a collapse only without information.
     zero_kl: float = 0.002
-    #: Mutual information of output and input, as a share of ln K. Four volumes told apart already give 0.2 of ln 1024.
+    #: Mutual information of output and input, as a fraction of ln K. Four volumes told apart already give 0.2 of ln
+    #: 1024.
     information: float = 0.01
     #: Standard deviation of pooled features over their root mean square: 0.02 to 0.2 in a fresh encoder.
     deviation: float = 1e-3
@@ -144,23 +145,23 @@ class Reading:
 
 
 def feature_deviation(features: Tensor) -> float:
-    """Standard deviation over samples of features (n, D), mean over D, as a share of their root mean square."""
+    """Standard deviation over samples of features (n, D), mean over D, as a fraction of their root mean square."""
     size = features.square().mean().sqrt().clamp(min=1e-12)
     return float(features.std(0, correction=0).mean() / size)
 
 
 def rank_me(features: Tensor) -> float:
-    """Effective rank of features (n, D): exp of the entropy of their singular values' shares; 1 to min(n, D).
+    """Effective rank of features (n, D): exp of the entropy of their singular values' fractions; 1 to min(n, D).
 
     RankMe (Garrido et al. 2023) on centred features: after a LeakyReLU their mean is the largest direction by far.
     """
     values = torch.linalg.svdvals((features - features.mean(0)).double())
-    shares = values / values.sum().clamp(min=1e-12)
-    return float((-torch.xlogy(shares, shares).sum()).exp())
+    fractions = values / values.sum().clamp(min=1e-12)
+    return float((-torch.xlogy(fractions, fractions).sum()).exp())
 
 
 def knn_probe(first: Tensor, second: Tensor) -> float:
-    """Share of other samples that lie farther from a sample than its own second view does; ties count half.
+    """Fraction of other samples that lie farther from a sample than its own second view does; ties count half.
 
     first, second: (n, D) features of the two views. 1: the nearest neighbour is always the own one; 0.5: chance. Cosine
     distance of features that are standardised over the samples.

@@ -34,7 +34,7 @@ class DecoderConfig(Frozen):
 
 
 class AutoencoderConfig(Frozen):
-    """What masked autoencoders share."""
+    """What masked autoencoders have in common."""
 
     mask_ratio: MaskRatio = 0.75
     mask_stage: MaskStage = -2

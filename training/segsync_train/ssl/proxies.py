@@ -1,4 +1,4 @@
-"""The proxy tasks that SwinSSL and SwinMM share: turned patches, their inpainting, NT-Xent."""
+"""The proxy tasks that SwinSSL and SwinMM have in common: rotated patches, their inpainting, NT-Xent."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segsync.geometry import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
-from segsync_train.ssl.terms import cosines, pool
+from segsync_train.ssl.terms import cosines, global_average_pool
 
 #: Rotations by 0°, 90°, 180° and 270° about the first axis.
 TURNS = 4
@@ -55,10 +55,10 @@ def nt_xent(vectors: Sequence[Tensor], temperature: float) -> Tensor:
     every = torch.cat(list(vectors))
     logits = cosines(every, every) / temperature
     own = torch.eye(len(every), dtype=torch.bool, device=every.device)
-    log_share = logits.masked_fill(own, -torch.inf).log_softmax(-1)
+    log_fraction = logits.masked_fill(own, -torch.inf).log_softmax(-1)
     volume = torch.arange(count, device=every.device).repeat(views)
     pairs = (volume[:, None] == volume) & ~own
-    return -log_share[pairs].mean()
+    return -log_fraction[pairs].mean()
 
 
 class Heads(nn.Module):
@@ -74,7 +74,7 @@ class Heads(nn.Module):
 
     def forward(self, deepest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The deepest map (N, D, …) → voxels (N, C, Z, Y, X), logits of the turns (N, 4), vectors (N, width)."""
-        vectors = pool(deepest)
+        vectors = global_average_pool(deepest)
         return self.voxels(deepest).float(), self.rotation(vectors).float(), self.contrast(vectors).float()
 
 

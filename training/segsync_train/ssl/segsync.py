@@ -5,7 +5,7 @@ The paper's Appendix C, by equation:
     (1)      θt ← m θt + (1 − m) θs              `update_teacher`
     (2)      x1, x2 = Augment(x)                 `segsync_train.ssl.views`
     (3, 4)   h = f(x; θs),  h' = f(x; θt)        `Branch.encoder`, of the student and of the teacher
-    (5, 6)   v = GAP(h)                          `terms.pool`
+    (5, 6)   v = GAP(h)                          `terms.global_average_pool`
     (7, 8)   z = MLP(v)                          `Branch.heads`
     (9, 10)  q' = Softmax(Center(z') / τ)        `segsync_train.ssl.centering`
     (11)     L = ½ [L(z1, q2') + L(z2, q1')]     `terms.cross_view`
@@ -33,7 +33,7 @@ from segsync_train.ssl.masked import MaskedPatches, draw_masks, hide
 from segsync_train.ssl.monitors import CollapseMonitor, SegSyncOutput, StageOutput
 from segsync_train.ssl.pretext import Draws, Pretext
 from segsync_train.ssl.schedules import teacher_momentum, teacher_temperature
-from segsync_train.ssl.terms import cross_entropy, cross_view, entropy, pool, squared_error
+from segsync_train.ssl.terms import cross_entropy, cross_view, entropy, global_average_pool, squared_error
 from segsync_train.ssl.views import Views
 
 #: Purposes of generators.
@@ -140,7 +140,7 @@ class SegSync(Pretext):
         terms = {}
         if objective.koleo:
             deepest = list(self.student.heads)[-1]
-            first, second = self.standardise[deepest](pool(student[-1])).chunk(2)
+            first, second = self.standardise[deepest](global_average_pool(student[-1])).chunk(2)
             koleo = (koleo_loss(first) + koleo_loss(second)) / 2
             loss, terms["koleo"] = loss + objective.koleo * koleo, koleo.detach()
         if self.masked is not None and masks is not None:
@@ -154,14 +154,14 @@ class SegSync(Pretext):
     def _stage(self, name: str, student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, StageOutput]:
         """Eqs. 5 to 12 at one stage."""
         objective, student_temperature = self.config.objective, self.config.teacher.student_temperature
-        features = pool(teacher)
+        features = global_average_pool(teacher)
         standardise = self.standardise[name]
         assert isinstance(standardise, Standardise)
         if self.training:
             standardise.update(features)
         with torch.no_grad():
             q = self.centres[name](self.teacher.heads[name](standardise(features)), temperature)
-        z = self.student.heads[name](standardise(pool(student)))
+        z = self.student.heads[name](standardise(global_average_pool(student)))
         ce = cross_view(partial(cross_entropy, temperature=student_temperature), z, q)
         se = cross_view(partial(squared_error, temperature=student_temperature), z, q)
         own = entropy((z.detach() / student_temperature).softmax(-1))

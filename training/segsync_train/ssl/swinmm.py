@@ -39,7 +39,8 @@ def mutual_error(predicted: Tensor, hidden: Tensor, sides: Tensor, window_zyx: S
     """L_mul of predictions (V, n, C, z, y, x) whose hidden voxels are (V, n, z, y, x), seen from `sides` (V, n, 2):
     orientation and turns.
 
-    Where a patch is no cube the views hold different parts of the window; hidden voxels that two of them share count.
+    Where a patch is no cube the views hold different parts of the window; hidden voxels that two of them hold
+    count.
     """
     marked = torch.cat([predicted, hidden[:, :, None].to(predicted)], dim=2)
     back = torch.stack([

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pool(features: Tensor) -> Tensor:
+def global_average_pool(features: Tensor) -> Tensor:
     """Eqs. 5 and 6: global average pooling of a feature map, (n, D, Z, Y, X) → (n, D), in float32."""
     return features.float().mean((2, 3, 4))
 

@@ -18,7 +18,7 @@ from segsync_train.ssl.config import ViewsConfig
 
 #: Standard deviations after which a Gaussian kernel is cut.
 REACH = 3.0
-#: Solarisation inverts what is above this share of the range (DINO).
+#: Solarisation inverts what is above this fraction of the range (DINO).
 SOLARISE_ABOVE = 0.5
 
 
@@ -64,12 +64,12 @@ class Views:
         theta = np.zeros((len(rngs), 3, 4))
         for matrix, rng in zip(theta, rngs, strict=True):
             zoom = math.exp(rng.uniform(*np.log(self.config.zoom)))
-            share = np.minimum(1.0, np.asarray(self.patch_zyx) / zoom / size)
-            middle = (1 - share) * rng.uniform(-1, 1, 3)
+            fraction = np.minimum(1.0, np.asarray(self.patch_zyx) / zoom / size)
+            middle = (1 - fraction) * rng.uniform(-1, 1, 3)
             draws = rng.random(3)
             flip = [axis in self.config.flip_axes and draws[axis] < self.config.flip for axis in range(3)]
             # torch counts the axes of a sampling grid from the last.
-            matrix[:, :3] = np.diag((share * np.where(flip, -1.0, 1.0))[::-1])
+            matrix[:, :3] = np.diag((fraction * np.where(flip, -1.0, 1.0))[::-1])
             matrix[:, 3] = middle[::-1]
         shape = [len(rngs), windows.shape[1], *self.patch_zyx]
         grid = F.affine_grid(torch.from_numpy(theta).to(windows), shape, align_corners=False)

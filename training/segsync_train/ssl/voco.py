@@ -28,7 +28,7 @@ from segsync.geometry import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.peers_config import VoCoConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
-from segsync_train.ssl.terms import cosines, pool
+from segsync_train.ssl.terms import cosines, global_average_pool
 
 #: Purposes of generators.
 CROPS, MIRRORS = 1, 2
@@ -37,21 +37,21 @@ TINY = 1e-6
 
 
 def overlaps(corners: Tensor, bases_zyx: SizeZYX, side_zyx: SizeZYX) -> Tensor:
-    """Share of a crop that lies in each base crop; they add up to 1.
+    """Fraction of a crop that lies in each base crop; they add up to 1.
 
     corners: (…, 3) first voxel (Z, Y, X) of crops of side_zyx voxels, in a window of bases_zyx such crops; (…, n).
     """
-    shares = []
+    fractions = []
     for axis, (count, side) in enumerate(zip(bases_zyx, side_zyx, strict=True)):
         first = torch.arange(count, device=corners.device) * side
-        shares.append((1 - (corners[..., axis, None] - first).abs() / side).clamp(min=0))
-    z, y, x = shares
+        fractions.append((1 - (corners[..., axis, None] - first).abs() / side).clamp(min=0))
+    z, y, x = fractions
     return (z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]).flatten(-3)
 
 
-def prediction_loss(crops: Tensor, bases: Tensor, shares: Tensor) -> Tensor:
-    """L_pred, mean over crops and volumes. crops: (N, K, D); bases: (N, n, D); shares: (N, K, n)."""
-    distance = (shares - cosines(crops, bases.detach()).clamp(min=0)).abs()
+def prediction_loss(crops: Tensor, bases: Tensor, fractions: Tensor) -> Tensor:
+    """L_pred, mean over crops and volumes. crops: (N, K, D); bases: (N, n, D); fractions: (N, K, n)."""
+    distance = (fractions - cosines(crops, bases.detach()).clamp(min=0)).abs()
     return -(1 - distance + TINY).log().mean()
 
 
@@ -87,7 +87,7 @@ class VoCo(Pretext):
         self.projector = projector(sum(encoder.widths[stage] for stage in encoder.outputs), config.width)
 
     def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
-        """Base crops (N, n, C, z, y, x) and random ones (N, K, C, z, y, x) at the patch's size, shares (N, K, n)."""
+        """Base crops (N, n, C, z, y, x) and random ones (N, K, C, z, y, x) at the patch's size, fractions (N, K, n)."""
         counts, sides = self.config.bases_zyx, self.side_zyx
         places = torch.tensor(list(np.ndindex(counts))) * torch.tensor(sides)
         ends = [(count - 1) * side + 1 for count, side in zip(counts, sides, strict=True)]
@@ -108,14 +108,14 @@ class VoCo(Pretext):
             return parts
         return F.interpolate(parts, size=self.patch_zyx, mode="trilinear", align_corners=False)
 
-    def forward(self, bases: Tensor, crops: Tensor, shares: Tensor) -> StepOutput:
+    def forward(self, bases: Tensor, crops: Tensor, fractions: Tensor) -> StepOutput:
         """What `inputs` gives."""
         both = torch.cat([bases, crops], dim=1)
         images = both.flatten(0, 1).to(memory_format=torch.channels_last_3d)
         maps = self.encoder(images)
-        pooled = torch.cat([pool(maps[stage]) for stage in self.encoder.outputs], dim=1)
+        pooled = torch.cat([global_average_pool(maps[stage]) for stage in self.encoder.outputs], dim=1)
         vectors = self.projector(pooled).float().unflatten(0, both.shape[:2])
         q, k = vectors[:, : bases.shape[1]], vectors[:, bases.shape[1] :]
-        prediction, regularisation = prediction_loss(k, q, shares), regularisation_loss(q)
+        prediction, regularisation = prediction_loss(k, q, fractions), regularisation_loss(q)
         loss = prediction + self.config.regularisation * regularisation
         return StepOutput(loss, {"prediction": prediction.detach(), "regularisation": regularisation.detach()})

@@ -197,7 +197,7 @@ def divide(files: Sequence[Files], config: HeldOutConfig, seed: int) -> tuple[tu
             f"data: expected volumes of four names or more, two of them held out, found {len(names)}; add volumes"
         )
     order = [names[i] for i in np.random.default_rng([SPLIT, seed]).permutation(len(names))]
-    held_out = set(order[: min(config.volumes, len(names) - 2, max(2, round(len(names) * config.share)))])
+    held_out = set(order[: min(config.volumes, len(names) - 2, max(2, round(len(names) * config.fraction)))])
     place = {name: number for number, name in enumerate(order)}
     files = sorted(files, key=lambda file: place[file.name])
     return tuple(f for f in files if f.name in held_out), tuple(f for f in files if f.name not in held_out)

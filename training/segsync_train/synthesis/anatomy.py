@@ -1,4 +1,4 @@
-"""Label maps made ready for sampling: tissue shares at the model's spacing, magnetic field, way to standard space."""
+"""Label maps made ready for sampling: tissue fractions at the model's spacing, magnetic field, standard space."""
 
 import hashlib
 import logging
@@ -56,7 +56,7 @@ class SynthesisSources:
 class Anatomy:
     """One head, arrays (Z, Y, X) in LPS order at the model's spacing.
 
-    tissues: (17, Z, Y, X) uint8, the share (0 to 255) of each `Tissue`; what is missing to 255 is air. field_ppm:
+    tissues: (17, Z, Y, X) uint8, the fraction (0 to 255) of each `Tissue`; what is missing to 255 is air. field_ppm:
     (1, Z, Y, X) float16, deviation of the shimmed main field. ventricle_mm: (1, Z, Y, X) uint8, distance to the lateral
     ventricles. standard_from_mm: (3, 4), MNI position (LPS, ZYX, mm) from mm in this array, whose first voxel's centre
     is at 0 mm.
@@ -130,11 +130,11 @@ def read_head(file: Path, spacing_mm: float) -> dict[str, npt.NDArray[np.generic
     high = head.max(0) + 1
     crop = labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     matrices = reduction(crop.shape, source_mm, spacing_mm)
-    tissues = np.stack([shares(np.isin(crop, LABELS[tissue]), matrices) for tissue in Tissue])
+    tissues = np.stack([fractions(np.isin(crop, LABELS[tissue]), matrices) for tissue in Tissue])
     # Position 0 mm is the centre of the reduced array's first voxel.
     first = low * source_mm + (spacing_mm - source_mm) / 2
     air = labels == 0
-    ventricle = shares(np.isin(crop, LATERAL_VENTRICLES), matrices) >= 128
+    ventricle = fractions(np.isin(crop, LATERAL_VENTRICLES), matrices) >= 128
     distance = ndimage.distance_transform_edt(~ventricle, sampling=spacing_mm)
     parenchyma = tissues[PARENCHYMA].sum(0, dtype=np.int32) > 128
     field = shimmed_field_ppm(air, source_mm, first, parenchyma, spacing_mm)
@@ -165,12 +165,12 @@ def reduction(size_zyx: tuple[int, ...], source_mm: FloatArray, spacing_mm: floa
     return matrices
 
 
-def shares(binary: npt.NDArray[np.bool_], matrices: list[Tensor]) -> npt.NDArray[np.uint8]:
-    """The share (0 to 255) of each coarse voxel that the mask fills."""
-    share = torch.from_numpy(binary.astype(np.float32))
+def fractions(binary: npt.NDArray[np.bool_], matrices: list[Tensor]) -> npt.NDArray[np.uint8]:
+    """The fraction (0 to 255) of each coarse voxel that the mask fills."""
+    fraction = torch.from_numpy(binary.astype(np.float32))
     for axis, matrix in enumerate(matrices):
-        share = along(share, matrix, axis - 3)
-    result: npt.NDArray[np.uint8] = (share.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        fraction = along(fraction, matrix, axis - 3)
+    result: npt.NDArray[np.uint8] = (fraction.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return result
 
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from segsync.sliding_window import bounding_box
-from segsync_train.synthesis.anatomy import read_labels, reduction, shares
+from segsync_train.synthesis.anatomy import fractions, read_labels, reduction
 from segsync_train.synthesis.diffusion import PARAMETERS
 from segsync_train.synthesis.fields import Draw, gaussian
 from segsync_train.synthesis.generator import SyntheticCase
@@ -106,7 +106,7 @@ CONTRASTS = {
 
 
 def read_brain(file: Path, spacing_mm: float) -> Tensor:
-    """Shares (11, Z, Y, X) of what is inside the skull, 0 to 1, of a whole-head label map, in LPS order.
+    """Fractions (11, Z, Y, X) of what is inside the skull, 0 to 1, of a whole-head label map, in LPS order.
 
     Raises InputError where the file is no such map.
     """
@@ -115,7 +115,7 @@ def read_brain(file: Path, spacing_mm: float) -> Tensor:
     margin = np.ceil(MARGIN_MM / source_mm).astype(int)
     crop = np.pad(labels[box], [(side, side) for side in margin.tolist()])
     matrices = reduction(crop.shape, source_mm, spacing_mm)
-    tissues = np.stack([shares(np.isin(crop, LABELS[tissue]), matrices) for tissue in TISSUES])
+    tissues = np.stack([fractions(np.isin(crop, LABELS[tissue]), matrices) for tissue in TISSUES])
     # Vessels of the face and neck lie apart from the brain.
     parts, count = ndimage.label(tissues.sum(0, dtype=np.int32) >= 128)
     largest = parts == 1 + np.argmax(np.bincount(parts.ravel(), minlength=count + 1)[1:])

@@ -61,7 +61,7 @@ class _Signals:
 
 @dataclass
 class _Change:
-    """What lesions do to brain tissue: additions to ln T2 signal, to b · ADC, to ln FLAIR; share turned to fluid."""
+    """What lesions do to brain tissue: additions to ln T2 signal, to b · ADC, to ln FLAIR; fraction turned to fluid."""
 
     t2: Tensor
     attenuation: Tensor
@@ -147,9 +147,9 @@ def _signals(draw: Draw, scene: Scene, b: float) -> _Signals:
     )
 
 
-def _mix(table: Tensor, shares: Tensor) -> Tensor:
+def _mix(table: Tensor, fractions: Tensor) -> Tensor:
     """(images, tissues) times (tissues, Z, Y, X)."""
-    return (table @ shares.flatten(1)).view(-1, *shares.shape[1:])
+    return (table @ fractions.flatten(1)).view(-1, *fractions.shape[1:])
 
 
 def _infarcts(
@@ -161,7 +161,7 @@ def _infarcts(
     """
     outline = torch.zeros(scene.size_zyx, device=draw.device)
     brighter = outline
-    for share in lesions.infarcts(draw, scene, anatomies.acute, config.lesions):
+    for fraction in lesions.infarcts(draw, scene, anatomies.acute, config.lesions):
         # Hours to two weeks: ADC falls at once and is normal again in the end, T2 rises later (Lansberg 2001).
         age = draw.uniform((0.0, 1.0))
         drop = draw.uniform((0.2, 0.6)) * (1 - age**3)
@@ -171,17 +171,17 @@ def _infarcts(
         t2 += max(0.0, draw.uniform((0.3, 0.6)) - t2 - fall)
         flair = t2 * draw.uniform((0.2, 1.0)) * min(1.0, 2.5 * age)
         texture = _texture(draw, scene)
-        soft = gaussian(share, draw.uniform(config.lesions.border_mm) / scene.spacing_mm / 2)
+        soft = gaussian(fraction, draw.uniform(config.lesions.border_mm) / scene.spacing_mm / 2)
         # Inside an infarct the white matter's and old lesions' long T2 remains; a cavity is no longer acute.
         change.t2 = torch.lerp(change.t2, torch.maximum(change.t2, texture * t2), soft)
         change.flair = torch.lerp(change.flair, torch.maximum(change.flair, texture * flair), soft)
         change.attenuation = torch.lerp(change.attenuation, -texture * fall, soft)
-        change.cavity = change.cavity * (1 - share)
+        change.cavity = change.cavity * (1 - fraction)
         if age > 0.2 and draw.chance(0.15):
             # Petechial bleeding: part of the infarct, dark where it is dense.
             spots = draw.smooth_noise(scene.size_zyx, draw.uniform((1.0, 3.0)))[0] + draw.uniform((-1.5, -0.3))
             change.t2 = change.t2 - draw.uniform((0.4, 1.5)) * soft * smoothstep(spots, 0.0, 0.6)
-        outline = torch.maximum(outline, share)
+        outline = torch.maximum(outline, fraction)
         brighter = torch.maximum(brighter, soft * texture * math.expm1(t2 + fall))
     outline = lesions.outlined(outline, scene)
     return outline, brighter * outline
@@ -203,26 +203,26 @@ def _imitations(draw: Draw, scene: Scene, anatomies: Anatomies, config: Synthesi
     if draw.chance(chosen.chronic):
         for _ in range(draw.integer(1, 2)):
             library = anatomies.chronic if draw.chance(0.35) else anatomies.acute
-            share = lesions.real_shape(draw, scene, library, chosen)
-            core = smoothstep(gaussian(share, 0.8) + 0.2 * draw.smooth_noise(scene.size_zyx, 3.0)[0], 0.5, 0.9)
+            fraction = lesions.real_shape(draw, scene, library, chosen)
+            core = smoothstep(gaussian(fraction, 0.8) + 0.2 * draw.smooth_noise(scene.size_zyx, 3.0)[0], 0.5, 0.9)
             change.cavity = torch.maximum(change.cavity, core * draw.uniform((0.0, 1.0)))
-            rim = gaussian(share, 0.8)
+            rim = gaussian(fraction, 0.8)
             change.t2 = change.t2 + rim * draw.uniform((0.1, 0.5))
             change.attenuation = change.attenuation + rim * b * draw.uniform((0.15, 1.0))
             change.flair = change.flair + rim * draw.uniform((0.0, 0.6))
     if draw.chance(chosen.white_matter):
-        share = lesions.white_matter_hyperintensities(draw, scene)
+        fraction = lesions.white_matter_hyperintensities(draw, scene)
         t2 = draw.uniform((0.1, 0.55))
-        change.t2 = change.t2 + share * t2
-        change.attenuation = change.attenuation + share * b * draw.uniform((0.0, 0.5))
-        change.flair = change.flair + share * t2 * draw.uniform((0.7, 1.4))
+        change.t2 = change.t2 + fraction * t2
+        change.attenuation = change.attenuation + fraction * b * draw.uniform((0.0, 0.5))
+        change.flair = change.flair + fraction * t2 * draw.uniform((0.7, 1.4))
     if draw.chance(chosen.lacunes):
         inner = gaussian(scene.tissues[Tissue.WHITE] + scene.tissues[Tissue.DEEP_GREY], 1.0) ** 6
-        share = lesions.spots(draw, scene, inner, draw.integer(1, 25), (0.7, 4.0))
-        change.cavity = torch.maximum(change.cavity, share * draw.uniform((0.4, 1.0)))
+        fraction = lesions.spots(draw, scene, inner, draw.integer(1, 25), (0.7, 4.0))
+        change.cavity = torch.maximum(change.cavity, fraction * draw.uniform((0.4, 1.0)))
     if draw.chance(chosen.microbleeds):
-        share = lesions.spots(draw, scene, scene.parenchyma.clamp(0, 1) ** 4, draw.integer(1, 15), (0.8, 3.0))
-        change.t2 = change.t2 - share * draw.uniform((0.5, 2.0))
+        fraction = lesions.spots(draw, scene, scene.parenchyma.clamp(0, 1) ** 4, draw.integer(1, 15), (0.8, 3.0))
+        change.t2 = change.t2 - fraction * draw.uniform((0.5, 2.0))
     return change
 
 
@@ -276,7 +276,7 @@ def _echo_planar_pair(
     adc = 1000 * torch.log(plain.clamp(min=1e-4) / weighted.clamp(min=1e-4))
     adc = adc.clamp(0, draw.uniform((3300.0, 5000.0)))
     marked = seen_by_a_reader(shapes[2], noise, scene.spacing_mm, slices.axis) & (shapes[0] > draw.uniform((0.3, 0.5)))
-    if scene.stripped:
+    if scene.skull_stripped:
         kept = scanner.brain_mask(draw, shapes[1], scene.spacing_mm)
         weighted, adc, marked = weighted * kept, adc * kept, marked * kept
     elif draw.chance(0.6):
@@ -324,7 +324,7 @@ def _flair(draw: Draw, scene: Scene, config: SynthesisConfig, flair: Tensor, ins
     images = slices.acquire(torch.stack([flair, inside]))
     image = images[0] * scanner.slice_gains(draw, slices, draw.uniform((0.0, 0.03)))
     image = scanner.add_noise(draw, image, draw.log_uniform((0.01, 0.08)), draw.uniform((0.0, 0.7)), slices.axis)
-    if scene.stripped:
+    if scene.skull_stripped:
         image = image * scanner.brain_mask(draw, images[1], scene.spacing_mm)
     covered = slices.regrid(image) * draw.log_uniform((60.0, 3000.0))
     if draw.chance(0.1):

@@ -1,4 +1,4 @@
-"""Pools of fluid outside the brain that push it aside: arachnoid cysts, wide cisterns, hygromas. Nothing is lost."""
+"""Extra-axial fluid that pushes the brain aside: arachnoid cysts, wide cisterns, hygromas. Nothing is lost."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from segsync_train.synthesis.lesions import pick
 from segsync_train.synthesis.scene import Scene
 from segsync_train.synthesis.tissues import INTRACRANIAL, Tissue
 
-#: Radius of the fluid that a pool grows from, mm.
+#: Radius of the fluid that is grown, mm.
 SEED_MM = 2.0
 
 

@@ -103,10 +103,10 @@ def linear_matrix(size_out: int, positions: Tensor) -> Tensor:
         return matrix + 1
     right = torch.searchsorted(positions.contiguous(), at).clamp(1, count - 1)
     left = right - 1
-    share = ((at - positions[left]) / (positions[right] - positions[left])).clamp(0, 1)
+    fraction = ((at - positions[left]) / (positions[right] - positions[left])).clamp(0, 1)
     rows = torch.arange(size_out)
-    matrix[rows, left] = 1 - share
-    matrix[rows, right] = share
+    matrix[rows, left] = 1 - fraction
+    matrix[rows, right] = fraction
     return matrix
 
 
@@ -126,12 +126,12 @@ def shift_along(volume: Tensor, shift_vox: Tensor, axis: int) -> Tensor:
     at = torch.arange(size, device=volume.device, dtype=torch.float32).view(shape) + shift_vox
     at = at.clamp(0, size - 1.001)
     low = at.floor()
-    share = at - low
+    fraction = at - low
     index = low.long().expand(volume.shape[1:])[None].expand_as(volume)
-    return torch.lerp(volume.gather(axis, index), volume.gather(axis, index + 1), share)
+    return torch.lerp(volume.gather(axis, index), volume.gather(axis, index + 1), fraction)
 
 
 def smoothstep(values: Tensor, low: float, high: float) -> Tensor:
     """0 below `low`, 1 above `high`, smooth between."""
-    share = ((values - low) / (high - low)).clamp(0, 1)
-    return share * share * (3 - 2 * share)
+    fraction = ((values - low) / (high - low)).clamp(0, 1)
+    return fraction * fraction * (3 - 2 * fraction)

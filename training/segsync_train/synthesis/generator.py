@@ -76,7 +76,7 @@ class Generator:
         draw = Draw(seed, self.device)
         head = self.anatomies.heads[draw.integer(0, len(self.anatomies.heads) - 1)]
         acquisition = self.config.t1.acquisition if CHANNELS[self.task] == ("t1",) else self.config.acquisition
-        stripped = draw.chance(acquisition.stripped)
-        scene = place(draw, head, self.config.anatomy, stripped, self.anatomies.spacing_mm)
+        skull_stripped = draw.chance(acquisition.skull_stripped)
+        scene = place(draw, head, self.config.anatomy, skull_stripped, self.anatomies.spacing_mm)
         images, target, present = RENDERERS[self.task](draw, scene, self.anatomies, self.config)
         return SyntheticCase(images.contiguous(), target, CHANNELS[self.task], self.anatomies.spacing_mm, present)

@@ -22,7 +22,7 @@ from segsync_train.synthesis.tissues import Tissue
 
 
 class Foreign(IntEnum):
-    """What takes the place of brain tissue; rows of `Injury.shares`."""
+    """What takes the place of brain tissue; rows of `Injury.fractions`."""
 
     #: Fluid as the ventricles hold, and that of a cavity, richer in protein.
     WATER = 0
@@ -46,9 +46,9 @@ POLES: tuple[tuple[tuple[float, float, float], float], ...] = (
 
 @dataclass
 class Injury:
-    """shares: (5, Z, Y, X), by `Foreign`, of brain tissue; outline: (Z, Y, X), how much of a voxel is lesion."""
+    """fractions: (5, Z, Y, X), by `Foreign`, of brain tissue; outline: (Z, Y, X), how much of a voxel is lesion."""
 
-    shares: Tensor
+    fractions: Tensor
     outline: Tensor
 
     @classmethod
@@ -57,10 +57,10 @@ class Injury:
         zero = torch.zeros((len(Foreign), *scene.size_zyx), device=scene.tissues.device)
         return cls(zero, zero[0].clone())
 
-    def lay(self, matter: Foreign, share: Tensor) -> None:
-        """Put a share (Z, Y, X) of one matter over what is there."""
-        self.shares *= 1 - share
-        self.shares[matter] += share
+    def lay(self, matter: Foreign, fraction: Tensor) -> None:
+        """Put a fraction (Z, Y, X) of one matter over what is there."""
+        self.fractions *= 1 - fraction
+        self.fractions[matter] += fraction
 
 
 #: Draws the labelled lesions of one brain into an injury.
@@ -76,21 +76,21 @@ def trauma(draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConf
     fresh = draw.chance(chosen.fresh)
     if kind in (0, 2, 4):
         for _ in range(1 + draw.choice(chosen.contusions)):
-            share = _contusion(draw, scene, _struck(draw, scene, chosen.elsewhere), chosen.contusion_mm)
-            _scarred(draw, scene, config, injury, share, cavity=draw.chance(0.35 if fresh else 0.95))
+            fraction = _contusion(draw, scene, _struck(draw, scene, chosen.elsewhere), chosen.contusion_mm)
+            _scarred(draw, scene, config, injury, fraction, cavity=draw.chance(0.35 if fresh else 0.95))
             if fresh:
-                _bleed(draw, scene, injury, share)
+                _bleed(draw, scene, injury, fraction)
             elif draw.chance(0.4):
-                injury.lay(Foreign.IRON, _rim(draw, scene, share))
+                injury.lay(Foreign.IRON, _rim(draw, scene, fraction))
     if kind in (3, 4):
         library = anatomies.chronic if draw.chance(0.5) else anatomies.acute
-        share = lesions.real_shape(draw, scene, library, config.lesions)
-        _scarred(draw, scene, config, injury, share, cavity=draw.chance(0.95))
+        fraction = lesions.real_shape(draw, scene, library, config.lesions)
+        _scarred(draw, scene, config, injury, fraction, cavity=draw.chance(0.95))
     if kind in (1, 2):
         count = round(draw.log_uniform((float(chosen.axonal[0]), float(chosen.axonal[1]))))
-        share = lesions.spots(draw, scene, _shear(draw, scene), count, chosen.axonal_mm)
-        injury.lay(Foreign(draw.choice((0.0, 0.25, 0.45, 0.0, 0.3))), share * draw.uniform((0.6, 1.0)))
-        injury.outline = torch.maximum(injury.outline, share)
+        fraction = lesions.spots(draw, scene, _shear(draw, scene), count, chosen.axonal_mm)
+        injury.lay(Foreign(draw.choice((0.0, 0.25, 0.45, 0.0, 0.3))), fraction * draw.uniform((0.6, 1.0)))
+        injury.outline = torch.maximum(injury.outline, fraction)
 
 
 def stroke(draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig, injury: Injury) -> None:
@@ -103,33 +103,33 @@ def stroke(draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConf
     if kind in (0, 2):
         for _ in range(1 + draw.choice(chosen.several)):
             library = anatomies.chronic if draw.chance(chosen.chronic_shapes) else anatomies.acute
-            share = lesions.real_shape(draw, scene, library, config.lesions)
-            _scarred(draw, scene, config, injury, share, cavity=cavity and draw.chance(0.9))
+            fraction = lesions.real_shape(draw, scene, library, config.lesions)
+            _scarred(draw, scene, config, injury, fraction, cavity=cavity and draw.chance(0.9))
             if not cavity and draw.chance(0.15):
-                _bleed(draw, scene, injury, share)
+                _bleed(draw, scene, injury, fraction)
     if kind in (1, 2):
         weights = _deep(scene) if draw.chance(0.75) else scene.parenchyma.clamp(0, 1) ** 4
-        share = lesions.spots(draw, scene, weights, draw.integer(*chosen.lacunes), chosen.lacune_mm)
-        _scarred(draw, scene, config, injury, share, cavity=cavity)
+        fraction = lesions.spots(draw, scene, weights, draw.integer(*chosen.lacunes), chosen.lacune_mm)
+        _scarred(draw, scene, config, injury, fraction, cavity=cavity)
 
 
 def imitations(draw: Draw, scene: Scene, config: SynthesisConfig) -> Injury:
     """White matter disease, wide perivascular spaces, microbleeds: never part of the target."""
     injury = Injury.none(scene)
     if draw.chance(config.lesions.white_matter):
-        share = lesions.white_matter_hyperintensities(draw, scene)
-        injury.lay(Foreign.SCAR, share * draw.uniform((0.2, 0.8)))
+        fraction = lesions.white_matter_hyperintensities(draw, scene)
+        injury.lay(Foreign.SCAR, fraction * draw.uniform((0.2, 0.8)))
     if draw.chance(config.t1.perivascular):
         weights = _deep(scene)
         if draw.chance(0.5):
             # Below the putamen, and towards the vertex.
             weights = weights * (0.1 + smoothstep(-scene.standard_mm[0], -8.0, 8.0))
         count = round(draw.log_uniform((3.0, 80.0)))
-        share = lesions.spots(draw, scene, weights, count, (0.5, 1.6))
-        injury.lay(Foreign.WATER, share * draw.uniform((0.3, 0.9)))
+        fraction = lesions.spots(draw, scene, weights, count, (0.5, 1.6))
+        injury.lay(Foreign.WATER, fraction * draw.uniform((0.3, 0.9)))
     if draw.chance(config.lesions.microbleeds):
-        share = lesions.spots(draw, scene, scene.parenchyma.clamp(0, 1) ** 4, draw.integer(1, 12), (0.8, 2.0))
-        injury.lay(Foreign.IRON, share * draw.uniform((0.4, 1.0)))
+        fraction = lesions.spots(draw, scene, scene.parenchyma.clamp(0, 1) ** 4, draw.integer(1, 12), (0.8, 2.0))
+        injury.lay(Foreign.IRON, fraction * draw.uniform((0.4, 1.0)))
     return injury
 
 
@@ -138,38 +138,40 @@ def widen_ventricle(draw: Draw, scene: Scene, injury: Injury) -> None:
     pull = gaussian(injury.outline, 8.0 / scene.spacing_mm)
     rough = 1 + 0.3 * draw.smooth_noise(scene.size_zyx, 12.0 / scene.spacing_mm)[0]
     reach = draw.uniform((3.0, 16.0)) * smoothstep(pull, 0.05, 0.6) * rough
-    share = smoothstep(reach - scene.ventricle_mm, -0.7, 0.7)
-    injury.lay(Foreign.WATER, share)
-    injury.outline = injury.outline * (1 - share)
+    fraction = smoothstep(reach - scene.ventricle_mm, -0.7, 0.7)
+    injury.lay(Foreign.WATER, fraction)
+    injury.outline = injury.outline * (1 - fraction)
 
 
-def _scarred(draw: Draw, scene: Scene, config: SynthesisConfig, injury: Injury, share: Tensor, *, cavity: bool) -> None:
+def _scarred(
+    draw: Draw, scene: Scene, config: SynthesisConfig, injury: Injury, fraction: Tensor, *, cavity: bool
+) -> None:
     """A lesion with a soft border: scar all over, more or less dense, and a cavity in its middle."""
     border = draw.uniform(config.lesions.border_mm) / scene.spacing_mm / 2
-    soft = gaussian(share, border)
+    soft = gaussian(fraction, border)
     patches = draw.smooth_noise(scene.size_zyx, draw.uniform((1.5, 5.0)))[0]
     density = draw.uniform((0.4, 1.0)) * (1 + draw.uniform((0.0, 0.3)) * patches)
     injury.lay(Foreign.SCAR, (soft * density).clamp(0, 1))
     if cavity:
-        rim = gaussian(share, draw.uniform((0.3, 3.0)) / scene.spacing_mm)
+        rim = gaussian(fraction, draw.uniform((0.3, 3.0)) / scene.spacing_mm)
         rough = draw.uniform((0.0, 0.25)) * draw.smooth_noise(scene.size_zyx, draw.uniform((2.0, 6.0)))[0]
         level = draw.uniform((0.2, 0.65))
         core = smoothstep(rim + rough * smoothstep(rim, 0.1, 0.6), level, level + draw.uniform((0.1, 0.4)))
         injury.lay(Foreign.FLUID, (core * soft.clamp(0, 1) * draw.uniform((0.7, 1.0))).clamp(0, 1))
-    injury.outline = torch.maximum(injury.outline, share)
+    injury.outline = torch.maximum(injury.outline, fraction)
 
 
-def _bleed(draw: Draw, scene: Scene, injury: Injury, share: Tensor) -> None:
+def _bleed(draw: Draw, scene: Scene, injury: Injury, fraction: Tensor) -> None:
     """Blood products in patches of a lesion, with a rim of iron."""
     clots = draw.smooth_noise(scene.size_zyx, draw.log_uniform((2.0, 6.0)))[0] + draw.uniform((-1.0, 0.6))
-    inner = gaussian(share, 0.7)
+    inner = gaussian(fraction, 0.7)
     injury.lay(Foreign.IRON, smoothstep(clots, -0.5, 0.0) * inner * draw.uniform((0.0, 0.8)))
     injury.lay(Foreign.BLOOD, smoothstep(clots, 0.0, 0.9) * inner * draw.uniform((0.3, 1.0)))
 
 
-def _rim(draw: Draw, scene: Scene, share: Tensor) -> Tensor:
-    """Share of haemosiderin, which stays in patches about an old bleeding's border."""
-    border = gaussian(share, 1.5 / scene.spacing_mm)
+def _rim(draw: Draw, scene: Scene, fraction: Tensor) -> Tensor:
+    """Fraction of haemosiderin, which stays in patches about an old bleeding's border."""
+    border = gaussian(fraction, 1.5 / scene.spacing_mm)
     patches = smoothstep(draw.smooth_noise(scene.size_zyx, draw.uniform((1.5, 4.0)))[0], -0.3, 0.7)
     return 4 * border * (1 - border) * patches * draw.uniform((0.2, 0.8))
 

@@ -21,11 +21,11 @@ REACH = (0.13, 0.3, 0.32, 0.25)
 OUTCOME = (0.4, 0.45, 0.15)
 #: Usual volume of a patient's infarcts, and how often they are drawn again to get there.
 VOLUME_ML, TRIES = (1.0, 350.0), 4
-#: Share of strokes that had reperfused before the scan: flow is normal or high, the infarct comes nevertheless.
+#: Fraction of strokes that had reperfused before the scan: flow is normal or high, the infarct comes nevertheless.
 REPERFUSED = 0.05
-#: Share of brains without infarct in which an artery was closed and opened in time.
+#: Fraction of brains without infarct in which an artery was closed and opened in time.
 SAVED = 0.4
-#: Share of brains with a narrow carotid, and with a slow heart.
+#: Fraction of brains with a narrow carotid, and with a slow heart.
 STENOSIS, SLOW = 0.1, 0.12
 
 
@@ -40,7 +40,7 @@ class Occlusion:
 
 @dataclass
 class Ischaemia:
-    """Shares (Z, Y, X): infarct is the target, core has no flow left, penumbra too little (and holds the core).
+    """Fractions (Z, Y, X): infarct is the target, core has no flow left, penumbra too little (and holds the core).
 
     flooded: infarct that was reperfused; slow: delay in s without loss of flow.
     """
@@ -86,8 +86,8 @@ def _infarcts(draw: Draw, scene: Scene, library: MaskLibrary, config: LesionConf
     found: list[Tensor] = []
     for _ in range(TRIES):
         drawn = lesions.infarcts(draw, scene, library, config)
-        found = [share for share in drawn if bool(share.any())]
-        volume = sum(float(lesions.outlined(share, scene).sum()) for share in found) * scene.spacing_mm**3 / 1000
+        found = [fraction for fraction in drawn if bool(fraction.any())]
+        volume = sum(float(lesions.outlined(fraction, scene).sum()) for fraction in found) * scene.spacing_mm**3 / 1000
         if not drawn or VOLUME_ML[0] <= volume <= VOLUME_ML[1]:
             break
         config = config.model_copy(update={"none": 0.0})
@@ -112,13 +112,13 @@ def _core(draw: Draw, infarct: Tensor) -> Tensor:
 
 def _hypoperfused(draw: Draw, scene: Scene, layout: Territories, core: Tensor) -> tuple[Tensor, Occlusion]:
     """The territory in which a core lies, and the artery that is closed."""
-    shares = layout.shares(core)
-    branch, side = territories.main_branch(shares)
+    fractions = layout.fractions(core)
+    branch, side = territories.main_branch(fractions)
     rim = territories.grown(core, scene, draw.uniform((3.0, 8.0)))
     reach = draw.choice(REACH)
     if reach == 0:
         return rim, Occlusion(branch, side, whole=False)
-    touched = (shares > draw.uniform((0.1, 0.35))) | (shares == shares.max())
+    touched = (fractions > draw.uniform((0.1, 0.35))) | (fractions == fractions.max())
     if reach >= 2:
         touched = touched | territories.fed_by([branch], side, draw.device)
     whole = reach == 3 and branch in MIDDLE

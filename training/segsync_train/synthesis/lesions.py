@@ -1,6 +1,7 @@
 """Where lesions are: real masks brought into a brain, changed and broken, and those that are drawn from nothing.
 
-Every function returns a share (Z, Y, X) in 0 to 1 on the scene's grid. What a lesion looks like is the contrast's part.
+Every function returns a fraction (Z, Y, X) in 0 to 1 on the scene's grid. What a lesion looks like is the contrast's
+part.
 """
 
 import math
@@ -34,12 +35,12 @@ def infarcts(draw: Draw, scene: Scene, library: MaskLibrary, config: LesionConfi
 
 def real_shape(draw: Draw, scene: Scene, library: MaskLibrary, config: LesionConfig) -> Tensor:
     """One mask of the library, mirrored, moved, turned, scaled, eroded or grown, perhaps in pieces or cortical."""
-    share = _laid_in(draw, scene, library, draw.integer(0, len(library) - 1), config)
-    region = _region(share > 0)
-    result = torch.zeros_like(share)
+    fraction = _laid_in(draw, scene, library, draw.integer(0, len(library) - 1), config)
+    region = _region(fraction > 0)
+    result = torch.zeros_like(fraction)
     if region is None:
         return result
-    soft = gaussian(share[region], draw.uniform((0.3, 1.2)))
+    soft = gaussian(fraction[region], draw.uniform((0.3, 1.2)))
     size = soft.shape
     rough = draw.uniform((0.0, 0.5)) * draw.smooth_noise(size, draw.uniform((1.5, 6.0)))[0]
     level = draw.uniform((0.3, 0.6))
@@ -186,16 +187,16 @@ def _blobs(draw: Draw, scene: Scene, centres: Tensor, radii_mm: list[float]) -> 
     inner = torch.einsum("nij,kj->nki", frames, offsets.float()).norm(dim=2)
     # Half a voxel of softness: what is smaller than a voxel fills its voxel in part, but is never lost.
     soft = torch.tensor(scene.spacing_mm / np.array(radii_mm)[:count], dtype=torch.float32, device=centres.device)
-    share = ((1 - inner) / soft[:, None].clamp(min=0.2) + 0.5).clamp(0, 1)
+    fraction = ((1 - inner) / soft[:, None].clamp(min=0.2) + 0.5).clamp(0, 1)
     where = centres[:, None] + offsets[None]
     limits = torch.tensor(scene.size_zyx, device=centres.device)
     valid = ((where >= 0) & (where < limits)).all(dim=2)
     strides = torch.tensor([scene.size_zyx[1] * scene.size_zyx[2], scene.size_zyx[2], 1], device=centres.device)
     flat = (where * strides).sum(2)[valid]
-    return result.view(-1).scatter_reduce(0, flat, share[valid], reduce="amax").view_as(result)
+    return result.view(-1).scatter_reduce(0, flat, fraction[valid], reduce="amax").view_as(result)
 
 
-def outlined(share: Tensor, scene: Scene) -> Tensor:
+def outlined(fraction: Tensor, scene: Scene) -> Tensor:
     """What a reader outlines of a lesion: its brain tissue, and the narrow sulci within, but no ventricle."""
     brain = scene.tissues[PARENCHYMA].sum(0)
-    return share * smoothstep(brain, 0.12, 0.4)
+    return fraction * smoothstep(brain, 0.12, 0.4)

@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MaskLibrary:
-    """Lesion masks in MNI space. `voxels` holds every mask's box one after the other, 0 to 255 for a share of 0 to 1.
+    """Lesion masks in MNI space. `voxels` holds every mask's box one after the other, 0 to 255 for a fraction of 0 to
+    1.
 
     shapes: (N, 3) ZYX; starts: (N + 1) offsets into `voxels`; origins_mm: (N, 3) ZYX, LPS position of each box's first
     voxel; volumes_ml: (N,).
@@ -79,9 +80,9 @@ def read_masks(files: Sequence[Path], spacing_mm: float) -> dict[str, npt.NDArra
             centres = (torch.arange(count) - 1) * step + (step - 1) / 2
             crop = along(crop, box_matrix(crop.shape[axis], centres, step), axis - 3)
             origin[axis] += float(centres[0]) * spacing_zyx[axis]
-        share = (crop.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-        voxels.append(share.ravel())
-        shapes.append(share.shape)
+        fraction = (crop.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        voxels.append(fraction.ravel())
+        shapes.append(fraction.shape)
         origins.append(origin)
         volumes.append(binary.sum() * spacing_zyx.prod() / 1000)
     starts = np.concatenate([[0], np.cumsum([len(part) for part in voxels])]).astype(np.int64)

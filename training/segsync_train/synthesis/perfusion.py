@@ -95,7 +95,7 @@ def _in_place(draw: Draw, volume: Tensor, scene: Scene, config: AcquisitionConfi
 
 
 def circulation(draw: Draw, scene: Scene, stroke: Ischaemia, old: Disease, filled: Tensor) -> Circulation:
-    """How blood flows through one patient's head; filled: (Z, Y, X) the share of large arteries that are open."""
+    """How blood flows through one patient's head; filled: (Z, Y, X) the fraction of large arteries that are open."""
     flow, volume, late = [], [], []
     common, slower = draw.normal(0.0, 0.15), draw.normal(0.0, 0.1)
     for tissue in list(Tissue)[: len(scene.tissues)]:

@@ -92,7 +92,7 @@ def echo_planar(volume: Tensor, scene: Scene, mm_per_ppm: float, extra_vox: Tens
 
 
 def displaced(volume: Tensor, scene: Scene, mm_per_ppm: float, extra_vox: Tensor | float = 0.0) -> Tensor:
-    """The same displacement for shares (C, Z, Y, X), which keep their values."""
+    """The same displacement for fractions (C, Z, Y, X), which keep their values."""
     return shift_along(volume, scene.field_ppm * (mm_per_ppm / scene.spacing_mm) + extra_vox, -2)
 
 
@@ -166,7 +166,7 @@ def moved(draw: Draw, volume: Tensor, scene: Scene, config: AcquisitionConfig) -
 
 
 def within_skull(draw: Draw, scene: Scene) -> Tensor:
-    """Share (Z, Y, X) of what a skull-stripping program takes for brain: its tissue, ventricles, some fluid around."""
+    """Fraction (Z, Y, X) of what a skull-stripping program takes for brain: tissue, ventricles, some fluid around."""
     outer = draw.uniform((0.1, 0.6)) * scene.tissues[Tissue.OUTER_CSF]
     return (scene.parenchyma + scene.tissues[Tissue.VENTRICLE] + outer).clamp(0, 1)
 

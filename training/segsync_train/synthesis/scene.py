@@ -22,9 +22,9 @@ CONTROL_MM = 8.0
 class Scene:
     """One patient on the model's grid (Z, Y, X).
 
-    tissues: (11 or 17, Z, Y, X) float32 shares in 0 to 1, by `Tissue`; without the skull only what is inside it.
+    tissues: (11 or 17, Z, Y, X) float32 fractions in 0 to 1, by `Tissue`; without the skull only what is inside it.
     standard_mm: (3, Z, Y, X), MNI position (LPS, ZYX); standard_from_index: (3, 4), the same without the bending.
-    ventricle_mm, field_ppm: (Z, Y, X). stripped: whether the skull is to be removed.
+    ventricle_mm, field_ppm: (Z, Y, X). skull_stripped: whether the skull is to be removed.
     """
 
     tissues: Tensor
@@ -33,7 +33,7 @@ class Scene:
     ventricle_mm: Tensor
     field_ppm: Tensor
     spacing_mm: float
-    stripped: bool
+    skull_stripped: bool
 
     @property
     def size_zyx(self) -> tuple[int, int, int]:
@@ -43,7 +43,7 @@ class Scene:
 
     @property
     def parenchyma(self) -> Tensor:
-        """(Z, Y, X): share of brain tissue."""
+        """(Z, Y, X): fraction of brain tissue."""
         return self.tissues[PARENCHYMA].sum(0)
 
 
@@ -57,7 +57,7 @@ def rotation_zyx(degrees_xyz: tuple[float, float, float]) -> FloatArray:
     return product
 
 
-def place(draw: Draw, anatomy: Anatomy, config: AnatomyConfig, stripped: bool, spacing_mm: float) -> Scene:
+def place(draw: Draw, anatomy: Anatomy, config: AnatomyConfig, skull_stripped: bool, spacing_mm: float) -> Scene:
     """Bring one label map onto a new grid, upright but for a random rotation, bent, mirrored in half the cases."""
     upright, scale = _upright(anatomy.standard_from_mm)
     low, high = np.array(MNI_OUTLINE_LPS_ZYX)
@@ -71,7 +71,7 @@ def place(draw: Draw, anatomy: Anatomy, config: AnatomyConfig, stripped: bool, s
     # Patient space has its origin at the brain's middle; p -> map: unturn, unscale, mirror, into the map's own pose.
     map_from_patient = upright.T @ np.diag(mirror / size) @ turn.T
 
-    corners = _extent(draw, anatomy, config, stripped, half, size, turn, centre, map_from_patient, spacing_mm)
+    corners = _extent(draw, anatomy, config, skull_stripped, half, size, turn, centre, map_from_patient, spacing_mm)
     count = np.maximum(np.ceil((corners[1] - corners[0]) / spacing_mm).astype(int) + 1, 8)
     index = _control_index(count, spacing_mm, draw.device)
     patient = index * spacing_mm + torch.tensor(corners[0], dtype=torch.float32, device=draw.device).view(3, 1, 1, 1)
@@ -79,7 +79,7 @@ def place(draw: Draw, anatomy: Anatomy, config: AnatomyConfig, stripped: bool, s
     in_map = in_map + _displacement(draw, anatomy, config, in_map, map_from_patient, spacing_mm)
     fine = F.interpolate(in_map[None], size=tuple(count.tolist()), mode="trilinear", align_corners=True)[0]
 
-    rows = INTRACRANIAL if stripped else slice(None)
+    rows = INTRACRANIAL if skull_stripped else slice(None)
     volumes = torch.cat([anatomy.tissues[rows].float() / 255, anatomy.field_ppm.float(), anatomy.ventricle_mm.float()])
     volumes = sample(volumes, fine / spacing_mm)
     tissues = _atrophy(volumes[:-2], draw.uniform(config.atrophy))
@@ -93,7 +93,7 @@ def place(draw: Draw, anatomy: Anatomy, config: AnatomyConfig, stripped: bool, s
         ventricle_mm=volumes[-1],
         field_ppm=volumes[-2],
         spacing_mm=spacing_mm,
-        stripped=stripped,
+        skull_stripped=skull_stripped,
     )
 
 
@@ -107,7 +107,7 @@ def _extent(
     draw: Draw,
     anatomy: Anatomy,
     config: AnatomyConfig,
-    stripped: bool,
+    skull_stripped: bool,
     half: FloatArray,
     size: FloatArray,
     turn: FloatArray,
@@ -119,7 +119,7 @@ def _extent(
     # Ellipsoid about the brain, turned: its extent is smaller than that of the turned box.
     reach = np.sqrt(((turn * (size * half)) ** 2).sum(1)) * 1.05
     low, high = -reach, reach
-    if not stripped:
+    if not skull_stripped:
         ends = (np.array(anatomy.tissues.shape[1:]) - 1) * spacing_mm
         middle = np.linalg.inv(map_from_patient) @ (ends / 2 - centre)
         back = np.linalg.inv(map_from_patient)
@@ -170,13 +170,13 @@ def _displacement(
 
 
 def _atrophy(tissues: Tensor, exponent: float) -> Tensor:
-    """Shift the share of fluid against brain where both meet; all else stays, and a voxel's sum to a few hundredths."""
+    """Shift the fraction of fluid against brain where both meet; all else stays, a voxel's sum to a few hundredths."""
     brain = tissues[PARENCHYMA].sum(0)
     fluid = tissues[Tissue.OUTER_CSF]
     both = brain + fluid
-    share = (fluid / both.clamp(min=1e-3)).clamp(0, 1)
-    widened = torch.where(share > 0.02, share**exponent, share)
+    fraction = (fluid / both.clamp(min=1e-3)).clamp(0, 1)
+    widened = torch.where(fraction > 0.02, fraction**exponent, fraction)
     tissues = tissues.clone()
     tissues[Tissue.OUTER_CSF] = both * widened
-    tissues[PARENCHYMA] *= ((1 - widened) / (1 - share).clamp(min=1e-3)).clamp(0, 2)
+    tissues[PARENCHYMA] *= ((1 - widened) / (1 - fraction).clamp(min=1e-3)).clamp(0, 2)
     return tissues

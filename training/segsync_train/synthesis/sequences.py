@@ -82,8 +82,9 @@ def mprage(
     """Magnitude at the middle of k-space of a magnetisation-prepared rapid gradient echo train in its steady state.
 
     Times in ms, angle in radians; inversion: from the inversion pulse to the middle of k-space, which is reached after
-    the share `centre` of the pulses. Each part of the cycle takes longitudinal magnetisation m to a·m + b, so that the
-    steady state is b / (1 - a) of the whole cycle (the sequence: Wang et al. 2014, doi:10.1371/journal.pone.0096899).
+    the fraction `centre` of the pulses. Each part of the cycle takes longitudinal magnetisation m to a·m + b, so that
+    the steady state is b / (1 - a) of the whole cycle (the sequence: Wang et al. 2014,
+    doi:10.1371/journal.pone.0096899).
     """
     density, t1, t2_star = _columns(matter)
     decay = np.exp(-spacing / t1)

@@ -46,16 +46,16 @@ def _rendered(
     draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig, mix: LesionMix
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Image (1, Z, Y, X), lesions and brain (Z, Y, X) uint8."""
-    if draw.chance(config.t1.pools):
+    if draw.chance(config.t1.extra_axial_fluid):
         scene = with_extra_axial_fluid(draw, scene)
     injury = injuries.imitations(draw, scene, config)
-    before = injury.shares.clone()
+    before = injury.fractions.clone()
     mix(draw, scene, anatomies, config, injury)
     if draw.chance(config.t1.ex_vacuo) and bool(injury.outline.any()):
         injuries.widen_ventricle(draw, scene, injury)
     tissue, foreign = _signals(draw, config)
     healthy, brain = _healthy(draw, scene, tissue)
-    image = healthy + _changed(scene, brain, injury.shares, foreign)
+    image = healthy + _changed(scene, brain, injury.fractions, foreign)
     change = (image - healthy - _changed(scene, brain, before, foreign)).abs()
     unlike_cortex = (image - tissue[Tissue.CORTEX]).abs()
     change = torch.minimum(change, unlike_cortex * (VISIBLE / UNLIKE_CORTEX))
@@ -105,7 +105,7 @@ def _healthy(draw: Draw, scene: Scene, signals: Tensor) -> tuple[Tensor, Tensor]
     region = draw.uniform((0.0, 0.06)) * draw.smooth_noise(size, draw.uniform((5.0, 14.0)))[0]
     grain = draw.uniform((0.0, 0.05)) * draw.smooth_noise(size, draw.uniform((1.0, 3.0)))[0]
     brain = brain * torch.exp(region + grain)
-    if not scene.stripped:
+    if not scene.skull_stripped:
         other = other + fatty(draw, scene) * (signals[Tissue.SKIN] - signals[Tissue.SOFT])
         shell = scene.tissues[Tissue.BONE :].sum(0)
         coarse = draw.smooth_noise(size, draw.uniform((2.0, 5.0)))[0]
@@ -117,7 +117,7 @@ def _healthy(draw: Draw, scene: Scene, signals: Tensor) -> tuple[Tensor, Tensor]
 
 
 def fatty(draw: Draw, scene: Scene) -> Tensor:
-    """Share (Z, Y, X) of a voxel that is fat among soft tissue: about the eyes, below the skin, between muscles.
+    """Fraction (Z, Y, X) of a voxel that is fat among soft tissue: about the eyes, below the skin, between muscles.
 
     The label maps do not tell fat from muscle. Where both were alike, eyes looked like cavities in brain.
     """
@@ -128,10 +128,10 @@ def fatty(draw: Draw, scene: Scene) -> Tensor:
     return scene.tissues[Tissue.SOFT] * smoothstep(about_eyes + below_skin + between, 0.2, 0.6)
 
 
-def _changed(scene: Scene, brain: Tensor, shares: Tensor, foreign: Tensor) -> Tensor:
+def _changed(scene: Scene, brain: Tensor, fractions: Tensor, foreign: Tensor) -> Tensor:
     """What foreign matter adds to the image or takes from it (Z, Y, X)."""
-    put = (foreign @ shares.flatten(1)).view(scene.size_zyx)
-    return scene.parenchyma * put - brain * shares.sum(0)
+    put = (foreign @ fractions.flatten(1)).view(scene.size_zyx)
+    return scene.parenchyma * put - brain * fractions.sum(0)
 
 
 def _acquired(
@@ -159,7 +159,7 @@ def _acquired(
     noise = draw.log_uniform(chosen.noise)
     image = scanner.add_noise(draw, image, noise, draw.uniform((0.0, 0.6)), slices.axis)
     marked = (outline > draw.uniform((0.35, 0.5))) & (seen > VISIBLE) & (received > VISIBLE_NOISE * noise)
-    if scene.stripped:
+    if scene.skull_stripped:
         kept = scanner.brain_mask(draw, inside, scene.spacing_mm)
         image, marked, brain = image * kept, marked & (kept > 0), brain * kept
     else:
@@ -172,7 +172,7 @@ def _acquired(
         # Exported with the brightest, fat and vessels, cut off.
         image = image.clamp(max=draw.uniform((1.3, 2.5)) * float(image[image > 0.5].median()))
     target = slices.regrid(marked.float()) >= 0.5
-    ventricle = scene.tissues[Tissue.VENTRICLE] + scene.parenchyma * injury.shares[Foreign.WATER]
+    ventricle = scene.tissues[Tissue.VENTRICLE] + scene.parenchyma * injury.fractions[Foreign.WATER]
     target = target & (ventricle < 0.5)
     brain = slices.regrid(brain) >= 0.5
     return (image * draw.log_uniform((60.0, 3000.0)))[None], target.to(torch.uint8), brain.to(torch.uint8)

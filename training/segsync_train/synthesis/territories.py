@@ -50,7 +50,7 @@ class Territories:
         coarse = gaussian(values[self.parts], sigma_mm / COARSE_MM)
         return F.interpolate(coarse[None, None], size=self.size_zyx, mode="trilinear", align_corners=True)[0, 0]
 
-    def shares(self, volume: Tensor) -> Tensor:
+    def fractions(self, volume: Tensor) -> Tensor:
         """How much of `volume` (Z, Y, X) lies in each part, relative to the part."""
         z, y, x = self.parts.shape
         coarse = F.adaptive_avg_pool3d(volume[None, None], (z, y, x))[0, 0]
@@ -80,12 +80,12 @@ def fed_by(branches: Sequence[str], side: int, device: torch.device) -> Tensor:
     return torch.cat([none, own] if side else [own, none])
 
 
-def main_branch(shares: Tensor) -> tuple[str, int]:
+def main_branch(fractions: Tensor) -> tuple[str, int]:
     """The branch and the side in which most of something lies."""
-    number = int(shares.argmax())
+    number = int(fractions.argmax())
     return NAMES[_PARTS[number % len(_PARTS)][0]], int(number >= len(_PARTS))
 
 
-def grown(share: Tensor, scene: Scene, reach_mm: float) -> Tensor:
-    """A share (Z, Y, X) and its surroundings, falling off within about `reach_mm`."""
-    return smoothstep(gaussian(share, reach_mm / scene.spacing_mm), 0.02, 0.35)
+def grown(fraction: Tensor, scene: Scene, reach_mm: float) -> Tensor:
+    """A fraction (Z, Y, X) and its surroundings, falling off within about `reach_mm`."""
+    return smoothstep(gaussian(fraction, reach_mm / scene.spacing_mm), 0.02, 0.35)

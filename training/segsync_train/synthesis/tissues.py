@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class Tissue(IntEnum):
-    """Rows of an anatomy's tissue shares. Parenchyma comes first, then fluid and vessels, then what is not brain."""
+    """Rows of an anatomy's tissue fractions. Parenchyma comes first, then fluid and vessels, then what is not brain."""
 
     CORTEX = 0
     WHITE = 1

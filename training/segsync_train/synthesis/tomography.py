@@ -40,7 +40,7 @@ GREY = [Tissue.CORTEX, Tissue.CEREBELLAR_CORTEX, Tissue.DEEP_GREY, Tissue.IRON_G
 
 @dataclass(frozen=True)
 class Disease:
-    """What is not acute, as shares (Z, Y, X), never part of the target: old infarcts and lacunes are fluid in part."""
+    """What is not acute: fractions (Z, Y, X), never part of the target: old infarcts and lacunes are partly fluid."""
 
     cavity: Tensor
     white_matter: Tensor
@@ -52,9 +52,9 @@ def disease(draw: Draw, scene: Scene, anatomies: Anatomies, config: LesionConfig
     if draw.chance(config.chronic):
         for _ in range(draw.integer(1, 2)):
             library = anatomies.chronic if draw.chance(0.35) else anatomies.acute
-            share = lesions.real_shape(draw, scene, library, config)
+            fraction = lesions.real_shape(draw, scene, library, config)
             rough = 0.2 * draw.smooth_noise(scene.size_zyx, 3.0)[0]
-            core = smoothstep(gaussian(share, 0.6) + rough, 0.4, 0.8)
+            core = smoothstep(gaussian(fraction, 0.6) + rough, 0.4, 0.8)
             cavity = torch.maximum(cavity, core * draw.uniform((0.4, 1.0)))
     if draw.chance(config.lacunes):
         inner = gaussian(scene.tissues[Tissue.WHITE] + scene.tissues[Tissue.DEEP_GREY], 1.0) ** 6
@@ -75,13 +75,13 @@ def attenuation(draw: Draw, scene: Scene, stroke: Ischaemia, old: Disease, clot:
         values.append(draw.normal(mean, std) + common * (tissue < Tissue.VENTRICLE))
     table = torch.tensor(values, device=draw.device)
     # Where the skull is left out, the voxels at its inner side hold dura and some bone.
-    outside = draw.uniform((20.0, 200.0)) if scene.stripped else AIR
+    outside = draw.uniform((20.0, 200.0)) if scene.skull_stripped else AIR
     hu = torch.einsum("t,tzyx->zyx", table, scene.tissues)
     hu = hu + outside * (1 - scene.tissues.sum(0)).clamp(0, 1)
     size, tissues = scene.size_zyx, scene.tissues
     brain = scene.parenchyma
     hu = hu + brain * draw.uniform((0.0, 1.2)) * draw.smooth_noise(size, draw.uniform((5.0, 14.0)))[0]
-    if not scene.stripped:
+    if not scene.skull_stripped:
         extra = tissues[Tissue.SKIN] + tissues[Tissue.SOFT]
         hu = hu - extra * draw.uniform((20.0, 80.0)) * draw.smooth_noise(size, 4.0)[0].clamp(-0.5, 2.0)
         hu = hu + tissues[Tissue.BONE] * draw.uniform((50.0, 200.0)) * draw.smooth_noise(size, 2.0)[0].clamp(-2, 2)
@@ -134,7 +134,7 @@ def enhanced(draw: Draw, scene: Scene, hu: Tensor, filled: Tensor, volume: Tenso
     net = smoothstep(net, draw.uniform((-0.2, 0.4)), draw.uniform((1.4, 2.2)))
     near = smoothstep(gaussian(scene.parenchyma, 1.5), 0.1, 0.5) * tissues[Tissue.OUTER_CSF]
     hu = hu + contrast * draw.uniform((0.1, 0.5)) * net * near * (1 - missing)
-    if not scene.stripped:
+    if not scene.skull_stripped:
         hu = hu + draw.uniform((5.0, 60.0)) * tissues[Tissue.MUCOSA] + draw.uniform((0.0, 25.0)) * tissues[Tissue.SOFT]
     return hu
 
@@ -154,7 +154,7 @@ def acquire(
     std = draw.log_uniform((0.5, 3.5))
     image = series[0] + std * _grain(draw, series[0].shape, draw.uniform((0.3, 1.0))) * (1 + series[1].abs())
     image = image.clamp(-1024, 3071)
-    if scene.stripped:
+    if scene.skull_stripped:
         image = image * scanner.brain_mask(draw, series[2], scene.spacing_mm)
     return slices.regrid(image)
 
@@ -173,7 +173,7 @@ def _shadow(scene: Scene) -> Tensor:
     A ray through much bone on both sides of a place loses its soft part; what differs from the rows in front and
     behind is the band. Without a skull: bands at the petrous bones' height.
     """
-    if scene.stripped:
+    if scene.skull_stripped:
         z, y, _ = scene.standard_mm
         front = torch.exp(-(((z + 31) / 8) ** 2) - ((y - 20) / 5) ** 2)
         return front + 0.5 * torch.exp(-(((z + 36) / 8) ** 2) - ((y - 34) / 4) ** 2)

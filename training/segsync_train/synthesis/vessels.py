@@ -29,7 +29,7 @@ STEP_MM = 0.7
 
 
 def arteries(draw: Draw, scene: Scene, occlusions: list[Occlusion]) -> tuple[Tensor, Tensor, Tensor]:
-    """Shares (Z, Y, X): of the arteries' lumen, of the contrast medium in it, and of fresh clot."""
+    """Fractions (Z, Y, X): of the arteries' lumen, of the contrast medium in it, and of fresh clot."""
     lumen = torch.zeros(scene.size_zyx, device=draw.device)
     filled, clot = torch.zeros_like(lumen), torch.zeros_like(lumen)
     width = draw.uniform((0.8, 1.3))
@@ -78,7 +78,7 @@ def _centre_line(draw: Draw, points: tuple[tuple[float, float, float], ...], sid
     return np.stack([np.interp(at, along, line[:, axis]) for axis in range(3)], axis=1)
 
 
-def _lay(share: Tensor, scene: Scene, at_mm: npt.NDArray[np.float64], volume_mm3: npt.NDArray[np.float64]) -> None:
+def _lay(fraction: Tensor, scene: Scene, at_mm: npt.NDArray[np.float64], volume_mm3: npt.NDArray[np.float64]) -> None:
     """Add small volumes to the eight voxels around each position: a vessel thinner than a voxel keeps its volume."""
     affine = scene.standard_from_index
     index = np.linalg.solve(affine[:, :3], (at_mm - affine[:, 3]).T).T
@@ -88,5 +88,5 @@ def _lay(share: Tensor, scene: Scene, at_mm: npt.NDArray[np.float64], volume_mm3
         where = low + corner
         weight = np.prod(np.where(corner, part, 1 - part), axis=1) * volume_mm3 / scene.spacing_mm**3
         inside = ((where >= 0) & (where < scene.size_zyx)).all(1)
-        flat = torch.tensor(np.ravel_multi_index(tuple(where[inside].T), scene.size_zyx), device=share.device)
-        share.view(-1).index_add_(0, flat, torch.tensor(weight[inside], dtype=torch.float32, device=share.device))
+        flat = torch.tensor(np.ravel_multi_index(tuple(where[inside].T), scene.size_zyx), device=fraction.device)
+        fraction.view(-1).index_add_(0, flat, torch.tensor(weight[inside], dtype=torch.float32, device=fraction.device))

@@ -223,7 +223,7 @@ class _FineTuning:
         self._losses, self._clock = [], now
 
     def _validate(self) -> None:
-        """Score this process's share of the cases, keep the best weights, draw the first cases."""
+        """Score this process's part of the cases, keep the best weights, draw the first cases."""
         config, network = self.config, self.ema.module if self.ema is not None else self.network
         predictor = foreground_predictor(network, self.device, partial(autocast, self.dtype, self.device))
         windows = windows_of(config.patch_zyx, self.network.multiple_zyx, config.validation.overlap)

@@ -16,10 +16,10 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.lr
-    share = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    fraction = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     if config.schedule == "poly":
-        return config.lr * math.pow(max(0.0, 1 - share), 0.9)
-    return config.lr * (config.final + (1 - config.final) * (1 + math.cos(math.pi * min(1.0, share))) / 2)
+        return config.lr * math.pow(max(0.0, 1 - fraction), 0.9)
+    return config.lr * (config.final + (1 - config.final) * (1 + math.cos(math.pi * min(1.0, fraction))) / 2)
 
 
 def make_optimiser(
@@ -27,8 +27,8 @@ def make_optimiser(
 ) -> torch.optim.Optimizer:
     """The optimiser over the network's parameters.
 
-    factors: by a parameter's name, its share of the learning rate (the pretrained part), 1 where not named. Biases and
-    scales (one-dimensional parameters) do not decay.
+    factors: by a parameter's name, its fraction of the learning rate (the pretrained part), 1 where not named. Biases
+    and scales (one-dimensional parameters) do not decay.
     """
     factors = factors or {}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
@@ -46,6 +46,6 @@ def make_optimiser(
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of the rate."""
+    """Give every group its fraction of the rate."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["factor"]

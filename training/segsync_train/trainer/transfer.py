@@ -119,7 +119,7 @@ def trained_network(checkpoint: Checkpoint) -> tuple[RunConfig, SegmentationNetw
 
 @dataclass(frozen=True)
 class Inherited:
-    """What a training starts with: each inherited parameter's share of the learning rate, and what made them."""
+    """What a training starts with: each inherited parameter's fraction of the learning rate, and what made them."""
 
     factors: Mapping[str, float] = field(default_factory=dict)
     steps: int = 0
