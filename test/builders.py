@@ -192,8 +192,8 @@ def rotation(degrees_xyz: Triple) -> npt.NDArray[np.float64]:
     return matrix
 
 
-def turned(direction: tuple[float, ...], degrees_xyz: Triple) -> tuple[float, ...]:
-    """A direction turned obliquely."""
+def rotated(direction: tuple[float, ...], degrees_xyz: Triple) -> tuple[float, ...]:
+    """A direction rotated obliquely."""
     return tuple((rotation(degrees_xyz) @ np.reshape(direction, (3, 3))).ravel().tolist())
 
 
@@ -342,7 +342,7 @@ def flip_byte(path: Path) -> None:
 
 
 #: A grid that is neither cubic, nor at the origin, nor along the axes.
-SKEWED = grid_of((5, 6, 7), (3.0, 1.25, 0.75), (-12.5, 40.0, 7.25), turned(IDENTITY, (20.0, -10.0, 35.0)))
+SKEWED = grid_of((5, 6, 7), (3.0, 1.25, 0.75), (-12.5, 40.0, 7.25), rotated(IDENTITY, (20.0, -10.0, 35.0)))
 
 
 def close(found: Grid, expected: Grid) -> bool:

@@ -19,10 +19,10 @@ def test_a_zoom_that_only_enlarges_is_done_without_rotations_too(
     sides = augmentation.window(rng)
     label = np.zeros(sides, dtype=np.uint8)
     label[tuple(slice(side // 2 - 6, side // 2 + 6) for side in sides)] = 1
-    image, turned = augmentation(label[None].astype(np.float32), label, rng)
-    assert turned.shape == (32, 32, 32)
-    assert least < turned.sum() / label.sum() < most
-    assert np.mean((image[0] > 0.5) != (turned == 1)) < 0.02
+    image, rotated = augmentation(label[None].astype(np.float32), label, rng)
+    assert rotated.shape == (32, 32, 32)
+    assert least < rotated.sum() / label.sum() < most
+    assert np.mean((image[0] > 0.5) != (rotated == 1)) < 0.02
 
 
 @pytest.mark.parametrize("axes", [(), (2,), (0, 1)])
@@ -30,8 +30,8 @@ def test_image_and_label_are_mirrored_together_along_the_axes_that_may_be(axes: 
     always = AugmentationConfig(**{**NO_AUGMENTATION, "flip": 1}, rotate_zoom=0)
     image = np.random.default_rng(0).random((2, 4, 5, 6)).astype(np.float32)
     label = (image[0] > 0.5).astype(np.uint8)
-    found, turned = Augmentation(always, (4, 5, 6), axes)(image.copy(), label, np.random.default_rng(0))
-    assert np.array_equal(turned, np.flip(label, axes))
+    found, rotated = Augmentation(always, (4, 5, 6), axes)(image.copy(), label, np.random.default_rng(0))
+    assert np.array_equal(rotated, np.flip(label, axes))
     assert np.array_equal(found, np.flip(image, tuple(axis + 1 for axis in axes)))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from builders import IDENTITY, close, grid_of, tissue_of, turned, write_dicom
+from builders import IDENTITY, close, grid_of, rotated, tissue_of, write_dicom
 from segsync.errors import InputError
 from segsync.geometry import Volume
 from segsync.images import read
@@ -17,7 +17,7 @@ from segsync.images import read
 @pytest.mark.parametrize("reverse", [False, True], ids=["ascending", "descending"])
 def test_dicom_series(tmp_path: Path, reverse: bool) -> None:
     """Slices are ordered by their place in the patient, not by their file names; the geometry is theirs."""
-    grid = grid_of((5, 12, 10), (4.0, 1.5, 1.25), (-20.0, 30.0, -5.0), turned(IDENTITY, (8.0, -5.0, 3.0)))
+    grid = grid_of((5, 12, 10), (4.0, 1.5, 1.25), (-20.0, 30.0, -5.0), rotated(IDENTITY, (8.0, -5.0, 3.0)))
     array = np.random.default_rng(2).integers(0, 1000, grid.size_zyx).astype(np.int16)
     folder = write_dicom(tmp_path / "dwi", Volume(array, grid))
     if reverse:

@@ -20,8 +20,8 @@ from builders import (
     itk_image,
     orientations,
     points_of,
+    rotated,
     rotation,
-    turned,
 )
 from segsync.bundle import ChannelSpec, ModelSpec
 from segsync.geometry import Array, Grid, SizeZYX, Triple, Volume, canonical_axes, canonical_grid, resample, respaced
@@ -105,7 +105,7 @@ def least_dice(stays: npt.NDArray[np.bool_], never: npt.NDArray[np.bool_]) -> fl
 
 @pytest.mark.parametrize("direction", orientations())
 def test_voxels_lie_where_simpleitk_says(direction: tuple[float, ...]) -> None:
-    grid = grid_of((3, 4, 5), (2.5, 0.7, 1.1), (10.0, -20.0, 30.0), turned(direction, OBLIQUE))
+    grid = grid_of((3, 4, 5), (2.5, 0.7, 1.1), (10.0, -20.0, 30.0), rotated(direction, OBLIQUE))
     image = itk_image(np.zeros(grid.size_zyx, dtype=np.uint8), grid)
     assert Grid.of(image) == grid
     for z, y, x in ((0, 0, 0), (2, 3, 4), (1, 0, 3)):
@@ -116,7 +116,7 @@ def test_voxels_lie_where_simpleitk_says(direction: tuple[float, ...]) -> None:
 @pytest.mark.parametrize("degrees", [(0.0, 0.0, 0.0), (12.0, -9.0, 14.0)], ids=["straight", "oblique"])
 def test_canonical_axes_are_those_of_simpleitk(direction: tuple[float, ...], degrees: Triple) -> None:
     """`DICOMOrientImageFilter` turns to LPS without interpolation: the same voxels at the same places."""
-    grid = grid_of((3, 4, 5), (2.5, 0.7, 1.1), (10.0, -20.0, 30.0), turned(direction, degrees))
+    grid = grid_of((3, 4, 5), (2.5, 0.7, 1.1), (10.0, -20.0, 30.0), rotated(direction, degrees))
     array = np.arange(60, dtype=np.int16).reshape(grid.size_zyx)
     judge = sitk.DICOMOrient(itk_image(array, grid), "LPS")
     ours = canonical_grid(grid)
@@ -130,7 +130,7 @@ def test_canonical_axes_are_those_of_simpleitk(direction: tuple[float, ...], deg
 @pytest.mark.parametrize("direction", orientations())
 def test_resampling_agrees_with_simpleitk(direction: tuple[float, ...]) -> None:
     """Onto another lattice altogether, as FLAIR comes to DWI's: by physical space."""
-    grid = grid_of((6, 7, 8), (2.0, 1.0, 1.5), (0.0, 0.0, 0.0), turned(direction, OBLIQUE))
+    grid = grid_of((6, 7, 8), (2.0, 1.0, 1.5), (0.0, 0.0, 0.0), rotated(direction, OBLIQUE))
     array = np.random.default_rng(0).normal(size=grid.size_zyx).astype(np.float32)
     target = grid_of((5, 6, 7), (1.7, 1.2, 0.9), tuple(points_of(grid)[2, 2, 2].tolist()))
     there = itk_image(np.zeros(target.size_zyx, dtype=np.float32), target)
@@ -159,7 +159,7 @@ def test_a_spacing_that_a_header_rounds_is_the_models_own() -> None:
 
 
 def test_the_model_grid_covers_the_field_of_view_about_its_centre() -> None:
-    grid = grid_of((7, 9, 5), (5.0, 0.9, 1.3), direction=turned(orientations()[29], OBLIQUE))
+    grid = grid_of((7, 9, 5), (5.0, 0.9, 1.3), direction=rotated(orientations()[29], OBLIQUE))
     model = respaced(grid, (2.0, 2.0, 2.0))
     middles = [g.points([(n - 1) / 2 for n in g.size_zyx]) for g in (grid, model)]
     assert middles[0] == pytest.approx(middles[1], abs=1e-9)
@@ -191,11 +191,11 @@ def test_waves_are_smoothed_along_the_axes_that_become_coarser(
 ) -> None:
     """A Gaussian of standard deviation σ leaves exp(-k²σ²/2) of a wave of wave number k along its axis.
 
-    The grid is turned about x by so many degrees against a coarser one; meets: what its axes along x, y and z meet
+    The grid is rotated about x by so many degrees against a coarser one; meets: what its axes along x, y and z meet
     there, mm. At 45 degrees those along y and z both meet the thick slices.
     """
     own, k = 0.6, 2 * np.pi / 12.0
-    grid = grid_of((50, 50, 50), (own, own, own), direction=turned(direction, (degrees, 0.0, 0.0)))
+    grid = grid_of((50, 50, 50), (own, own, own), direction=rotated(direction, (degrees, 0.0, 0.0)))
     x, y, z = (centre_of(grid) - (7.0, 8.1, 8.0)).tolist()
     target = grid_of((5, 28, 8), (4.0, 0.6, 2.0), (x, y, z))
     variance = (np.square(meets) - own**2) / FWHM_PER_SIGMA**2
@@ -214,7 +214,7 @@ def test_waves_are_smoothed_along_the_axes_that_become_coarser(
 @pytest.mark.parametrize("degrees", [(0.0, 0.0, 0.0), OBLIQUE], ids=["straight", "oblique"])
 def test_a_ball_comes_back_in_all_48_orientations(direction: tuple[float, ...], degrees: Triple) -> None:
     """Anisotropic, odd sizes, other spacing: every voxel that the derivation promises, and so the Dice it promises."""
-    grid = grid_of((15, 27, 31), (2.0, 1.1, 0.9), direction=turned(direction, degrees))
+    grid = grid_of((15, 27, 31), (2.0, 1.1, 0.9), direction=rotated(direction, degrees))
     spacing = (1.4, 1.2, 1.0)
     mask = ball(grid, 11.0, (0.6, -0.4, 0.3))
     back = there_and_back(mask, grid, spacing)
@@ -240,7 +240,7 @@ def test_at_the_models_own_spacing_nothing_is_interpolated(direction: tuple[floa
     for target, source in enumerate(order):
         spacing_zyx[source] = (3.0, 1.1, 0.8)[target]
     z, y, x = spacing_zyx
-    grid = grid_of((5, 7, 9), (z, y, x), direction=turned(direction, (9.0, -6.0, 11.0) if any(degrees) else degrees))
+    grid = grid_of((5, 7, 9), (z, y, x), direction=rotated(direction, (9.0, -6.0, 11.0) if any(degrees) else degrees))
     mask = (np.random.default_rng(2).random(grid.size_zyx) > 0.7).astype(np.float32)
     assert np.array_equal(there_and_back(mask, grid, (3.0, 1.1, 0.8)), mask)
 
@@ -271,7 +271,7 @@ def test_any_mask_on_any_grid_keeps_what_lies_beyond_reach(
     size: SizeZYX, own: Triple, model: Triple, direction: tuple[float, ...], degrees: Triple, seed: int
 ) -> None:
     """Single slices and volumes smaller than a patch among them; masks that touch the edges too."""
-    grid = grid_of(size, own, direction=turned(direction, degrees))
+    grid = grid_of(size, own, direction=rotated(direction, degrees))
     rng = np.random.default_rng(seed)
     extent = np.asarray(size) * own
     mask = ball(grid, float(rng.uniform(0.2, 0.7) * extent.max()), tuple((rng.uniform(-0.3, 0.3, 3) * extent).tolist()))
@@ -290,7 +290,7 @@ def test_a_single_slice_comes_back(axis: int) -> None:
     size = [31, 31, 31]
     size[axis] = 1
     z, y, x = size
-    grid = grid_of((z, y, x), (1.0, 1.0, 1.0), direction=turned(IDENTITY, OBLIQUE))
+    grid = grid_of((z, y, x), (1.0, 1.0, 1.0), direction=rotated(IDENTITY, OBLIQUE))
     mask = ball(grid, 10.0)
     back = there_and_back(mask, grid, (0.8, 0.8, 0.8))
     stays, never = safe_voxels(mask, grid, reach_mm(grid, (0.8, 0.8, 0.8), edges=False))

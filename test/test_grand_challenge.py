@@ -16,8 +16,8 @@ from builders import (
     grid_of,
     isles22_volumes,
     orientations,
+    rotated,
     tissue_of,
-    turned,
     write_platform,
 )
 from segsync.errors import InputError
@@ -25,7 +25,7 @@ from segsync.geometry import Array, Grid, Volume
 from segsync.grand_challenge import choose_task, is_platform_folder, read_case, read_inputs
 from segsync.tasks import TASKS
 
-GRID = grid_of((12, 13, 14), (1.0, 1.0, 1.0), (31.0, -4.5, 120.25), turned(orientations()[22], (9.0, -6.0, 11.0)))
+GRID = grid_of((12, 13, 14), (1.0, 1.0, 1.0), (31.0, -4.5, 120.25), rotated(orientations()[22], (9.0, -6.0, 11.0)))
 LESION = ball(GRID, 4.0)
 
 ISLES22_JSON = (

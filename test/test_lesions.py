@@ -12,7 +12,7 @@ from segsync.lesions import largest_distance, measure
 
 
 def oblique(size_zyx: tuple[int, int, int]) -> Grid:
-    """A grid turned by 30° about x and 20° about z, with three spacings."""
+    """A grid rotated by 30° about x and 20° about z, with three spacings."""
     a, b = np.deg2rad([30.0, 20.0])
     about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])

@@ -248,9 +248,9 @@ def test_the_order_of_masks_and_of_axes_makes_no_difference(seed: int, axes: lis
     there, back = score(a, b, spacing, ISLES22), score(b, a, spacing, ISLES22)
     assert symmetric(there) == pytest.approx(symmetric(back))
     z, y, x = (spacing[axis] for axis in axes)
-    turned = score(a.transpose(axes), b.transpose(axes), (z, y, x), ISLES22)
-    assert symmetric(turned) == pytest.approx(symmetric(there))
-    assert turned.lesion_f1 == pytest.approx(there.lesion_f1)
+    rotated = score(a.transpose(axes), b.transpose(axes), (z, y, x), ISLES22)
+    assert symmetric(rotated) == pytest.approx(symmetric(there))
+    assert rotated.lesion_f1 == pytest.approx(there.lesion_f1)
 
 
 @pytest.mark.parametrize("rules", RULES.values(), ids=lambda rules: rules.name)

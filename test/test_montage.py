@@ -17,11 +17,11 @@ from segsync.montage import COLOURS, Picture, draw
 def stored_as(image: Volume | Array, orientation: str) -> Volume:
     """An image, or a mask on AXIAL, with its voxels in another order."""
     array = image.array if isinstance(image, Volume) else image.astype(np.uint8)
-    turned = sitk.GetImageFromArray(array)
-    turned.SetSpacing(AXIAL.spacing_xyz)
-    turned.SetOrigin(AXIAL.origin)
-    turned = sitk.DICOMOrient(turned, orientation)
-    return Volume(sitk.GetArrayFromImage(turned), Grid.of(turned))
+    rotated = sitk.GetImageFromArray(array)
+    rotated.SetSpacing(AXIAL.spacing_xyz)
+    rotated.SetOrigin(AXIAL.origin)
+    rotated = sitk.DICOMOrient(rotated, orientation)
+    return Volume(sitk.GetArrayFromImage(rotated), Grid.of(rotated))
 
 
 def panel_of(picture: Picture) -> Image.Image:

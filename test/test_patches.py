@@ -71,11 +71,11 @@ def test_every_case_comes_once_a_round_in_another_order_each() -> None:
 
 def test_two_processes_cut_what_one_of_twice_the_batch_would() -> None:
     source = FolderSource([case_of((16, 16, 16), str(number)) for number in range(3)], seed=0)
-    turned = AugmentationConfig(rotate_zoom=0.5)
+    rotated = AugmentationConfig(rotate_zoom=0.5)
 
     def batch_of(batch: int, rank: int, processes: int) -> dict[str, torch.Tensor]:
         dataset = PatchDataset(
-            source, Augmentation(turned, (4, 4, 4), (2,)), batch=batch, steps=9, foreground=0.5, seed=1,
+            source, Augmentation(rotated, (4, 4, 4), (2,)), batch=batch, steps=9, foreground=0.5, seed=1,
             rank=rank, processes=processes, regions=True,
         )  # fmt: skip
         found = dataset[7]

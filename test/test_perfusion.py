@@ -97,7 +97,7 @@ def anatomies() -> Anatomies:
 
 
 def settings(none: float = 0.0, missing: float = 0.0) -> SynthesisConfig:
-    """A head that is neither turned nor bent, so that its mirror image is its other side; one infarct or none."""
+    """A head that is neither rotated nor bent, so that its mirror image is its other side; one infarct or none."""
     return SynthesisConfig.model_validate(
         {
             "anatomy": {

@@ -20,8 +20,8 @@ from builders import (
     isles22_volumes,
     itk_image,
     orientations,
+    rotated,
     tissue_of,
-    turned,
     two_labels,
     write_bundle,
     write_image,
@@ -56,7 +56,7 @@ def test_a_network_that_copies_returns_the_mask_in_all_48_orientations(
     t1: segsync.Model, direction: tuple[float, ...]
 ) -> None:
     """Through windows and mirroring, at the model's spacing: the very voxels, on the very grid."""
-    grid = grid_of((11, 18, 25), (1.0, 1.0, 1.0), (31.0, -4.5, 120.25), turned(direction, OBLIQUE))
+    grid = grid_of((11, 18, 25), (1.0, 1.0, 1.0), (31.0, -4.5, 120.25), rotated(direction, OBLIQUE))
     lesion = ball(grid, 4.0, (1.0, 2.0, -1.0))
     lesion[2, 3, 4] = lesion[10, 17, 24] = 1
     result = t1.predict({"t1": Volume(lesion, grid)}, Settings(tta="mirror"))
@@ -80,7 +80,7 @@ def test_a_network_that_copies_returns_the_mask_in_all_48_orientations(
 def test_other_spacings_come_back_too(
     t1: segsync.Model, size: tuple[int, int, int], spacing: tuple[float, float, float]
 ) -> None:
-    grid = grid_of(size, spacing, direction=turned(orientations()[17], OBLIQUE))
+    grid = grid_of(size, spacing, direction=rotated(orientations()[17], OBLIQUE))
     lesion = ball(grid, 9.0)
     result = t1.predict({"t1": Volume(lesion, grid)})
     assert result.mask.shape == size
@@ -89,7 +89,7 @@ def test_other_spacings_come_back_too(
 
 
 def test_the_saved_mask_lies_on_the_reference_grid(t1: segsync.Model, tmp_path: Path) -> None:
-    grid = grid_of((8, 9, 10), (2.0, 0.7, 1.3), (31.125, -4.5, 120.25), turned(IDENTITY, (21.0, -30.0, 44.0)))
+    grid = grid_of((8, 9, 10), (2.0, 0.7, 1.3), (31.125, -4.5, 120.25), rotated(IDENTITY, (21.0, -30.0, 44.0)))
     path = write_image(tmp_path / "t1.mha", ball(grid, 4.0), grid)
     t1.predict({"t1": path}).save(tmp_path / "mask.mha")
     reference, mask = sitk.ReadImage(str(path)), sitk.ReadImage(str(tmp_path / "mask.mha"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import ADC, ball, grid_of, isles22_volumes, tissue_of, turned
+from builders import ADC, ball, grid_of, isles22_volumes, rotated, tissue_of
 from segsync.bundle import ChannelSpec, Fixed, ModelSpec, ZScore
 from segsync.errors import ChannelError, WeightsError
 from segsync.geometry import Array, Grid, Triple, Volume
@@ -298,7 +298,7 @@ def test_a_reference_that_shows_no_patient_is_refused() -> None:
 def test_channels_on_other_grids_come_to_the_same_place() -> None:
     """FLAIR on an oblique grid of other spacing: what shows one thing lies at one voxel."""
     volumes = brain()
-    other = grid_of((60, 60, 60), (0.6, 0.7, 0.8), (-20.0, -2.0, -2.0), turned(GRID.direction, (10.0, 5.0, -8.0)))
+    other = grid_of((60, 60, 60), (0.6, 0.7, 0.8), (-20.0, -2.0, -2.0), rotated(GRID.direction, (10.0, 5.0, -8.0)))
     middle = GRID.points([(n - 1) / 2 for n in GRID.size_zyx]) - other.points([29.5, 29.5, 29.5])
     x, y, z = np.asarray(other.origin) + middle
     other = Grid(other.size_zyx, other.spacing_zyx, (float(x), float(y), float(z)), other.direction)

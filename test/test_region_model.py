@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import segsync
-from builders import AS_IT_IS, Cli, ball, grid_of, orientations, turned, write_bundle, write_image
+from builders import AS_IT_IS, Cli, ball, grid_of, orientations, rotated, write_bundle, write_image
 from segsync.bundle import ChannelSpec, Fixed, load_bundle, write_manifest
 from segsync.errors import WeightsError
 from segsync.geometry import Array, Grid, Volume
@@ -51,7 +51,7 @@ def with_region(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("direction", orientations()[::7])
 def test_only_what_lies_in_the_region_is_found(with_region: Path, direction: tuple[float, ...]) -> None:
-    grid = grid_of((30, 31, 29), (1.0, 1.0, 1.0), (4.0, -50.0, 12.0), turned(direction, (5.0, 9.0, -4.0)))
+    grid = grid_of((30, 31, 29), (1.0, 1.0, 1.0), (4.0, -50.0, 12.0), rotated(direction, (5.0, 9.0, -4.0)))
     image = Volume(image_of(grid), grid)
     result = segsync.load("aims-tbi", weights=with_region, device="cpu").predict({"t1": image})
     assert np.array_equal(result.mask, ball(grid, 2.5, IN_ORGAN))

@@ -128,8 +128,8 @@ def test_eq_2_zoom_and_flip_do_what_they_are_called() -> None:
     magnified = Views(only(zoom=(2, 2)), (6, 6, 6))(ramp, generators(30))
     inner = magnified.diff(dim=2)[:, :, 1:-1]
     torch.testing.assert_close(inner, torch.full_like(inner, 0.5), rtol=0, atol=1e-4)
-    turned = Views(only(flip=1), (6, 6, 6))(ramp, generators(30))
-    torch.testing.assert_close(turned.diff(dim=2), torch.full((30, 1, 5, 6, 6), -1.0), rtol=0, atol=1e-4)
+    rotated = Views(only(flip=1), (6, 6, 6))(ramp, generators(30))
+    torch.testing.assert_close(rotated.diff(dim=2), torch.full((30, 1, 5, 6, 6), -1.0), rtol=0, atol=1e-4)
     other = Views(only(flip=1, flip_axes=(1, 2)), (6, 6, 6))(ramp, generators(30))
     torch.testing.assert_close(other.diff(dim=2), torch.full((30, 1, 5, 6, 6), 1.0), rtol=0, atol=1e-4)
 

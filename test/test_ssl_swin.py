@@ -10,7 +10,7 @@ from torch import Tensor
 
 from peers_cases import draws, peer, peer_config, windows
 from segsync_train.ssl.config import PretrainConfig
-from segsync_train.ssl.proxies import central, hidden_voxels, nt_xent, padded, turned, turned_back
+from segsync_train.ssl.proxies import central, hidden_voxels, nt_xent, padded, rotated, rotated_back
 from segsync_train.ssl.swinmm import SwinMM, mutual_error
 from segsync_train.ssl.swinssl import SwinSSL
 
@@ -51,17 +51,17 @@ class Known(torch.nn.Module):
 
 def test_a_turn_is_about_z_and_four_of_them_are_none() -> None:
     volume = placed()
-    assert torch.equal(turned(volume, 1)[0], torch.from_numpy(np.rot90(volume[0].numpy(), 1, (1, 2)).copy()))
-    assert torch.equal(turned(volume, 4), volume)
-    assert torch.equal(turned(volume, 3, 0)[0, 2].flatten().sort().values, volume[0, 2].flatten())
+    assert torch.equal(rotated(volume, 1)[0], torch.from_numpy(np.rot90(volume[0].numpy(), 1, (1, 2)).copy()))
+    assert torch.equal(rotated(volume, 4), volume)
+    assert torch.equal(rotated(volume, 3, 0)[0, 2].flatten().sort().values, volume[0, 2].flatten())
 
 
 @pytest.mark.parametrize("orientation", [0, 1, 2])
-@pytest.mark.parametrize("turns", [0, 1, 2, 3])
-def test_what_was_turned_is_turned_back(orientation: int, turns: int) -> None:
+@pytest.mark.parametrize("rotations", [0, 1, 2, 3])
+def test_what_was_turned_is_turned_back(orientation: int, rotations: int) -> None:
     volume = placed()
-    view = turned(volume, turns, orientation)
-    assert torch.equal(turned_back(view, turns, orientation), volume)
+    view = rotated(volume, rotations, orientation)
+    assert torch.equal(rotated_back(view, rotations, orientation), volume)
     front = volume.movedim(1 + orientation, 1)[0, 0]  # the first slice along Z, Y or X
     assert torch.equal(view[0, 0].flatten().sort().values, front.flatten().sort().values)
 
@@ -106,9 +106,9 @@ def test_nt_xent_is_simclrs_in_numpy() -> None:
 
 def test_swinssl_views_are_turned_as_their_answers_say_and_masked_each_in_its_own_way() -> None:
     batch = placed((8, 8, 8)).expand(2, 1, 8, 8, 8)
-    images, masks, turns = ssl().inputs(batch, draws(SWINSSL), 0)
-    for image, turn in zip(images, turns.tolist(), strict=True):
-        assert torch.equal(image, turned(batch[0], turn))
+    images, masks, rotations = ssl().inputs(batch, draws(SWINSSL), 0)
+    for image, turn in zip(images, rotations.tolist(), strict=True):
+        assert torch.equal(image, rotated(batch[0], turn))
     assert masks.sum((1, 2, 3)).tolist() == [19] * 4  # 30 % of 64 cells
     assert len({mask.numpy().tobytes() for mask in masks}) == 4
     answers = torch.cat([ssl().inputs(batch, draws(SWINSSL, number), 0)[2] for number in range(20)])
@@ -119,41 +119,41 @@ def test_swinssl_turns_patches_that_are_not_square() -> None:
     config = peer_config({"kind": "swinssl", "mask_stage": -1, "width": 8}, patch_zyx=[8, 12, 8])
     batch = windows(config)
     assert batch.shape[2:] == (8, 12, 12)
-    images, masks, turns = ssl(config).inputs(batch, draws(config), 0)
+    images, masks, rotations = ssl(config).inputs(batch, draws(config), 0)
     assert images.shape == (4, 1, 8, 12, 8)
-    assert torch.equal(images[0], turned(batch[0], int(turns[0]))[..., 2:10])
-    assert ssl(config)(images, masks, turns).loss.isfinite()
+    assert torch.equal(images[0], rotated(batch[0], int(rotations[0]))[..., 2:10])
+    assert ssl(config)(images, masks, rotations).loss.isfinite()
 
 
 def test_swinssl_by_hand() -> None:
-    """Predictions off by 2 in hidden voxels (19 of 64 cells) and by 1 elsewhere, undecided turns, vectors at right
+    """Predictions off by 2 in hidden voxels (19 of 64 cells) and by 1 elsewhere, undecided rotations, vectors at right
     angles.
     """
     pretext = ssl()
-    images, masks, turns = pretext.inputs(windows(SWINSSL), draws(SWINSSL), 0)
+    images, masks, rotations = pretext.inputs(windows(SWINSSL), draws(SWINSSL), 0)
     hidden = hidden_voxels(masks, images)
     vectors = torch.eye(4)[[0, 1, 0, 1]]
     pretext.heads = Known(images + 1 - 3 * hidden.float(), torch.zeros(4, 4), vectors)  # type: ignore[assignment]
-    output = pretext(images, masks, turns)
+    output = pretext(images, masks, rotations)
     assert output.terms["inpainting"].item() == pytest.approx((19 * 2 + 45) / 64, rel=1e-5)
     assert output.terms["rotation"].item() == pytest.approx(math.log(4), rel=1e-5)
     assert output.terms["contrast"].item() == pytest.approx(-math.log(math.e**2 / (math.e**2 + 2)), rel=1e-5)
     assert output.loss.item() == pytest.approx(sum(term.item() for term in output.terms.values()), rel=1e-6)
 
 
-def answers_of(turns: Tensor) -> Tensor:
-    """Logits that are sure of the right turns."""
-    return 50 * torch.nn.functional.one_hot(turns.flatten(), 4).float()
+def answers_of(rotations: Tensor) -> Tensor:
+    """Logits that are sure of the right rotations."""
+    return 50 * torch.nn.functional.one_hot(rotations.flatten(), 4).float()
 
 
 def test_a_perfect_solution_of_swinssl_has_the_least_loss() -> None:
     """No error of inpainting and rotation; NT-Xent at its least for two volumes, opposite vectors."""
     pretext = ssl()
-    images, masks, turns = pretext.inputs(windows(SWINSSL), draws(SWINSSL), 0)
+    images, masks, rotations = pretext.inputs(windows(SWINSSL), draws(SWINSSL), 0)
     vectors = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])
-    pretext.heads = Known(images, answers_of(turns), vectors)  # type: ignore[assignment]
+    pretext.heads = Known(images, answers_of(rotations), vectors)  # type: ignore[assignment]
     least = math.log(1 + 2 * math.exp(-4))
-    assert pretext(images, masks, turns).loss.item() == pytest.approx(least, rel=1e-4)
+    assert pretext(images, masks, rotations).loss.item() == pytest.approx(least, rel=1e-4)
 
 
 @pytest.mark.parametrize("config", [SWINSSL, SWINMM], ids=["swinssl", "swinmm"])
@@ -176,11 +176,11 @@ def test_swinmm_sees_every_volume_from_different_sides() -> None:
     assert sides.shape == (2, 2, 2)
     assert (sides[0, :, 0] != sides[1, :, 0]).all()
     seen = sides.flatten(0, 1).tolist()
-    for image, (orientation, turns) in zip(images, seen, strict=True):
-        assert torch.equal(image, turned(batch[0], turns, orientation))
+    for image, (orientation, rotations) in zip(images, seen, strict=True):
+        assert torch.equal(image, rotated(batch[0], rotations, orientation))
     # Both views of a volume miss the same half of its 64 cells of 2³ voxels.
     pairs = zip(hidden, seen, strict=True)
-    masks = [turned_back(own[None], turns, orientation) for own, (orientation, turns) in pairs]
+    masks = [rotated_back(own[None], rotations, orientation) for own, (orientation, rotations) in pairs]
     assert torch.equal(masks[0], masks[2])
     assert torch.equal(masks[1], masks[3])
     assert not torch.equal(masks[0], masks[1])
@@ -199,7 +199,7 @@ def test_the_mutual_error_by_hand() -> None:
 
     def seen_from_sides(volumes: Tensor) -> Tensor:
         return torch.stack([
-            torch.stack([turned(volume, turns, side) for volume, (side, turns) in zip(volumes, seen, strict=True)])
+            torch.stack([rotated(volume, count, side) for volume, (side, count) in zip(volumes, seen, strict=True)])
             for seen in sides.tolist()
         ])  # fmt: skip
 
@@ -215,7 +215,7 @@ def test_the_mutual_error_counts_what_views_share() -> None:
     """Patches of 4 × 8 × 8 in a cube of 8: from above and from the front they share 4 × 4 × 8 voxels, all hidden."""
     sides = torch.tensor([[[0, 0]], [[1, 0]]])
     window = placed((8, 8, 8))
-    views = torch.stack([central(turned(window, 0, side), (4, 8, 8))[None] for side in (0, 1)])
+    views = torch.stack([central(rotated(window, 0, side), (4, 8, 8))[None] for side in (0, 1)])
     hidden = torch.ones(2, 1, 4, 8, 8, dtype=torch.bool)
     assert mutual_error(views, hidden, sides, (8, 8, 8)).item() == 0
     views[1, :, :, 0] += 1  # one of its four slices: a quarter of what they share

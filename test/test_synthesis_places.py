@@ -45,7 +45,7 @@ def draw_of(seed: int) -> Draw:
 
 
 def placed(anatomies: Anatomies, seed: int, *, skull_stripped: bool = True, **anatomy: object) -> Scene:
-    """A head turned, scaled and perhaps mirrored."""
+    """A head rotated, scaled and perhaps mirrored."""
     config = SynthesisConfig.model_validate({"anatomy": {"cut": 0.0, "atrophy": (1, 1), **anatomy}}).anatomy
     return place(draw_of(seed), anatomies.heads[0], config, skull_stripped, SPACING_MM)
 
@@ -79,7 +79,7 @@ def test_a_mask_keeps_its_place_side_and_volume(sources: SynthesisSources, tmp_p
 
 @pytest.mark.parametrize("size", [1.0, 0.7])
 def test_a_head_is_brought_to_standard_space_the_right_way_round(size: float, tmp_path: Path) -> None:
-    """The map stands upright in RAS: its axes are standard space's own, neither turned nor mirrored, a small head's
+    """The map stands upright in RAS: its axes are standard space's own, neither rotated nor mirrored, a small head's
     stretched.
     """
     sources = write_sources(tmp_path, size=size)

@@ -192,7 +192,7 @@ def test_gains_are_of_whole_slices() -> None:
 
 
 def test_a_patient_who_moved_is_the_same_patient() -> None:
-    """Shifted by what the settings allow at most, turned about the middle; the volume stays what it was."""
+    """Shifted by what the settings allow at most, rotated about the middle; the volume stays what it was."""
     volume = gaussian(blocks(), 1.0)[None]
     index = torch.stack(torch.meshgrid(*(torch.arange(side).float() for side in SIZE), indexing="ij"))
 

@@ -95,7 +95,7 @@ def changes(images: Images, run: Callable[[Images], Result]) -> Iterator[tuple[s
     for mm in (2.4, 7.2, 9.6):
         thick = {name: sliced(images[name], mm) for name in ("dwi", "adc")}
         yield done(f"slices of {mm:g} mm instead of {dwi.grid.spacing_zyx[0]:g}", images | thick)
-    yield done("voxels stored right to left, feet last", {name: turned(volume) for name, volume in images.items()})
+    yield done("voxels stored right to left, feet last", {name: rotated(volume) for name, volume in images.items()})
     mirrored = {name: Volume(volume.array[:, :, ::-1].copy(), volume.grid) for name, volume in images.items()}
     result = run(mirrored)
     yield "patient mirrored left to right", result.mask[:, :, ::-1] > 0, result.volume_ml
@@ -124,7 +124,7 @@ def sliced(volume: Volume, mm: float) -> Volume:
     return Volume(resample(volume, grid, antialias=True), grid)
 
 
-def turned(volume: Volume) -> Volume:
+def rotated(volume: Volume) -> Volume:
     """The same image with its voxels numbered the other way along X and Z: the header says so."""
     grid = volume.grid
     matrix = np.array(grid.direction).reshape(3, 3) @ np.diag([-1.0, 1.0, -1.0])

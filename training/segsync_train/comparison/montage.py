@@ -101,16 +101,16 @@ def _slice(setting: Setting, case: str, labels: list[int]) -> _Slice:
     holders = {system: run for system, run in reversed(runs) if case in run.system.masks}
     files = runs[0][1].system.cases[case]
     truth = read_label(files, {value: setting.labels[value] for value in labels})
-    turned = _turned(truth)
-    number = int(np.count_nonzero(turned, axis=(1, 2)).argmax())
+    rotated = _rotated(truth)
+    number = int(np.count_nonzero(rotated, axis=(1, 2)).argmax())
     images = (run.system.cases[case].images.get(run.system.reference or "") for _, run in runs)
     path = next((path for path in images if path is not None), None)
     image = read(path) if path is not None else Volume(np.zeros_like(truth.array), truth.grid)
     _, dy, dx = canonical_grid(truth.grid).spacing_zyx
     return _Slice(
-        _turned(image)[number],
-        turned[number],
-        {system: _turned(read(_path(run, case)))[number] for system, run in holders.items()},
+        _rotated(image)[number],
+        rotated[number],
+        {system: _rotated(read(_path(run, case)))[number] for system, run in holders.items()},
         (dy, dx),
     )
 
@@ -119,7 +119,7 @@ def _path(run: Run, case: str) -> Path:
     return run.folder / run.system.masks[case]
 
 
-def _turned(volume: Volume) -> Picture:
+def _rotated(volume: Volume) -> Picture:
     """The array with its axes towards superior, posterior and left."""
     axes, flips = canonical_axes(volume.grid)
     return volume.array.transpose(axes)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]

@@ -34,7 +34,7 @@ class Augmentation:
         self.mirror_axes = tuple(mirror_axes)
         self.optional = tuple(optional)
         angle = math.radians(config.degrees)
-        self._turn = RandAffined(
+        self._rotate = RandAffined(
             keys=("image", "label"),
             spatial_size=patch_zyx,
             prob=1.0,
@@ -56,23 +56,23 @@ class Augmentation:
         )
 
     def window(self, rng: np.random.Generator) -> SizeZYX:
-        """Size of the window to cut for one patch: larger than the patch where it will be turned and zoomed.
+        """Size of the window to cut for one patch: larger than the patch where it will be rotated and zoomed.
 
         To be called before the patch is augmented, with the same generator.
         """
         if rng.random() >= self.config.rotate_zoom:
             return self.patch_zyx
         reach = max(1.0, 1 / self.config.zoom[0]) * (1 + math.sin(math.radians(min(self.config.degrees, 45.0))) / 2)
-        # One voxel more at the least: by the size `__call__` knows that the window is to be turned and zoomed.
+        # One voxel more at the least: by the size `__call__` knows that the window is to be rotated and zoomed.
         z, y, x = (max(side + 1, math.ceil(side * reach)) for side in self.patch_zyx)
         return z, y, x
 
     def __call__(self, image: Array, label: Labels, rng: np.random.Generator) -> tuple[Array, Labels]:
         """image (C, z, y, x) and label (z, y, x) of the size that `window` gave -> both of the patch's size."""
         if label.shape != self.patch_zyx:
-            self._turn.set_random_state(_seed(rng))
-            turned = self._turn({"image": image, "label": label[None].astype(np.float32)})
-            image, label = _array(turned["image"]), _array(turned["label"])[0].astype(np.uint8)
+            self._rotate.set_random_state(_seed(rng))
+            rotated = self._rotate({"image": image, "label": label[None].astype(np.float32)})
+            image, label = _array(rotated["image"]), _array(rotated["label"])[0].astype(np.uint8)
         axes = tuple(axis for axis in self.mirror_axes if rng.random() < self.config.flip)
         image = np.ascontiguousarray(np.flip(image, tuple(axis + 1 for axis in axes)), dtype=np.float32)
         label = np.ascontiguousarray(np.flip(label, axes))

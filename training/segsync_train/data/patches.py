@@ -40,8 +40,8 @@ class FolderSource:
 
     def case(self, step: int, place: int, places: int) -> LabelledCase:
         """See CaseSource."""
-        turn, position = divmod(step * places + place, len(self.cases))
-        order = np.random.default_rng([ORDER, self.seed, turn]).permutation(len(self.cases))
+        epoch, position = divmod(step * places + place, len(self.cases))
+        order = np.random.default_rng([ORDER, self.seed, epoch]).permutation(len(self.cases))
         return self.cases[int(order[position])]
 
 

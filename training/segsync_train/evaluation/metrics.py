@@ -107,12 +107,12 @@ def score(reference: Mask, predicted: Mask, spacing_zyx: Triple, rules: Rules) -
         # Nothing outside counts, and most of a CT is outside.
         box = bounding_box(either)
         reference, predicted = reference[box], predicted[box]
-    reference, places, lesions = lesions_of(reference, rules)
-    predicted, spots, count = lesions_of(predicted, rules)
+    reference, reference_components, lesions = lesions_of(reference, rules)
+    predicted, predicted_components, count = lesions_of(predicted, rules)
     size, predicted_size = int(reference.sum()), int(predicted.sum())
     both = reference & predicted
     hd, hd95, assd = surface_distances(reference, predicted, spacing_zyx)
-    found, false = matches(places, spots, both, (lesions, count), rules.min_iou)
+    found, false = matches(reference_components, predicted_components, both, (lesions, count), rules.min_iou)
     voxel_ml = math.prod(spacing_zyx) / 1000.0
     difference = abs(predicted_size - size)
     return Scores(
@@ -148,29 +148,29 @@ def lesions_of(mask: Mask, rules: Rules) -> tuple[Mask, Components, int]:
 
 
 def matches(
-    places: Components, spots: Components, both: Mask, counts: tuple[int, int], min_iou: float
+    reference: Components, predicted: Components, both: Mask, counts: tuple[int, int], min_iou: float
 ) -> tuple[int, int]:
     """How many lesions of the reference are found, and how many predicted ones are false.
 
-    places, spots: components of the reference and of the prediction; both: where they meet; counts: of each.
+    reference, predicted: components of the reference and of the prediction; both: where they meet; counts: of each.
 
     With min_iou 0 a reference lesion is found, and a predicted one is not false, where one voxel meets the other mask
     (ISLES'22): two lesions may be found by one. Else pairs are taken from the best intersection over union down, each
     lesion once (panoptica's NaiveThresholdMatching, ISLES'24).
     """
-    pairs, shared = np.unique(np.stack([places[both], spots[both]]), axis=1, return_counts=True)
+    pairs, shared = np.unique(np.stack([reference[both], predicted[both]]), axis=1, return_counts=True)
     if min_iou == 0:
         return len(np.unique(pairs[0])), counts[1] - len(np.unique(pairs[1]))
-    sizes, predicted = np.bincount(places.ravel()), np.bincount(spots.ravel())
-    iou = shared / (sizes[pairs[0]] + predicted[pairs[1]] - shared)
-    taken: set[int] = set()
-    used: set[int] = set()
+    reference_sizes, predicted_sizes = np.bincount(reference.ravel()), np.bincount(predicted.ravel())
+    iou = shared / (reference_sizes[pairs[0]] + predicted_sizes[pairs[1]] - shared)
+    matched_reference: set[int] = set()
+    matched_predicted: set[int] = set()
     for index in np.argsort(-iou, kind="stable"):
-        place, spot = int(pairs[0, index]), int(pairs[1, index])
-        if iou[index] >= min_iou and place not in taken and spot not in used:
-            taken.add(place)
-            used.add(spot)
-    return len(taken), counts[1] - len(used)
+        one, other = int(pairs[0, index]), int(pairs[1, index])
+        if iou[index] >= min_iou and one not in matched_reference and other not in matched_predicted:
+            matched_reference.add(one)
+            matched_predicted.add(other)
+    return len(matched_reference), counts[1] - len(matched_predicted)
 
 
 def surface_distances(reference: Mask, predicted: Mask, spacing_zyx: Triple) -> tuple[float, float, float]:

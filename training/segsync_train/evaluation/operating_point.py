@@ -124,19 +124,19 @@ def score_pairs(
     probability: (Z, Y, X) of any label together.
     """
     reference = np.asarray(case.label) > 0
-    places, lesions = ndimage.label(reference, NEIGHBOURS)
+    reference_components, lesions = ndimage.label(reference, NEIGHBOURS)
     scores = []
     for threshold in thresholds:
-        spots, count = ndimage.label(probability >= threshold, NEIGHBOURS)
-        sizes = np.bincount(spots.ravel(), minlength=count + 1)
+        predicted_components, count = ndimage.label(probability >= threshold, NEIGHBOURS)
+        sizes = np.bincount(predicted_components.ravel(), minlength=count + 1)
         for smallest in components_ml:
             kept = sizes * case.voxel_ml >= smallest
             kept[0] = False
-            mask = kept[spots]
+            mask = kept[predicted_components]
             both = int(mask.sum()) + int(reference.sum())
             dice = 2 * int((mask & reference).sum()) / both if both else 1.0
-            found = len(np.unique(places[mask & reference]))
-            false = int(kept.sum()) - len(np.unique(spots[mask & reference]))
+            found = len(np.unique(reference_components[mask & reference]))
+            false = int(kept.sum()) - len(np.unique(predicted_components[mask & reference]))
             lesion_f1 = 2 * found / (found + lesions + false) if lesions + false else 1.0
             scores.append(_Case(dice=dice, lesion_f1=lesion_f1))
     return scores

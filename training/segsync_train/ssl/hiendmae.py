@@ -11,7 +11,7 @@ stage. Then the decoder asks the encoder's other stages, from the deepest to the
 
 All cells are queries, hidden ones and visible ones; keys and values are the encoder's visible cells. In a ViT of twelve
 blocks the stages are the last layer and then those of index 9, 6 and 3, as in the released code. That code adds no
-position to m_l, since a ViT's tokens hold theirs; maps of convolutions hold none. It also flips and turns its crops;
+position to m_l, since a ViT's tokens hold theirs; maps of convolutions hold none. It also flips and rotates its crops;
 here the place of the window alone is random, as in MAE.
 """
 

@@ -108,7 +108,7 @@ class SwinSSLConfig(Frozen):
     rotation: NonNegativeFloat = 1.0
 
     def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
-        """Voxels (Z, Y, X) of a window: square in plane, so that it can be turned."""
+        """Voxels (Z, Y, X) of a window: square in plane, so that it can be rotated."""
         side = max(patch_zyx[1:])
         return patch_zyx[0], side, side
 

@@ -11,22 +11,22 @@ from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.terms import cosines, global_average_pool
 
 #: Rotations by 0°, 90°, 180° and 270° about the first axis.
-TURNS = 4
+ROTATION_CLASSES = 4
 
 
-def turned(volume: Tensor, turns: int, orientation: int = 0) -> Tensor:
-    """A volume (C, Z, Y, X) with its axes shifted `orientation` times, then turned by so many right angles.
+def rotated(volume: Tensor, rotations: int, orientation: int = 0) -> Tensor:
+    """A volume (C, Z, Y, X) with its axes shifted `orientation` times, then rotated by so many right angles.
 
     Orientations 0 to 2 bring Z, Y or X to the front: axial, coronal and sagittal slices.
     """
     axes = [1 + (axis + orientation) % 3 for axis in range(3)]
-    return torch.rot90(volume.permute(0, *axes), turns, (2, 3))
+    return torch.rot90(volume.permute(0, *axes), rotations, (2, 3))
 
 
-def turned_back(volume: Tensor, turns: int, orientation: int = 0) -> Tensor:
-    """The inverse of `turned`."""
+def rotated_back(volume: Tensor, rotations: int, orientation: int = 0) -> Tensor:
+    """The inverse of `rotated`."""
     axes = [1 + (axis - orientation) % 3 for axis in range(3)]
-    return torch.rot90(volume, -turns, (2, 3)).permute(0, *axes)
+    return torch.rot90(volume, -rotations, (2, 3)).permute(0, *axes)
 
 
 def central(volume: Tensor, size_zyx: SizeZYX) -> Tensor:
@@ -69,11 +69,11 @@ class Heads(nn.Module):
         deepest, grid = encoder.widths[-1], encoder.grid_zyx(patch_zyx, -1)
         z, y, x = (side // cells for side, cells in zip(patch_zyx, grid, strict=True))
         self.voxels = nn.ConvTranspose3d(deepest, channels, (z, y, x), (z, y, x))
-        self.rotation = nn.Linear(deepest, TURNS)
+        self.rotation = nn.Linear(deepest, ROTATION_CLASSES)
         self.contrast = nn.Linear(deepest, width)
 
     def forward(self, deepest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The deepest map (N, D, …) → voxels (N, C, Z, Y, X), logits of the turns (N, 4), vectors (N, width)."""
+        """The deepest map (N, D, …) → voxels (N, C, Z, Y, X), logits of the rotations (N, 4), vectors (N, width)."""
         vectors = global_average_pool(deepest)
         return self.voxels(deepest).float(), self.rotation(vectors).float(), self.contrast(vectors).float()
 

@@ -2,7 +2,7 @@
 segmentation", MICCAI).
 
 Half of a window's cells are hidden. Of the masked window some views are made, each from another side (axial, coronal,
-sagittal) and turned by r · 90° in its own plane. With the encoder's deepest map h of view a and v = GAP(h):
+sagittal) and rotated by r · 90° in its own plane. With the encoder's deepest map h of view a and v = GAP(h):
 
     (reconstruction)  L_rec = mean over views and hidden voxels of (x̂_a − x_a)², x̂ = transposed convolution of h
     (rotation)        L_rot = −log softmax(U v_a)[r_a], r one of 0°, 90°, 180°, 270°
@@ -11,7 +11,7 @@ sagittal) and turned by r · 90° in its own plane. With the encoder's deepest m
                       volume from different sides, brought back to the same axes, agree             `mutual_error`
     (loss)            L = L_rec + L_rot + L_con + L_mul
 
-The released code takes two views of one side, each turned, and each of them once more with two axes swapped; L_rot and
+The released code takes two views of one side, each rotated, and each of them once more with two axes swapped; L_rot and
 L_con are there of the first two, L_mul of one view and its swapped copy. Here all views take part in all terms. The
 paper's second part, a decoder that joins the views at fine-tuning, is no pretext and is left out: encoders are compared
 here by one decoder.
@@ -29,7 +29,16 @@ from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.masked import draw_masks, hide
 from segsync_train.ssl.peers_config import SwinMMConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
-from segsync_train.ssl.proxies import TURNS, Heads, central, hidden_voxels, nt_xent, padded, turned, turned_back
+from segsync_train.ssl.proxies import (
+    ROTATION_CLASSES,
+    Heads,
+    central,
+    hidden_voxels,
+    nt_xent,
+    padded,
+    rotated,
+    rotated_back,
+)
 
 #: Purposes of generators: sides and rotations; masks.
 SIDES, MASKS = 1, 2
@@ -37,7 +46,7 @@ SIDES, MASKS = 1, 2
 
 def mutual_error(predicted: Tensor, hidden: Tensor, sides: Tensor, window_zyx: SizeZYX) -> Tensor:
     """L_mul of predictions (V, n, C, z, y, x) whose hidden voxels are (V, n, z, y, x), seen from `sides` (V, n, 2):
-    orientation and turns.
+    orientation and rotations.
 
     Where a patch is no cube the views hold different parts of the window; hidden voxels that two of them hold
     count.
@@ -45,8 +54,8 @@ def mutual_error(predicted: Tensor, hidden: Tensor, sides: Tensor, window_zyx: S
     marked = torch.cat([predicted, hidden[:, :, None].to(predicted)], dim=2)
     back = torch.stack([
         torch.stack([
-            turned_back(padded(own, window_zyx), turns, orientation)
-            for own, (orientation, turns) in zip(view, seen, strict=True)
+            rotated_back(padded(own, window_zyx), rotations, orientation)
+            for own, (orientation, rotations) in zip(view, seen, strict=True)
         ])
         for view, seen in zip(marked, sides.tolist(), strict=True)
     ])  # fmt: skip
@@ -73,12 +82,18 @@ class SwinMM(Pretext):
 
     def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
         """Views (V·n, C, Z, Y, X), first ones first; their hidden voxels (V·n, Z, Y, X); sides (V, n, 2): orientation
-        and turns.
+        and rotations.
         """
         count = self.config.views
         sides = torch.tensor(
             [
-                list(zip(rng.permutation(3)[:count].tolist(), rng.integers(TURNS, size=count).tolist(), strict=True))
+                list(
+                    zip(
+                        rng.permutation(3)[:count].tolist(),
+                        rng.integers(ROTATION_CLASSES, size=count).tolist(),
+                        strict=True,
+                    )
+                )
                 for rng in draws(SIDES)
             ]
         ).transpose(0, 1)
@@ -86,9 +101,9 @@ class SwinMM(Pretext):
         hidden = hidden_voxels(masks, windows)[:, :1]
         images, masked = (
             torch.stack([
-                central(turned(own, turns, orientation), self.patch_zyx)
+                central(rotated(own, rotations, orientation), self.patch_zyx)
                 for seen in sides.tolist()
-                for own, (orientation, turns) in zip(volumes, seen, strict=True)
+                for own, (orientation, rotations) in zip(volumes, seen, strict=True)
             ])
             for volumes in (windows, hidden)
         )  # fmt: skip
@@ -100,10 +115,10 @@ class SwinMM(Pretext):
         voxels, rotation, vectors = self.heads(self.encoder(hide(images, hidden))[-1])
         asked = hidden[:, None].expand_as(images)
         reconstruction = (voxels[asked] - images[asked]).square().mean()
-        turn = F.cross_entropy(rotation, sides[..., 1].flatten())
+        rotation_loss = F.cross_entropy(rotation, sides[..., 1].flatten())
         contrast = nt_xent(vectors.chunk(config.views), config.temperature)
         predicted, missing = (tensor.reshape(*count, *tensor.shape[1:]) for tensor in (voxels, hidden))
         mutual = mutual_error(predicted, missing, sides, self.window_zyx)
-        terms = {"reconstruction": reconstruction, "rotation": turn, "contrast": contrast, "mutual": mutual}
+        terms = {"reconstruction": reconstruction, "rotation": rotation_loss, "contrast": contrast, "mutual": mutual}
         loss = torch.stack([getattr(config, name) * term for name, term in terms.items()]).sum()
         return StepOutput(loss, {name: term.detach() for name, term in terms.items()})

@@ -1,7 +1,7 @@
 """The pretraining of Swin UNETR, here SwinSSL (Tang et al. 2022, "Self-supervised pre-training of Swin transformers for
 3D medical image analysis", CVPR).
 
-Of every window two views are made, each turned by r · 90° about Z and with a fraction of its voxels cut out. With the
+Of every window two views are made, each rotated by r · 90° about Z and with a fraction of its voxels cut out. With the
 encoder's deepest map h of a view and v = GAP(h):
 
     (inpainting)   L_inpaint = mean over all voxels of |x̂ − x|, x̂ = transposed convolution of h
@@ -26,7 +26,7 @@ from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.masked import draw_masks, hide
 from segsync_train.ssl.peers_config import SwinSSLConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
-from segsync_train.ssl.proxies import TURNS, Heads, central, nt_xent, turned
+from segsync_train.ssl.proxies import ROTATION_CLASSES, Heads, central, nt_xent, rotated
 
 #: Purposes of generators: rotations, and masks of the first and the second view.
 ROTATIONS, MASKS = 1, (2, 3)
@@ -43,25 +43,25 @@ class SwinSSL(Pretext):
         self.heads = Heads(encoder, patch_zyx, channels, config.width)
 
     def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
-        """Both views (2n, C, Z, Y, X), first ones first; their masks (2n, z, y, x); their turns (2n)."""
-        turns = [rng.integers(TURNS, size=2).tolist() for rng in draws(ROTATIONS)]
+        """Both views (2n, C, Z, Y, X), first ones first; their masks (2n, z, y, x); their rotations (2n)."""
+        rotations = [rng.integers(ROTATION_CLASSES, size=2).tolist() for rng in draws(ROTATIONS)]
         views = [
-            central(turned(window, own[view]), self.patch_zyx)
+            central(rotated(window, own[view]), self.patch_zyx)
             for view in range(2)
-            for window, own in zip(windows, turns, strict=True)
+            for window, own in zip(windows, rotations, strict=True)
         ]
         masks = torch.cat([draw_masks(self.grid_zyx, self.config.mask_ratio, draws(word)) for word in MASKS])
-        answers = torch.tensor([own[view] for view in range(2) for own in turns])
+        answers = torch.tensor([own[view] for view in range(2) for own in rotations])
         images = torch.stack(views).to(memory_format=torch.channels_last_3d)
         return images, masks.to(images.device), answers.to(images.device)
 
-    def forward(self, images: Tensor, masks: Tensor, turns: Tensor) -> StepOutput:
+    def forward(self, images: Tensor, masks: Tensor, rotations: Tensor) -> StepOutput:
         """What `inputs` gives."""
         config = self.config
         voxels, rotation, vectors = self.heads(self.encoder(hide(images, masks))[-1])
         inpainting = (voxels - images).abs().mean()
         contrast = nt_xent(vectors.chunk(2), config.temperature)
-        turn = F.cross_entropy(rotation, turns)
-        loss = config.inpainting * inpainting + config.contrast * contrast + config.rotation * turn
-        terms = {"inpainting": inpainting.detach(), "contrast": contrast.detach(), "rotation": turn.detach()}
+        rotation_loss = F.cross_entropy(rotation, rotations)
+        loss = config.inpainting * inpainting + config.contrast * contrast + config.rotation * rotation_loss
+        terms = {"inpainting": inpainting.detach(), "contrast": contrast.detach(), "rotation": rotation_loss.detach()}
         return StepOutput(loss, terms)

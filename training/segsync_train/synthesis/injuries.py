@@ -206,8 +206,8 @@ def _contusion(draw: Draw, scene: Scene, weights: Tensor, radius_mm: Range) -> T
         for a, b, at in zip(low, high, middle, strict=True)
     ]
     offsets = torch.stack(torch.meshgrid(*lines, indexing="ij"))
-    turned = torch.tensor(frame, dtype=torch.float32, device=weights.device) @ offsets.flatten(1)
-    distance = turned.norm(dim=0).view(offsets.shape[1:])
+    rotated = torch.tensor(frame, dtype=torch.float32, device=weights.device) @ offsets.flatten(1)
+    distance = rotated.norm(dim=0).view(offsets.shape[1:])
     bumps = draw.smooth_noise(distance.shape, max(draw.uniform((0.3, 0.8)) * radius, 1.5))[0]
     fine = draw.smooth_noise(distance.shape, 1.5)[0]
     distance = distance + draw.uniform((0.1, 0.3)) * bumps + draw.uniform((0.0, 0.12)) * fine

@@ -34,7 +34,7 @@ def infarcts(draw: Draw, scene: Scene, library: MaskLibrary, config: LesionConfi
 
 
 def real_shape(draw: Draw, scene: Scene, library: MaskLibrary, config: LesionConfig) -> Tensor:
-    """One mask of the library, mirrored, moved, turned, scaled, eroded or grown, perhaps in pieces or cortical."""
+    """One mask of the library, mirrored, moved, rotated, scaled, eroded or grown, perhaps in pieces or cortical."""
     fraction = _laid_in(draw, scene, library, draw.integer(0, len(library) - 1), config)
     region = _region(fraction > 0)
     result = torch.zeros_like(fraction)
@@ -107,12 +107,14 @@ def _laid_in(draw: Draw, scene: Scene, library: MaskLibrary, number: int, config
     middle = library.centre_mm(number)
     mirror = np.diag([1.0, 1.0, -1.0 if draw.chance(0.5) else 1.0])
     limit = config.rotation_degrees
-    turn = rotation_zyx((draw.uniform((-limit, limit)), draw.uniform((-limit, limit)), draw.uniform((-limit, limit))))
+    rotation = rotation_zyx(
+        (draw.uniform((-limit, limit)), draw.uniform((-limit, limit)), draw.uniform((-limit, limit)))
+    )
     common = draw.uniform(config.scale)
     size = common * np.array([draw.uniform((0.9, 1.1)) for _ in range(3)])
     shift = np.array([draw.uniform((-config.shift_mm, config.shift_mm)) for _ in range(3)])
     # MNI position p of the scene -> voxel of the mask's box.
-    linear = np.diag(1 / (size * library.spacing_mm)) @ turn @ mirror
+    linear = np.diag(1 / (size * library.spacing_mm)) @ rotation @ mirror
     target = mirror @ middle + shift
     first = library.origins_mm[number]
     offset = (middle - first) / library.spacing_mm - linear @ target
@@ -180,10 +182,10 @@ def _blobs(draw: Draw, scene: Scene, centres: Tensor, radii_mm: list[float]) -> 
     reach = max(1, math.ceil(1.6 * max(radii_mm) / scene.spacing_mm))
     line = torch.arange(-reach, reach + 1, device=centres.device)
     offsets = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), dim=-1).view(-1, 3)
-    turns = np.stack([rotation_zyx(tuple(draw.scalars.uniform(0, 180, 3))) for _ in range(count)])
+    rotations = np.stack([rotation_zyx(tuple(draw.scalars.uniform(0, 180, 3))) for _ in range(count)])
     stretch = np.exp(draw.scalars.normal(0.0, 0.25, (count, 3)))
     scale = scene.spacing_mm / (np.array(radii_mm)[:count, None] * stretch)
-    frames = torch.tensor(scale[:, :, None] * turns, dtype=torch.float32, device=centres.device)
+    frames = torch.tensor(scale[:, :, None] * rotations, dtype=torch.float32, device=centres.device)
     inner = torch.einsum("nij,kj->nki", frames, offsets.float()).norm(dim=2)
     # Half a voxel of softness: what is smaller than a voxel fills its voxel in part, but is never lost.
     soft = torch.tensor(scene.spacing_mm / np.array(radii_mm)[:count], dtype=torch.float32, device=centres.device)

@@ -154,14 +154,16 @@ def slice_gains(draw: Draw, slices: Slices, std: float) -> Tensor:
 def moved(draw: Draw, volume: Tensor, scene: Scene, config: AcquisitionConfig) -> Tensor:
     """(C, Z, Y, X) of a patient who lay otherwise: a small rigid motion between two series."""
     limit = config.rotation_degrees * draw.uniform((0.0, 1.0))
-    turn = rotation_zyx((draw.uniform((-limit, limit)), draw.uniform((-limit, limit)), draw.uniform((-limit, limit))))
+    rotation = rotation_zyx(
+        (draw.uniform((-limit, limit)), draw.uniform((-limit, limit)), draw.uniform((-limit, limit)))
+    )
     reach = config.shift_mm / scene.spacing_mm * draw.uniform((0.0, 1.0))
     shift = np.array([draw.uniform((-reach, reach)) for _ in range(3)])
     middle = (np.array(scene.size_zyx) - 1) / 2
     axes = [torch.arange(side, device=volume.device, dtype=torch.float32) for side in scene.size_zyx]
     index = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    matrix = torch.tensor(turn, dtype=torch.float32, device=volume.device)
-    offset = torch.tensor(middle + shift - turn @ middle, dtype=torch.float32, device=volume.device)
+    matrix = torch.tensor(rotation, dtype=torch.float32, device=volume.device)
+    offset = torch.tensor(middle + shift - rotation @ middle, dtype=torch.float32, device=volume.device)
     return sample(volume, (matrix @ index.flatten(1)).view_as(index) + offset.view(3, 1, 1, 1))
 
 

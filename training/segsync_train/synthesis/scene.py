@@ -1,4 +1,4 @@
-"""A head in space: one label map placed, turned and bent onto the model's grid, before any image is made of it."""
+"""A head in space: one label map placed, rotated and bent onto the model's grid, before any image is made of it."""
 
 from dataclasses import dataclass
 
@@ -65,13 +65,13 @@ def place(draw: Draw, anatomy: Anatomy, config: AnatomyConfig, skull_stripped: b
     centre = to_mm @ ((low + high) / 2 - anatomy.standard_from_mm[:, 3])
     half = (high - low) / 2 / scale
 
-    turn = rotation_zyx(tuple(draw.uniform((-limit, limit)) for limit in config.rotation_degrees))  # type: ignore[arg-type]
+    rotation = rotation_zyx(tuple(draw.uniform((-limit, limit)) for limit in config.rotation_degrees))  # type: ignore[arg-type]
     size = draw.uniform(config.scale) * np.array([draw.uniform(config.stretch) for _ in range(3)])
     mirror = np.array([1.0, 1.0, -1.0 if draw.chance(0.5) else 1.0])
     # Patient space has its origin at the brain's middle; p -> map: unturn, unscale, mirror, into the map's own pose.
-    map_from_patient = upright.T @ np.diag(mirror / size) @ turn.T
+    map_from_patient = upright.T @ np.diag(mirror / size) @ rotation.T
 
-    corners = _extent(draw, anatomy, config, skull_stripped, half, size, turn, centre, map_from_patient, spacing_mm)
+    corners = _extent(draw, anatomy, config, skull_stripped, half, size, rotation, centre, map_from_patient, spacing_mm)
     count = np.maximum(np.ceil((corners[1] - corners[0]) / spacing_mm).astype(int) + 1, 8)
     index = _control_index(count, spacing_mm, draw.device)
     patient = index * spacing_mm + torch.tensor(corners[0], dtype=torch.float32, device=draw.device).view(3, 1, 1, 1)
@@ -110,14 +110,14 @@ def _extent(
     skull_stripped: bool,
     half: FloatArray,
     size: FloatArray,
-    turn: FloatArray,
+    rotation: FloatArray,
     centre: FloatArray,
     map_from_patient: FloatArray,
     spacing_mm: float,
 ) -> FloatArray:
     """(2, 3): corners of the field of view in patient space, mm."""
-    # Ellipsoid about the brain, turned: its extent is smaller than that of the turned box.
-    reach = np.sqrt(((turn * (size * half)) ** 2).sum(1)) * 1.05
+    # Ellipsoid about the brain, rotated: its extent is smaller than that of the rotated box.
+    reach = np.sqrt(((rotation * (size * half)) ** 2).sum(1)) * 1.05
     low, high = -reach, reach
     if not skull_stripped:
         ends = (np.array(anatomy.tissues.shape[1:]) - 1) * spacing_mm

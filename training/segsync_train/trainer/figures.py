@@ -53,7 +53,7 @@ def _plane(image: Array, reference: Labels, predicted: Labels, axis: int, centre
         plane = np.repeat(np.repeat(np.take(labels, centre[axis], axis), ZOOM, 0), ZOOM, 1)
         for value in np.unique(plane[plane > 0]):
             rgb[_outline(plane == value)] = colour
-    # Axes run to superior and posterior: planes with a vertical z are turned so that superior is up.
+    # Axes run to superior and posterior: planes with a vertical z are rotated so that superior is up.
     return rgb if axis == 0 else rgb[::-1]
 
 

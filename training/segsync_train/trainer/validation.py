@@ -78,15 +78,15 @@ def validate(
 def score_case(case: LabelledCase, predicted: Labels, labels: int) -> CaseScore:
     """Compare a prediction (Z, Y, X) with the case's label map."""
     reference = np.asarray(case.label)
-    places, lesions = components_of(reference > 0)
-    spots, count = components_of(predicted > 0)
+    reference_components, lesions = components_of(reference > 0)
+    predicted_components, count = components_of(predicted > 0)
     return CaseScore(
         name=case.name,
         dice=tuple(_dice(reference == value, predicted == value) for value in range(1, labels + 1)),
         holds=tuple(bool((reference == value).any()) for value in range(1, labels + 1)),
         lesions=lesions,
-        found=int(np.count_nonzero(np.unique(places[predicted > 0]))),
-        false=count - int(np.count_nonzero(np.unique(spots[reference > 0]))),
+        found=int(np.count_nonzero(np.unique(reference_components[predicted > 0]))),
+        false=count - int(np.count_nonzero(np.unique(predicted_components[reference > 0]))),
         volume_ml=float((reference > 0).sum() * case.voxel_ml),
         predicted_ml=float((predicted > 0).sum() * case.voxel_ml),
     )
@@ -124,8 +124,8 @@ def summary(scores: Sequence[CaseScore]) -> dict[str, float]:
 
 def labels_in_none(cases: Sequence[LabelledCase], labels: Mapping[int, str]) -> dict[int, str]:
     """Those of the settings' labels, values and names, that no case holds."""
-    places = {int(place) for case in cases for place in np.unique(case.label)}
-    return {value: name for place, (value, name) in enumerate(labels.items(), start=1) if place not in places}
+    present = {int(index) for case in cases for index in np.unique(case.label)}
+    return {value: name for index, (value, name) in enumerate(labels.items(), start=1) if index not in present}
 
 
 def windows_of(patch_zyx: SizeZYX, multiple_zyx: SizeZYX, overlap: float) -> Windows:
