@@ -9,9 +9,9 @@ import torch
 from segsync.errors import InputError
 from segsync_train.export.export import compare
 from segsync_train.networks.baselines import plan
+from segsync_train.networks.build import build_network
 from segsync_train.networks.onnx_file import write_onnx
 from segsync_train.trainer.finetune import finetune
-from segsync_train.trainer.transfer import build_network
 from training_cases import run_config, write_cases
 
 NAMES = ("nnunet", "resunet", "unet")

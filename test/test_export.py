@@ -24,12 +24,13 @@ from segsync_train.evaluation.operating_point import (
 )
 from segsync_train.export.card import model_card
 from segsync_train.export.export import export
+from segsync_train.networks.build import build_network
 from segsync_train.networks.onnx_file import read_onnx, write_onnx
 from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.folder import RunFolder
 from segsync_train.trainer.finetune import finetune
-from segsync_train.trainer.transfer import build_network, trained_network, transfer
+from segsync_train.trainer.transfer import trained_network, transfer
 from training_cases import run_config, write_cases
 
 

@@ -21,11 +21,12 @@ from segsync.sliding_window import Windows
 from segsync_train.config.run import TransferConfig
 from segsync_train.data.cases import build_case
 from segsync_train.data.loader import batches
+from segsync_train.networks.build import build_network
 from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.runs.checkpoints import load_checkpoint, save_checkpoint
 from segsync_train.runs.folder import read_log
 from segsync_train.trainer.finetune import _FineTuning, finetune
-from segsync_train.trainer.transfer import build_network, trained_network, transfer
+from segsync_train.trainer.transfer import trained_network, transfer
 from segsync_train.trainer.validation import CaseScore, summary, validate
 from training_cases import run_config, run_settings, write_cases
 

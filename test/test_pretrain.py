@@ -16,11 +16,12 @@ import torch
 from pretrain_cases import pretrain_config, write_volumes
 from segsync.errors import SegsyncError, WeightsError
 from segsync_train.config.run import TransferConfig
+from segsync_train.networks.build import build_network
 from segsync_train.runs.checkpoints import Checkpoint, load_checkpoint
 from segsync_train.runs.folder import read_log
 from segsync_train.ssl.views import Views
 from segsync_train.trainer.pretrain import build_encoder, pretrain
-from segsync_train.trainer.transfer import build_network, transfer
+from segsync_train.trainer.transfer import transfer
 from training_cases import run_config
 
 

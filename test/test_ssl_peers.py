@@ -11,13 +11,14 @@ from peers_cases import DECODER, draws, peer, peer_config, step, windows
 from segsync.errors import InputError
 from segsync_train.config.run import TransferConfig
 from segsync_train.config.settings import load_settings
+from segsync_train.networks.build import build_network
 from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.folder import read_log
 from segsync_train.ssl.config import PretrainConfig
 from segsync_train.ssl.volumes import window_zyx
 from segsync_train.trainer.pretrain import pretrain
 from segsync_train.trainer.schedule import make_optimiser
-from segsync_train.trainer.transfer import build_network, transfer
+from segsync_train.trainer.transfer import transfer
 from training_cases import run_config, write_cases
 
 PEERS_FILE = Path(__file__).parents[1] / "training" / "configs" / "pretrain-peers.yaml"

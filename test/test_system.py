@@ -16,8 +16,8 @@ from segsync_train.config.settings import check_settings
 from segsync_train.evaluation.evaluate import evaluate, parse_channels
 from segsync_train.evaluation.system import System, data_name, forward_flops, system_name
 from segsync_train.networks.baselines import Baseline
+from segsync_train.networks.build import build_network
 from segsync_train.trainer.finetune import finetune
-from segsync_train.trainer.transfer import build_network
 from training_cases import run_config, write_cases
 
 

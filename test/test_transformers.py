@@ -11,12 +11,13 @@ from segsync.errors import InputError, WeightsError
 from segsync_train.config.run import TransferConfig
 from segsync_train.export.export import export
 from segsync_train.networks.baselines import Baseline
+from segsync_train.networks.build import build_network
 from segsync_train.networks.transformers import SwinEncoder, ViTEncoder, encoder_of, resized_positions
 from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.ssl.pretext import Pretext
 from segsync_train.trainer.finetune import finetune
 from segsync_train.trainer.pretrain import pretrain
-from segsync_train.trainer.transfer import build_network, transfer
+from segsync_train.trainer.transfer import transfer
 from training_cases import run_config, write_cases
 
 SWIN: dict[str, Any] = {

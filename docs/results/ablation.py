@@ -14,7 +14,7 @@ from hippocampus import CONFIGS, HERE, ROOT, Measured, gain, measure, seeds_of, 
 
 from segsync_train.config.run import NetworkConfig, RunConfig, TransferConfig
 from segsync_train.config.settings import load_settings
-from segsync_train.trainer.transfer import build_network
+from segsync_train.networks.build import build_network
 
 
 @dataclass(frozen=True)

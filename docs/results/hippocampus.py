@@ -21,13 +21,14 @@ from segsync_train.config.run import FolderData, RunConfig, TransferConfig
 from segsync_train.config.settings import load_settings
 from segsync_train.data.dataset import build_cache, find_cases, open_cases, split_cases
 from segsync_train.evaluation.probe import linear_probe
+from segsync_train.networks.build import build_network
 from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.folder import RunFolder, commit, read_log
 from segsync_train.ssl.config import PretrainConfig
 from segsync_train.trainer.finetune import finetune
 from segsync_train.trainer.pretrain import pretrain
-from segsync_train.trainer.transfer import build_network, transfer
+from segsync_train.trainer.transfer import transfer
 from segsync_train.trainer.validation import windows_of
 
 HERE = Path(__file__).parent

@@ -83,7 +83,7 @@ def peer(began: float) -> Figures:
     from segsync.postprocess import labels_on
     from segsync.preprocess import prepare
     from segsync_train.config.run import RunConfig
-    from segsync_train.trainer.transfer import build_network
+    from segsync_train.networks.build import build_network
 
     spec = load_bundle_spec(WEIGHTS / "isles22")
     network = build_network(RunConfig.model_validate(spec.provenance["config"])).eval()

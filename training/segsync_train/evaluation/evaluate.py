@@ -38,11 +38,12 @@ from segsync_train.evaluation.metrics import RULES, Rules, score
 from segsync_train.evaluation.operating_point import read_operating_point
 from segsync_train.evaluation.summary import Group, Row, make_folder, write_results, write_texts
 from segsync_train.evaluation.system import SYSTEM_FILE, Budget, System, budget_of, folder_name, resolved, system_of
+from segsync_train.networks.build import build_network
 from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.devices import Processes, amp_dtype, autocast, training_device
 from segsync_train.runs.folder import CONFIG_FILE, RunFolder
 from segsync_train.runs.progress import StepProgress
-from segsync_train.trainer.transfer import build_network, trained_network
+from segsync_train.trainer.transfer import trained_network
 from segsync_train.trainer.validation import foreground_predictor
 
 log = logging.getLogger(__name__)

@@ -25,6 +25,7 @@ from segsync_train.data.loader import batches
 from segsync_train.data.patches import Batch, PatchDataset
 from segsync_train.data.sources import Data, open_data
 from segsync_train.networks import SegmentationNetwork
+from segsync_train.networks.build import build_network
 from segsync_train.runs.checkpoints import (
     Checkpoint,
     load_network,
@@ -48,7 +49,7 @@ from segsync_train.runs.progress import StepProgress
 from segsync_train.trainer.figures import save_overlay
 from segsync_train.trainer.losses import SegmentationLoss
 from segsync_train.trainer.schedule import learning_rate, make_optimiser, set_learning_rate
-from segsync_train.trainer.transfer import Inherited, build_network, transfer
+from segsync_train.trainer.transfer import Inherited, transfer
 from segsync_train.trainer.validation import (
     CaseScore,
     foreground_predictor,

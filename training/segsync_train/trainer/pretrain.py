@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segsync.errors import InputError, ResourceError, SegsyncError
 from segsync_train.data.loader import batches
 from segsync_train.data.patches import Batch
+from segsync_train.networks.build import build_network
 from segsync_train.networks.features import FeatureEncoder
 from segsync_train.networks.transformers import encoder_of
 from segsync_train.networks.xlstm_unet import XLSTMUNet
@@ -48,7 +49,6 @@ from segsync_train.ssl.swinssl import SwinSSL
 from segsync_train.ssl.voco import VoCo
 from segsync_train.ssl.volumes import Volumes, open_volumes, windows_held_out, windows_to_train
 from segsync_train.trainer.schedule import learning_rate, make_optimiser, set_learning_rate
-from segsync_train.trainer.transfer import build_network
 
 log = logging.getLogger(__name__)
 
