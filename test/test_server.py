@@ -1,11 +1,14 @@
 """The platform's HTTP door: 200 when ready, 201 when a case is written, and a server that outlives a bad case."""
 
+import contextlib
 import http.client
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,7 +22,7 @@ import SimpleITK as sitk
 from builders import Cli, ball, files_below, flip_byte, grid_of, write_bundle, write_image, write_platform
 from segsync.errors import InputError
 from segsync.geometry import Volume
-from segsync.server import PORT, make_server
+from segsync.server import PORT, CaseServer, make_server
 
 GRID = grid_of((10, 11, 12))
 
@@ -27,11 +30,18 @@ GRID = grid_of((10, 11, 12))
 @contextmanager
 def serving(invoke: Callable[[], None]) -> Iterator[str]:
     """A server on a free port; gives its address."""
+    with started_server(invoke) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
+
+
+@contextmanager
+def started_server(invoke: Callable[[], None]) -> Iterator[CaseServer]:
+    """A server on a free port that answers."""
     with make_server(invoke, port=0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield server
         finally:
             server.shutdown()
             thread.join()
@@ -189,3 +199,168 @@ def test_a_port_in_use_is_one_line(cli: Cli, weights: Path) -> None:
     assert done.code == 6
     [line] = [line for line in done.err.splitlines() if line.startswith("ERROR")]
     assert "expected a free port, found: Address already in use" in line
+
+
+# --- requests that are none ------------------------------------------------------------------------------------------
+
+
+def spoken(url: str, request: bytes, *, then_close: bool = False) -> bytes:
+    """What the server says to these bytes; the client hangs up at once, or after its half of the talk."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(request)
+        if then_close:
+            connection.close()
+            return b""
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while block := connection.recv(65536):
+            answer += block
+        return answer
+
+
+HALF_REQUESTS = {
+    "request line": b"POST /invoke HTT",
+    "within a header": b"POST /invoke HTTP/1.1\r\nHost: x\r\nX-a: ",
+    "after a header": b"POST /invoke HTTP/1.1\r\nHost: x\r\n",
+    "within the body": b"POST /invoke HTTP/1.1\r\nContent-Length: 1000\r\n\r\nabc",
+    "within a chunk": b"POST /invoke HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n100\r\nabc",
+    "within a chunk's size": b"POST /invoke HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1",
+    "before the last chunk": b"POST /invoke HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+    "before the end of trailers": b"POST /invoke HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-a: b\r\n",
+}
+
+
+@pytest.mark.parametrize("request_", HALF_REQUESTS.values(), ids=HALF_REQUESTS.keys())
+def test_half_a_request_is_no_request(request_: bytes) -> None:
+    calls: list[str] = []
+    with serving(lambda: calls.append("case")) as url:
+        assert spoken(url, request_) == b""
+        spoken(url, request_, then_close=True)
+        assert ask(f"{url}/health")[0] == 200
+        assert ask(f"{url}/invoke", "POST", b"")[0] == 201
+    assert calls == ["case"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"Content-Length: 100000000000000000000", 400),
+        (b"Content-Length: 1_0", 400),
+        ("Content-Length: \u0663".encode(), 400),
+        (b"Content-Length: 3\r\nContent-Length: 4", 400),
+        (b"Content-Length: 3\r\nTransfer-Encoding: chunked", 400),
+        (b"Transfer-Encoding: gzip", 400),
+        (b"Content-Length: 1048577", 413),
+        (b"Content-Length: 999999999999999999", 413),
+    ],
+)
+def test_a_body_that_is_too_long_or_of_no_length_is_refused_unread(headers: bytes, status: int) -> None:
+    calls: list[str] = []
+    with serving(lambda: calls.append("case")) as url:
+        answer = spoken(url, b"POST /invoke HTTP/1.1\r\n" + headers + b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert calls == []
+
+
+def test_a_body_is_dropped_in_blocks_and_refused_above_a_mebibyte() -> None:
+    """Whole, in one piece or in chunks: the client that sent all of it reads why it was refused."""
+    with serving(lambda: None) as url:
+        assert ask(f"{url}/invoke", "POST", bytes(2**20)) == (201, "done")
+        assert ask(f"{url}/invoke", "POST", bytes(2**20 + 1))[0] == 413
+        host = url.removeprefix("http://")
+        connection = http.client.HTTPConnection(host, timeout=30)
+        connection.request("POST", "/invoke", body=iter([bytes(2**19)] * 3), encode_chunked=True)
+        assert connection.getresponse().status == 413
+        connection.close()
+
+
+def test_a_silent_client_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segsync.server._Handler.timeout", 0.1)
+    with serving(lambda: None) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(b"POST /invoke HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
+            assert connection.recv(100) == b""
+
+
+def test_more_clients_than_there_is_room_for_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segsync.server.CONNECTIONS", 2)
+    with serving(lambda: None) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        silent = [socket.create_connection((host, int(port)), timeout=30) for _ in "ab"]
+        with socket.create_connection((host, int(port)), timeout=30) as third:
+            assert third.recv(100).startswith(b"HTTP/1.1 503 ")
+        for connection in silent:
+            connection.close()
+
+
+def test_cases_wait_up_to_a_limit_and_those_whose_client_left_are_not_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("segsync.server.WAITING", 2)
+    calls: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def invoke() -> None:
+        calls.append("case")
+        begun.set()
+        assert go_on.wait(30)
+
+    with started_server(invoke) as server:
+        url, address = f"http://127.0.0.1:{server.server_port}/invoke", ("127.0.0.1", server.server_port)
+        first = threading.Thread(target=ask, args=(url, "POST", b""))
+        first.start()
+        assert begun.wait(30)
+        waiting = []
+        for number in (1, 2):
+            waiting.append(socket.create_connection(address, timeout=30))
+            waiting[-1].sendall(b"POST /invoke HTTP/1.1\r\n\r\n")
+            while server.waiting < number:
+                time.sleep(0.01)
+        assert ask(url, "POST", b"")[0] == 503
+        waiting[0].close()
+        go_on.set()
+        assert waiting[1].recv(100).startswith(b"HTTP/1.1 201 ")
+        waiting[1].close()
+        first.join()
+    assert calls == ["case", "case"]
+
+
+TERMINATED_WHILE_A_CASE_RUNS = """
+import os, signal, sys, threading
+from segsync import engine
+from segsync.cli import main
+run, windows = engine.Engine.__call__, []
+def called(self, array):
+    windows.append(array.shape)
+    if len(windows) == 3:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    if len(windows) >= 3:
+        for _ in range(200):
+            run(self, array)
+    return run(self, array)
+engine.Engine.__call__ = called
+main()
+"""
+
+
+def test_a_server_that_is_stopped_while_a_case_runs_ends_as_it_should(tmp_path: Path, weights: Path) -> None:
+    """With 143 and without half a file, not by an abort of the engine's threads."""
+    write_platform(tmp_path / "input", {"t1-brain-mri": Volume(ball(grid_of((40, 40, 40)), 18.0), grid_of((40,) * 3))})
+    arguments = ["--input", tmp_path / "input", "--output", tmp_path / "out", "--weights", weights, "--port", "0"]
+    command = [sys.executable, "-c", TERMINATED_WHILE_A_CASE_RUNS, "serve", *map(str, arguments), "--host", "127.0.0.1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        url = started(process)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            ask(f"{url}/invoke", "POST", b"")
+        assert process.wait(60) == 143
+    assert files_below(tmp_path / "out") == []
+
+
+def test_the_host_is_chosen(cli: Cli, weights: Path) -> None:
+    with make_server(lambda: None, 0, "127.0.0.1") as server:
+        assert server.server_address[0] == "127.0.0.1"
+    done = cli("serve", "--weights", weights, "--port", "0", "--host", "256.1.1.1", "--device", "cpu")
+    assert done.code == 6
+    assert "give another --port or --host" in done.err

@@ -36,7 +36,7 @@ from segsync.lesions import measure
 from segsync.output_paths import check_folders, check_output_paths, output_paths_of, probability_paths
 from segsync.predict import WEIGHTS_PLACES, Case, Model, Result, Settings, Tta, find_task, find_weights, load, task_of
 from segsync.progress import report_progress
-from segsync.server import PORT, make_server
+from segsync.server import HOST, PORT, make_server
 from segsync.tasks import TASKS, Task, task_named
 from segsync.versions import versions
 
@@ -280,6 +280,7 @@ def serve(
     device: DeviceOption = "auto",
     tta: TtaOption = "auto",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; the platform calls 4743.")] = PORT,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 127.0.0.1 for this machine alone.")] = HOST,
     verbose: Verbose = 0,
 ) -> None:
     """Serve POST /invoke and GET /health as Grand Challenge calls them; models are loaded before the port opens."""
@@ -298,7 +299,7 @@ def serve(
             raise WeightsError(f"expected weights for the task {chosen.name}, found those for {', '.join(models)}")
         _run_case(models[chosen.name], grand_challenge.read_case(inputs, chosen), output, Settings(tta))
 
-    with make_server(invoke, port) as server:
+    with make_server(invoke, port, host) as server:
         log.info("serving %s on port %d", ", ".join(models), server.server_port)
         server.serve_forever()
 
