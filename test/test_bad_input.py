@@ -256,18 +256,23 @@ def test_an_output_that_cannot_be_written(cli: Cli, tmp_path: Path, weights: Pat
     assert files_below(tmp_path) == sorted([*(f"input/{name}" for name in files_below(tmp_path / "input")), "output"])
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("mask.png", ""), ("mask.tif", "expected an ending of .mha, .nii.gz, .nii, found another")],
-)
-def test_an_ending_that_cannot_be_written(cli: Cli, tmp_path: Path, weights: Path, name: str, said: str) -> None:
-    """`.png` is no image here: a folder of that name is made, as for any other word."""
+@pytest.mark.parametrize("name", ["mask.png", "mask.PNG", "mask.tif", "mask.mhd", "mask.mgz", "mask.nii.zip", "t.json"])
+def test_an_ending_that_cannot_be_written(cli: Cli, tmp_path: Path, weights: Path, name: str) -> None:
+    """Neither is a folder of that name made; one that is there already is a folder."""
     write_isles22_platform(tmp_path / "input")
-    done = cli("predict", *options(tmp_path, weights), "-o", tmp_path / name, "-q")
-    if said:
-        check_line(done, 5, tmp_path / name, said)
-    else:
-        assert files_below(tmp_path / name) == ["dwi-brain-mri-0001.mha"]
+    arguments = ("predict", *options(tmp_path, weights), "-o", tmp_path / name, "-q")
+    check_line(cli(*arguments), 5, tmp_path / name, "expected an ending of .mha, .nii.gz, .nii, found another")
+    assert not (tmp_path / name).exists()
+    (tmp_path / name).mkdir()
+    assert cli(*arguments).code == 0
+    assert files_below(tmp_path / name) == ["dwi-brain-mri-0001.mha"]
+
+
+@pytest.mark.parametrize("name", ["masks", "run.1", "2026.11.27", "v1.2"])
+def test_a_folder_whose_name_has_a_full_stop(cli: Cli, tmp_path: Path, weights: Path, name: str) -> None:
+    write_isles22_platform(tmp_path / "input")
+    assert cli("predict", *options(tmp_path, weights), "-o", tmp_path / name, "-q").code == 0
+    assert files_below(tmp_path / name) == ["dwi-brain-mri-0001.mha"]
 
 
 def test_one_file_for_several_cases(cli: Cli, tmp_path: Path, weights: Path) -> None:

@@ -99,11 +99,22 @@ def negative_component(folder: Path) -> None:
     edit(folder / SPEC_FILE, min_component_ml=-0.1)
 
 
+def spec_changes(**changes: object) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        edit(folder / SPEC_FILE, **changes)
+
+    return spoil
+
+
+def normalised(**settings: object) -> Callable[[Path], None]:
+    return spec_changes(channels=[{"name": "t1", "normalisation": settings}])
+
+
 def optional_reference(folder: Path) -> None:
     edit(folder / SPEC_FILE, channels=[{"name": "t1", "normalisation": {"kind": "zscore"}, "optional": True}])
 
 
-BAD = [
+BAD: list[tuple[Callable[[Path], None], str, str]] = [
     (model_missing, MODEL_FILE, "found no such file"),
     (spec_missing, SPEC_FILE, "cannot be read"),
     (one_byte, MODEL_FILE, "the file is altered"),
@@ -122,8 +133,31 @@ BAD = [
     (optional_reference, SPEC_FILE, "reference 't1' is none of the channels that are always there"),
 ]
 
+#: Values that are well-formed and yet end in a crash, an endless run or an empty mask.
+OUT_OF_BOUNDS = [
+    (spec_changes(spacing_zyx=[1e-300] * 3), "spacing_zyx"),
+    (spec_changes(spacing_zyx=[1.0, 1e308, 1.0]), "spacing_zyx"),
+    (spec_changes(spacing_zyx=[1.0, float("inf"), 1.0]), "spacing_zyx"),
+    (spec_changes(spacing_zyx=[1.0, float("nan"), 1.0]), "spacing_zyx"),
+    (spec_changes(labels={"300": "lesion"}), "labels"),
+    (spec_changes(labels={"1": "rim/core", "2": "rim-core"}), "labels ['rim-core', 'rim-core'] are not each"),
+    (spec_changes(mirror_axes=[2] * 22), "mirror_axes"),
+    (spec_changes(patch_zyx=[2**20] * 3, multiple_zyx=[4] * 3), "patch_zyx"),
+    (spec_changes(min_component_ml=float("inf")), "min_component_ml"),
+    (spec_changes(threshold=float("nan")), "threshold"),
+    (spec_changes(region_model="../../elsewhere"), "region_model"),
+    (spec_changes(region_model=".."), "region_model"),
+    (normalised(kind="zscore", percentiles=[-5, 200]), "percentiles"),
+    (normalised(kind="zscore", percentiles=[99, 1]), "percentiles (99.0, 1.0) are not the lower first"),
+    (normalised(kind="fixed", low=80, high=0, mean=0, std=1), "low 80 is not below high 0"),
+    (normalised(kind="fixed", low=0, high=float("inf"), mean=0, std=1), "high"),
+    (normalised(kind="fixed", low=0, high=1, mean=0, std=float("inf")), "std"),
+    (spec_changes(channels=[{"name": "t1", "normalisation": {"kind": "zscore"}}] * 2), "channels ['t1', 't1']"),
+]
+BAD += [(spoil, SPEC_FILE, said) for spoil, said in OUT_OF_BOUNDS]
 
-@pytest.mark.parametrize(("spoil", "file", "said"), BAD, ids=[spoil.__name__ for spoil, _, _ in BAD])
+
+@pytest.mark.parametrize(("spoil", "file", "said"), BAD, ids=[f"{spoil.__name__}-{said}" for spoil, _, said in BAD])
 def test_wrong_weights_give_one_line(tmp_path: Path, spoil: Callable[[Path], None], file: str, said: str) -> None:
     folder = write_bundle(tmp_path / "aims-tbi", "aims-tbi")
     spoil(folder)

@@ -17,6 +17,7 @@ import SimpleITK as sitk
 
 import segsync
 from builders import (
+    CHANNELS,
     GRID,
     LESION,
     Cli,
@@ -30,6 +31,7 @@ from builders import (
     write_weights,
 )
 from segsync.bundle import ChannelSpec, Fixed
+from segsync.errors import ResourceError
 from segsync.geometry import Grid
 from segsync.tasks import TASKS
 
@@ -172,6 +174,51 @@ def test_version_and_help(cli: Cli) -> None:
     for command in ("predict", "run", "serve", "info", "verify"):
         assert command in cli("--help").out
         assert cli(command, "--help").code == 0
+
+
+def test_info_tells_what_is_missing(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No engine, a region model that was not copied, weights that are broken: facts, and exit code 0."""
+
+    def no_engine() -> object:
+        raise ResourceError("expected ONNX Runtime, found none; install segsync-isles[cpu] or segsync-isles[gpu]")
+
+    monkeypatch.setattr("segsync.engine._runtime", no_engine)
+    write_bundle(tmp_path / "aims-tbi", "aims-tbi", region_model="brain")
+    flip_byte(write_bundle(tmp_path / "own", "plaques", channels=CHANNELS["aims-tbi"]) / "model.onnx")
+    shown = cli("info", "--json", "--weights", tmp_path)
+    assert shown.code == 0
+    facts = json.loads(shown.out)
+    assert facts["providers"] == []
+    for said in ("install segsync-isles[cpu]", f"aims-tbi: {tmp_path / 'brain'}: expected", "own/model.onnx: expected"):
+        assert any(said in line for line in facts["missing"]), said
+    assert "unusable" in {task["name"]: task["weights"] for task in facts["tasks"]}["aims-tbi"]
+    table = cli("info", "--weights", tmp_path)
+    assert table.code == 0
+    assert "install segsync-isles[cpu]" in " ".join(table.out.split())
+
+
+# --- streams that take no lines ------------------------------------------------------------------------------------
+
+NAME = "患者一"
+
+
+@pytest.mark.parametrize("stream", ["closed pipe", "full", "closed", "ascii"])
+def test_a_standard_output_that_takes_no_lines_costs_no_case(tmp_path: Path, weights: Path, stream: str) -> None:
+    """`| head -1`, a full disk, `>&-`, and a terminal that does not know the letters of a name."""
+    for name in ("a", "b", NAME):
+        write_image(tmp_path / "input" / f"{name}_t1.nii.gz", LESION, GRID)
+    command = [sys.executable, "-m", "segsync", "predict", *map(str, options(tmp_path, weights)), "--task", "aims-tbi"]
+    shell = {"closed pipe": "| head -0", "full": "> /dev/full", "closed": ">&- 2>&-", "ascii": ""}[stream]
+    code = ["bash", "-c", f'set -o pipefail; "$@" {shell}', "bash", *command]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COVERAGE_PROCESS_START": ""}
+    done = subprocess.run(code, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert files_below(tmp_path / "output") == sorted(f"{name}.nii.gz" for name in ("a", "b", NAME))
+    if stream == "ascii":
+        assert "\\u60a3" in done.stdout
+    elif stream != "closed":
+        assert done.stderr.count("standard output takes no more lines") == 1
+    assert "Exception" not in done.stderr
 
 
 # --- as installed ----------------------------------------------------------------------------------------------------

@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from builders import copying, graph, greedy, grid_of, tissue_of, write_bundle, write_image
@@ -47,8 +49,9 @@ def test_float16_weights_are_computed_in_float32(tmp_path: Path) -> None:
     third = np.float16(1 / 3)
     nodes = [helper.make_node("Cast", ["w"], ["wide"], to=1), helper.make_node("Mul", ["x", "wide"], ["y"])]
     folder = write_bundle(tmp_path / "aims-tbi", "aims-tbi", model=graph(nodes, {"w": third}, 1))
-    found = engine_of(folder)(np.full((1, 1, 4, 4, 4), 1e5, dtype=np.float32))
-    assert found == pytest.approx(1e5 * np.float32(third))
+    # 1.0001 is 1 in float16.
+    found = engine_of(folder)(np.full((1, 1, 4, 4, 4), 1.0001, dtype=np.float32))
+    assert found == pytest.approx(np.float32(1.0001) * np.float32(third), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,78 @@ def test_a_network_that_fails_on_a_window_says_so(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "aims-tbi", "aims-tbi", model=model)
     with pytest.raises(WeightsError, match=r"model\.onnx: the network failed on windows of shape \(1, 1, 4, 4, 4\)"):
         engine_of(folder)(np.zeros((1, 1, 4, 4, 4), dtype=np.float32))
+
+
+DIVIDED = helper.make_node("Div", ["x", "by"], ["y"])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "said"),
+    [
+        ([helper.make_node("Sub", ["x", "x"], ["zero"]), helper.make_node("Div", ["zero", "zero"], ["y"])], {}, "nan"),
+        ([DIVIDED], {"by": np.float32(0)}, "inf"),
+        ([DIVIDED], {"by": np.float32(-0.2)}, "values of -5 to -5"),
+        ([DIVIDED], {"by": np.float32(0.2)}, "values of 5 to 5"),
+    ],
+    ids=["nan", "infinity", "negative", "logits"],
+)
+def test_what_is_no_probability_is_an_error_that_names_it(
+    tmp_path: Path, nodes: list[Any], constants: dict[str, Any], said: str
+) -> None:
+    """Compared with a threshold it would be an empty mask, or one of everything."""
+    folder = write_bundle(tmp_path / "aims-tbi", "aims-tbi", model=graph(nodes, constants, 1))
+    with pytest.raises(WeightsError, match=rf"model\.onnx: expected probabilities of 0 to 1, found .*{said}"):
+        engine_of(folder)(np.ones((1, 1, 4, 4, 4), dtype=np.float32))
+
+
+@pytest.mark.parametrize("ends", [[1, 1, 4, 4, 3], [1, 1, 4, 4, 1], [1, 1, 1, 1, 1]])
+def test_probabilities_of_another_shape_are_an_error(tmp_path: Path, ends: list[int]) -> None:
+    """NumPy would stretch a side of 1 without a word."""
+    nodes = [helper.make_node("Slice", ["x", "from", "to"], ["y"])]
+    model = graph(nodes, {"from": np.zeros(5, dtype=np.int64), "to": np.array(ends)}, 1)
+    folder = write_bundle(tmp_path / "aims-tbi", "aims-tbi", model=model)
+    with pytest.raises(WeightsError, match=r"expected probabilities of shape \(1, 1, 4, 4, 4\), found \(1, 1, "):
+        engine_of(folder)(np.zeros((1, 1, 4, 4, 4), dtype=np.float32))
+
+
+@pytest.mark.parametrize("kind", ["initializer", "constant"])
+def test_weights_in_another_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """No sha256 covers them, beside the network or in the current folder."""
+    folder, outside = tmp_path / "aims-tbi", TensorProto(data_type=TensorProto.FLOAT, dims=[1], name="by")
+    outside.data_location = TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="other.bin")
+    model = onnx.load_from_string(graph([DIVIDED], {"by": np.ones(1, dtype=np.float32)}, 1))
+    if kind == "initializer":
+        model.graph.initializer[0].CopyFrom(outside)
+    else:
+        del model.graph.initializer[:]
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["by"], value=outside))
+    write_bundle(folder, "aims-tbi", model=model.SerializeToString())
+    (folder / "other.bin").write_bytes(np.ones(1, dtype=np.float32).tobytes())
+    monkeypatch.chdir(folder)
+    with pytest.raises(WeightsError, match=r"expected a file with all its weights, found some kept in another file"):
+        engine_of(folder)
+
+
+def test_a_network_that_is_exchanged_after_its_check_is_refused(tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path / "aims-tbi", "aims-tbi"))
+    bundle.model.write_bytes(copying(1) + b"\0")
+    with pytest.raises(WeightsError, match="the file is altered"):
+        Engine(bundle, Device())
+
+
+def test_standard_output_is_the_same_after_threads_have_used_networks(weights: Path) -> None:
+    """Each opens and runs its own, as data loaders do; what leads the stream elsewhere must bring it back."""
+    before, windows = sys.stdout, np.zeros((1, 3, 4, 4, 4), dtype=np.float32)
+
+    def work(_: int) -> None:
+        engine = engine_of(weights / "isles22")
+        for _ in range(20):
+            engine(windows)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(24)))
+    assert sys.stdout is before
 
 
 def test_memory_that_really_ends_is_a_memory_error(tmp_path: Path) -> None:

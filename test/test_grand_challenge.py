@@ -212,3 +212,29 @@ def test_a_failed_second_output_takes_the_first_away(cli: Cli, tmp_path: Path, w
     assert done.code == 5
     assert "lesion-probability-map/output.mha: expected to write the image" in done.err
     assert files_below(output) == ["images/lesion-probability-map"]
+
+
+@pytest.mark.parametrize("where", ["output", "images", "mask"])
+def test_an_output_that_cannot_be_written_is_said_before_the_work(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Not after minutes of it: neither are weights loaded."""
+    monkeypatch.setattr("segsync.cli.load", lambda *_, **__: pytest.fail("the model was loaded"))
+    source, output = write_platform(tmp_path / "input", T1), tmp_path / "out"
+    if where == "mask":
+        (output / "images" / "tbi-segmentation" / "output.mha").mkdir(parents=True)
+    elif where == "images":
+        output.mkdir()
+        (output / "images").write_text("a file where a folder should be")
+    else:
+        output.mkdir()
+
+        def full(**_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", full)
+    done = run(cli, source, output, tmp_path)
+    assert done.code == 5
+    found = {"output": "No space left on device", "images": "a file", "mask": "a folder of that name"}[where]
+    assert f"output.mha: expected to write the image below {output}" in done.err
+    assert f"found {found};" in done.err

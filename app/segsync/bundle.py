@@ -22,12 +22,20 @@ MANIFEST_FILE = "manifest.json"
 #: The newest operator set that the pinned ONNX Runtime is tested with here.
 MAX_OPSET = 20
 
-PositiveFloat = Annotated[float, Field(gt=0)]
+#: Labels are written as uint8.
+Label = Annotated[int, Field(gt=0, le=255)]
+#: Millimetres between voxel centres: what any scanner and network knows.
+Spacing = Annotated[float, Field(ge=0.01, le=100)]
+#: Voxels along a side of a window.
+Side = Annotated[int, Field(gt=0, le=1024)]
+#: A folder's name beside the weights', no path.
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+Percentile = Annotated[float, Field(ge=0, le=100)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ZScore(_Frozen):
@@ -37,7 +45,13 @@ class ZScore(_Frozen):
     """
 
     kind: Literal["zscore"] = "zscore"
-    percentiles: tuple[float, float] = (0.5, 99.5)
+    percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ZScore":
+        if self.percentiles[0] >= self.percentiles[1]:
+            raise ValueError(f"percentiles {self.percentiles} are not the lower first")
+        return self
 
 
 class Fixed(_Frozen):
@@ -47,7 +61,13 @@ class Fixed(_Frozen):
     low: float
     high: float
     mean: float
-    std: PositiveFloat
+    std: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Fixed":
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        return self
 
 
 class ChannelSpec(_Frozen):
@@ -74,17 +94,17 @@ class ModelSpec(_Frozen):
     reference: str | None = None
     #: Name of the region model: weights in the folder beside these that segment a region (the brain) in the reference
     #: image. Voxels outside its mask are set to 0. None: the network sees the whole image.
-    region_model: str | None = None
+    region_model: FolderName | None = None
     #: Label values written to the mask, in the order of the network's output, with their names.
-    labels: dict[PositiveInt, str] = Field(min_length=1)
-    spacing_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-    patch_zyx: tuple[PositiveInt, PositiveInt, PositiveInt]
+    labels: dict[Label, str] = Field(min_length=1)
+    spacing_zyx: tuple[Spacing, Spacing, Spacing]
+    patch_zyx: tuple[Side, Side, Side]
     #: Any window whose sides are multiples of these can be given to the network.
-    multiple_zyx: tuple[PositiveInt, PositiveInt, PositiveInt]
+    multiple_zyx: tuple[Side, Side, Side]
     #: A voxel takes its likeliest label where the sum of the foreground's probabilities reaches this.
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     #: Components (26-connected, on the reference grid) smaller than this are removed.
-    min_component_ml: Annotated[float, Field(ge=0)] = 0.0
+    min_component_ml: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     #: Axes (0 = Z, 1 = Y, 2 = X) along which mirroring is part of the test-time augmentation.
     mirror_axes: tuple[Literal[0, 1, 2], ...] = (2,)
     opset: PositiveInt
@@ -92,6 +112,18 @@ class ModelSpec(_Frozen):
     licence: str
     #: Free record of the training: configuration, commit, data, hours, hardware.
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "ModelSpec":
+        listed: dict[str, list[object]] = {
+            "channels": [channel.name for channel in self.channels],
+            "labels": [name.replace("/", "-") for name in self.labels.values()],  # as their files are called
+            "mirror_axes": [*self.mirror_axes],
+        }
+        for what, values in listed.items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"{what} {values} are not each listed once")
+        return self
 
     @model_validator(mode="after")
     def _patch_fits(self) -> "ModelSpec":
@@ -137,6 +169,13 @@ class Bundle:
         """Path of the ONNX file."""
         return self.folder / MODEL_FILE
 
+    def read_model(self) -> bytes:
+        """The bytes of the ONNX file; raises WeightsError where they are no longer those that were verified."""
+        with os_errors(WeightsError, self.model):
+            content = self.model.read_bytes()
+        _check_sha256(self.model, hashlib.sha256(content).hexdigest(), self.spec.sha256)
+        return content
+
 
 def sha256_of(path: Path) -> str:
     """The file's sha256 as 64 hexadecimal digits; raises WeightsError where it cannot be read."""
@@ -145,6 +184,11 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
+
+
+def _check_sha256(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise WeightsError(f"{path}: expected sha256 {expected}, found {found}; the file is altered: copy it again")
 
 
 def _read_json(path: Path, model: type[BaseModel]) -> Any:
@@ -180,9 +224,7 @@ def load_bundle(folder: Path, task: str | None = None) -> Bundle:
     model = folder / MODEL_FILE
     if not model.is_file():
         raise WeightsError(f"{model}: expected the network's weights, found no such file; copy the whole folder")
-    found = sha256_of(model)
-    if found != spec.sha256:
-        raise WeightsError(f"{model}: expected sha256 {spec.sha256}, found {found}; the file is altered: copy it again")
+    _check_sha256(model, sha256_of(model), spec.sha256)
     if task is not None and spec.task != task:
         raise WeightsError(
             f"{folder}: expected weights for the task {task!r}, found {spec.task!r}; give other --weights"
@@ -207,9 +249,7 @@ def verify_files(folder: Path, entry: ManifestEntry) -> None:
         path = folder / name
         if not path.is_file():
             raise WeightsError(f"{path}: listed in {MANIFEST_FILE}, found no such file; copy the whole folder")
-        found = sha256_of(path)
-        if found != expected:
-            raise WeightsError(f"{path}: expected sha256 {expected}, found {found}; the file is altered: copy it again")
+        _check_sha256(path, sha256_of(path), expected)
 
 
 def write_manifest(weights: Path) -> Path:

@@ -14,14 +14,12 @@ from typing import Annotated
 
 import SimpleITK as sitk
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import segsync
 from segsync import cases, grand_challenge
 from segsync.bundle import MANIFEST_FILE, MODEL_FILE, SPEC_FILE, load_bundle, load_manifest, verify_files
-from segsync.console import guarded, show_logs, unexpected
-from segsync.engine import providers, threads
+from segsync.console import guarded, show_logs, show_result, unexpected
+from segsync.engine import threads
 from segsync.errors import (
     CasesFailedError,
     ResourceError,
@@ -32,13 +30,13 @@ from segsync.errors import (
     os_errors,
 )
 from segsync.images import stem_of, write
+from segsync.installation import as_table, folders_of_weights, installation
 from segsync.lesions import measure
 from segsync.output_paths import check_folders, check_output_paths, output_paths_of, probability_paths
 from segsync.predict import WEIGHTS_PLACES, Case, Model, Result, Settings, Tta, find_task, find_weights, load, task_of
 from segsync.progress import report_progress
 from segsync.server import HOST, PORT, make_server
 from segsync.tasks import TASKS, Task, task_named
-from segsync.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -183,8 +181,7 @@ def predict(
             failed.append(error)
         else:
             lesions_found = f"{len(lesions)} lesion{'s' * (len(lesions) != 1)}"
-            sys.stdout.write(f"{case.name}\t{result.volume_ml:.2f} ml\t{lesions_found}\t{path}\n")
-            sys.stdout.flush()
+            show_result(f"{case.name}\t{result.volume_ml:.2f} ml\t{lesions_found}\t{path}")
     if failed:
         count = len(todo) + len(broken)
         others = ", the others are written" if len(failed) < count else ""
@@ -259,6 +256,7 @@ def run(
     inputs = grand_challenge.read_inputs(source)
     chosen = task_named(task) if task is not None else grand_challenge.choose_task(inputs)
     case = grand_challenge.read_case(inputs, chosen)
+    check_folders(grand_challenge.output_files(case, chosen, output))
     model = load(chosen.name, weights=weights, device=device)
     _run_case(model, case, output, Settings(tta, deadline_s=deadline))
     log.info("done in %.1f s", time.monotonic() - began)
@@ -297,7 +295,9 @@ def serve(
         chosen = task_named(task) if task is not None else grand_challenge.choose_task(inputs)
         if chosen.name not in models:
             raise WeightsError(f"expected weights for the task {chosen.name}, found those for {', '.join(models)}")
-        _run_case(models[chosen.name], grand_challenge.read_case(inputs, chosen), output, Settings(tta))
+        case = grand_challenge.read_case(inputs, chosen)
+        check_folders(grand_challenge.output_files(case, chosen, output))
+        _run_case(models[chosen.name], case, output, Settings(tta))
 
     with make_server(invoke, port, host) as server:
         log.info("serving %s on port %d", ", ".join(models), server.server_port)
@@ -327,54 +327,10 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
     weights: WeightsOption = None,
 ) -> None:
-    """Tasks, weights, execution providers and versions."""
+    """Tasks, weights, execution providers and versions, and what of them is missing."""
     _logging()
-    tasks = []
-    for task in (*TASKS.values(), *_own_tasks(weights)):
-        found: dict[str, str] = {}
-        try:
-            found["folder"] = str(find_weights(task.name, weights))
-            spec = load_bundle(Path(found["folder"]), task.name).spec
-            found |= {"name": spec.name, "sha256": spec.sha256}
-        except WeightsError as error:
-            found["unusable" if "folder" in found else "missing"] = str(error)
-        tasks.append(
-            {
-                "name": task.name,
-                "title": task.title,
-                "channels": [channel.name + ("" if channel.required else " (optional)") for channel in task.channels],
-                "weights": found,
-            }
-        )
-    facts = {"segsync": segsync.__version__, "providers": providers(), "versions": versions(), "tasks": tasks}
-    if as_json:
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
-        return
-    table = Table("task", "what", "channels", "weights")
-    for entry in tasks:
-        held = entry["weights"]
-        assert isinstance(held, dict)
-        shown = held.get("name", "unusable: see `segsync verify`" if "unusable" in held else "none")
-        table.add_row(str(entry["name"]), str(entry["title"]), ", ".join(entry["channels"]), shown)
-    console = Console()
-    console.print(", ".join(f"{name} {version}" for name, version in versions().items()), highlight=False)
-    console.print(f"providers: {', '.join(providers())}", highlight=False)
-    console.print(table)
-
-
-def _own_tasks(weights: Path | None) -> list[Task]:
-    """The tasks, no challenge's, of weights that are there and can be used."""
-    found: dict[str, Task] = {}
-    for place in (weights,) if weights is not None else WEIGHTS_PLACES:
-        for folder in _folders_of_weights(place):
-            with contextlib.suppress(WeightsError):
-                task = task_of(load_bundle(folder).spec)
-                found.setdefault(task.name, task)
-    return [task for name, task in found.items() if name not in TASKS]
-
-
-def _folders_of_weights(place: Path) -> list[Path]:
-    return [spec.parent for spec in (*place.glob(SPEC_FILE), *sorted(place.glob(f"*/{SPEC_FILE}")))]
+    facts = installation(weights)
+    show_result(json.dumps(facts, indent=2) if as_json else as_table(facts))
 
 
 @app.command()
@@ -394,12 +350,12 @@ def _verified(place: Path) -> Iterator[Path]:
     if (place / MANIFEST_FILE).is_file():
         for name, entry in load_manifest(place / MANIFEST_FILE).tasks.items():
             verify_files(place / name, entry)
-            sys.stdout.write(f"{place / name}: {len(entry.files)} files as in {MANIFEST_FILE}\n")
+            show_result(f"{place / name}: {len(entry.files)} files as in {MANIFEST_FILE}")
             yield place / name
     else:
-        for folder in _folders_of_weights(place):
+        for folder in folders_of_weights(place):
             load_bundle(folder)
-            sys.stdout.write(f"{folder}: {MODEL_FILE} as in {SPEC_FILE}\n")
+            show_result(f"{folder}: {MODEL_FILE} as in {SPEC_FILE}")
             yield folder
 
 
@@ -408,5 +364,5 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        sys.stdout.write(f"segsync {segsync.__version__}\n")
+        show_result(f"segsync {segsync.__version__}")
         raise typer.Exit

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 MAX_THREADS = 16
 #: A container's processor time (`docker run --cpus 4`), microseconds in a period: "400000 100000", or "max 100000".
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+#: How far a probability may lie beyond 0 and 1 by rounding.
+ROUNDING = 1e-2
+#: Standard output belongs to the whole process: one thread at a time may lead it elsewhere and back.
+STANDARD_OUTPUT = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -112,17 +117,29 @@ class Engine:
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # its errors are raised, and told in one line here
         options.intra_op_num_threads = threads()
+        # No sha256 covers weights that the file keeps in another one: they are looked for in a place that cannot be.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(bundle.model / "nowhere")
+        )
         self.bundle = bundle
         self.device = device
         try:
             # Of a GPU that does not start it speaks on standard output, where results go.
-            with contextlib.redirect_stdout(sys.stderr):
+            with STANDARD_OUTPUT, contextlib.redirect_stdout(sys.stderr):
                 self._session = runtime.InferenceSession(
-                    str(bundle.model), options, providers=_providers(runtime, device, memory_bytes)
+                    bundle.read_model(), options, providers=_providers(runtime, device, memory_bytes)
                 )
+            self._session.disable_fallback()  # which speaks there too; what fails on the way is seen to in __call__
+        except WeightsError:
+            raise
         except Exception as error:  # ONNX Runtime's errors share no base class but Exception
             if OUT_OF_MEMORY.search(str(error)):
                 raise ResourceError(f"{bundle.model}: expected memory for the network, found too little") from error
+            if "xternal data" in str(error):
+                raise WeightsError(
+                    f"{bundle.model}: expected a file with all its weights, found some kept in another file, which no "
+                    "sha256 covers; export it as one file"
+                ) from error
             raise WeightsError(
                 f"{bundle.model}: expected a network that ONNX Runtime {runtime.__version__} opens, found: "
                 f"{_first_line(error)}; export it again"
@@ -146,21 +163,41 @@ class Engine:
         self._input = inputs[0].name
 
     def __call__(self, windows: Array) -> Array:
-        """Probabilities (N, L, Z, Y, X) of windows (N, C, Z, Y, X); raises MemoryError where they do not fit."""
+        """Probabilities (N, L, Z, Y, X) of windows (N, C, Z, Y, X).
+
+        Raises MemoryError where they do not fit, WeightsError where the network fails or gives what are no
+        probabilities. A GPU that fails on the way is left for the CPU.
+        """
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # as above
-                probabilities: npt.NDArray[np.float32] = self._session.run(None, {self._input: windows})[0]
+            probabilities: npt.NDArray[np.float32] = self._session.run(None, {self._input: windows})[0]
         except Exception as error:  # as above
             if OUT_OF_MEMORY.search(str(error)):
                 raise MemoryError(_first_line(error)) from error
+            if self.device.cuda is not None:
+                log.warning("%s failed (%s); going on on the CPU", self.device, _first_line(error))
+                self.device = Device()
+                self._session.set_providers(["CPUExecutionProvider"])
+                return self(windows)
             raise WeightsError(
                 f"{self.bundle.model}: the network failed on windows of shape {windows.shape}: {_first_line(error)}; "
                 "export it again"
             ) from error
-        if self.device.cuda is not None and "CUDAExecutionProvider" not in self._session.get_providers():
-            log.warning("%s failed, ONNX Runtime goes on on the CPU", self.device)
-            self.device = Device()
+        self._check(probabilities, (len(windows), len(self.bundle.spec.labels), *windows.shape[2:]))
         return probabilities
+
+    def _check(self, probabilities: npt.NDArray[np.generic], shape: tuple[int, ...]) -> None:
+        """Anything else would become an empty mask, or one of everything."""
+        if probabilities.shape != shape:
+            raise WeightsError(
+                f"{self.bundle.model}: expected probabilities of shape {shape}, found {probabilities.shape}; "
+                "export it again"
+            )
+        low, high = float(probabilities.min()), float(probabilities.max())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # nor is NaN, which min and max hand on
+            raise WeightsError(
+                f"{self.bundle.model}: expected probabilities of 0 to 1, found values of {low:g} to {high:g}; export a "
+                "network that ends in a softmax or sigmoid, or train it again"
+            )
 
     def warm_up(self, patch_zyx: SizeZYX) -> None:
         """Run one empty window, so that the first case does not pay for choosing kernels."""

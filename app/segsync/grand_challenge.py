@@ -176,12 +176,17 @@ def _metadata(inputs: Inputs, task: Task) -> dict[str, object]:
     return metadata
 
 
+def output_files(case: Case, task: Task, output: Path) -> list[Path]:
+    """The images that a case of the task leaves below `output`, in the order of `task.outputs`."""
+    return [output / "images" / one.socket / f"{one.filename or case.name}.mha" for one in task.outputs]
+
+
 def write_outputs(result: Result, output: Path) -> list[Path]:
     """Write a case as the platform expects it; all files or, where one fails, none. Returns their paths."""
     written: list[Path] = []
     try:
-        for one in result.task.outputs:
-            path = output / "images" / one.socket / f"{one.filename or result.case.name}.mha"
+        files = output_files(result.case, result.task, output)
+        for one, path in zip(result.task.outputs, files, strict=True):
             array = result.mask if one.content is Content.MASK else result.probability()
             write(array, result.grid, path)
             written.append(path)

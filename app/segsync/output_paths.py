@@ -1,6 +1,7 @@
 """Where the files of each case go, and that nothing there is overwritten."""
 
-import os
+import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from segsync.images import WRITABLE, stem_of, suffix_of
 from segsync.predict import Case
 from segsync.tasks import Task
 
+#: What ends a file's name (`.png`) and hardly a folder's: one that is meant to be a folder is made beforehand.
+FILE_ENDING = re.compile(r"\.[a-z][a-z0-9]{0,5}", re.IGNORECASE)
+
 
 @os_errors(OutputError)
 def output_paths_of(output: Path, found: list[Case], task: Task) -> list[Path]:
@@ -16,10 +20,11 @@ def output_paths_of(output: Path, found: list[Case], task: Task) -> list[Path]:
 
     Raises OutputError for an ending that is not written, and for one file where there are many cases.
     """
-    if suffix_of(output) and not output.is_dir():
+    if FILE_ENDING.fullmatch(output.suffix) and not output.is_dir():
         if suffix_of(output) not in WRITABLE:
             raise OutputError(
-                f"{output}: expected an ending of {', '.join(WRITABLE)}, found another; choose one of these"
+                f"{output}: expected an ending of {', '.join(WRITABLE)}, found another ({output.suffix}); choose one, "
+                "or make the folder first if one is meant"
             )
         if len(found) > 1:
             raise OutputError(f"{output}: expected a folder for {len(found)} cases, found a file's name; give a folder")
@@ -37,11 +42,25 @@ def check_folders(targets: list[Path]) -> None:
     """Before the weights are loaded: there is a folder to write to. Raises OutputError."""
     for target in targets:
         there = next(place for place in target.absolute().parents if place.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            found_there = "no permission to write there" if there.is_dir() else "a file"
+        reason = "a folder of that name" if target.is_dir() else _why_unwritable(there)
+        if reason is not None:
             raise OutputError(
-                f"{target}: expected to write the image below {there}, found {found_there}; choose another folder"
+                f"{target}: expected to write the image below {there}, found {reason}; choose another folder"
             )
+
+
+def _why_unwritable(folder: Path) -> str | None:
+    """Why no file can be written in a folder, by trying: permissions say nothing to root, nor of a full disk."""
+    if not folder.is_dir():
+        return "a file"
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except PermissionError:
+        return "no permission to write there"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 @os_errors(OutputError)
