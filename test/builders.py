@@ -13,6 +13,7 @@ import onnx
 import SimpleITK as sitk
 from onnx import TensorProto, helper
 
+from segsync.arrays import Array, SizeZYX, Triple
 from segsync.bundle import (
     MODEL_FILE,
     SPEC_FILE,
@@ -23,7 +24,7 @@ from segsync.bundle import (
     sha256_of,
     write_manifest,
 )
-from segsync.geometry import Array, Grid, SizeZYX, Triple, Volume
+from segsync.geometry import Grid, Volume
 
 OPSET = 17
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)

@@ -23,8 +23,9 @@ from builders import (
     rotated,
     rotation,
 )
+from segsync.arrays import Array, SizeZYX, Triple
 from segsync.bundle import ChannelSpec, ModelSpec
-from segsync.geometry import Array, Grid, SizeZYX, Triple, Volume, canonical_axes, canonical_grid, resample, respaced
+from segsync.geometry import Grid, Volume, canonical_axes, canonical_grid, resample, respaced
 from segsync.postprocess import labels_on
 from segsync.preprocess import prepare
 

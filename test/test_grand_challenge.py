@@ -20,8 +20,9 @@ from builders import (
     tissue_of,
     write_platform,
 )
+from segsync.arrays import Array
 from segsync.errors import InputError
-from segsync.geometry import Array, Grid, Volume
+from segsync.geometry import Grid, Volume
 from segsync.grand_challenge import choose_task, is_platform_folder, read_case, read_inputs
 from segsync.tasks import TASKS
 

@@ -4,17 +4,14 @@ import math
 
 import grand_challenge_metrics.stats as judge
 import numpy as np
-import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from segsync.geometry import Triple
+from segsync.arrays import Mask, Triple
 from segsync_train.evaluation.metrics import RULES, Rules, Scores, score
-
-Mask = npt.NDArray[np.bool_]
 
 ISLES22 = RULES["isles22"]
 UNIT = (1.0, 1.0, 1.0)

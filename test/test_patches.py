@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from segsync.geometry import SizeZYX
+from segsync.arrays import SizeZYX
 from segsync_train.config.run import AugmentationConfig
 from segsync_train.data.augment import Augmentation
 from segsync_train.data.cases import LabelledCase, build_case

@@ -26,9 +26,10 @@ from builders import (
     write_bundle,
     write_image,
 )
+from segsync.arrays import Array
 from segsync.bundle import ChannelSpec
 from segsync.errors import InputError, ResourceError
-from segsync.geometry import Array, Grid, Volume
+from segsync.geometry import Grid, Volume
 from segsync.memory import Footprint
 from segsync.postprocess import components_of, labels_on, remove_small
 from segsync.predict import Settings

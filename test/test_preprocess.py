@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import ADC, ball, grid_of, isles22_volumes, rotated, tissue_of
+from segsync.arrays import Array, Triple
 from segsync.bundle import ChannelSpec, Fixed, ModelSpec, ZScore
 from segsync.errors import ChannelError, WeightsError
-from segsync.geometry import Array, Grid, Triple, Volume
+from segsync.geometry import Grid, Volume
 from segsync.images import read
 from segsync.preprocess import Prepared, adc_scale, looks_like_adc, normalise, prepare, tissue
 

@@ -228,7 +228,7 @@ SMALL = (
     "device=cpu",
 )
 #: Volumes of each layout in the miniatures.
-POOLS = {
+SETS = {
     "pretrain-paper-heart": {
         "asoca": 3, "imagecas": 2, "imagetbad": 2, "totalsegmentator": 2, "mmwhs-ct": 1, "mmwhs-mr": 1, "files": 2,
     },
@@ -263,7 +263,7 @@ def paper_set(path: Path, folder: Path) -> PretrainConfig:
 
 def test_the_papers_sets_have_the_papers_settings() -> None:
     """Section 2.4: patch 96³, batch 2, Adam at 1e-5, 1000 epochs (of 250 steps); CT has a window, MRI is z-scored."""
-    assert {path.stem for path in RECIPES} == set(POOLS)
+    assert {path.stem for path in RECIPES} == set(SETS)
     for path in RECIPES:
         config = load_settings(PretrainConfig, path)
         assert (config.name, config.patch_zyx, config.batch, config.steps) == (path.stem, (96,) * 3, 2, 1000 * 250)
@@ -279,7 +279,7 @@ def test_a_recipe_of_the_paper_trains_on_its_sets_in_miniature(path: Path, tmp_p
     """Section 2.1 says which sets; of MM-WHS and WHS++ those alone whose labels are held back."""
     config = paper_set(path, tmp_path / "data")
     files = found(config)
-    assert Counter(file.part.layout for file in files) == POOLS[path.stem]
+    assert Counter(file.part.layout for file in files) == SETS[path.stem]
     assert [file.name for file in files if "train" in file.images["image"].name] == []
     assert pretrain(config, tmp_path / "run").finished
     assert load_settings(PretrainConfig, tmp_path / "run" / "config.yaml") == config

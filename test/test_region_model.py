@@ -7,9 +7,10 @@ import pytest
 
 import segsync
 from builders import AS_IT_IS, Cli, ball, grid_of, orientations, rotated, write_bundle, write_image
+from segsync.arrays import Array
 from segsync.bundle import ChannelSpec, Fixed, load_bundle, write_manifest
 from segsync.errors import WeightsError
-from segsync.geometry import Array, Grid, Volume
+from segsync.geometry import Grid, Volume
 from segsync.images import read
 from segsync.region_model import RegionModel, region_model_for
 from segsync_train.config.run import FolderData

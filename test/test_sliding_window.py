@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.inferers import SlidingWindowInferer
 
+from segsync.arrays import Array, SizeZYX, bounding_box
 from segsync.errors import ResourceError
-from segsync.geometry import Array, SizeZYX
-from segsync.sliding_window import Predictor, Windows, all_flips, bounding_box, gaussian, predict, starts
+from segsync.sliding_window import Predictor, Windows, all_flips, gaussian, predict, starts
 
 
 def position_dependent(window: Array) -> Array:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segsync.arrays import Array, SizeZYX
 from segsync.bundle import Bundle
 from segsync.errors import OUT_OF_MEMORY, ResourceError, UsageError, WeightsError
-from segsync.geometry import Array, SizeZYX
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from segsync.arrays import Array, SizeZYX, Triple
 from segsync.errors import memory_errors
-
-Array = npt.NDArray[np.float32]
-Triple = tuple[float, float, float]
-SizeZYX = tuple[int, int, int]
 
 #: Two grids are one where their corners agree to this fraction of a voxel.
 SAME_GRID_VOXELS = 1e-3

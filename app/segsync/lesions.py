@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segsync.geometry import Grid, Triple
-from segsync.postprocess import Mask, components_of
-from segsync.sliding_window import bounding_box
+from segsync.arrays import LabelMap, Triple, bounding_box
+from segsync.geometry import Grid
+from segsync.postprocess import components_of
 
 Points = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -38,7 +38,7 @@ class Lesion:
     largest_diameter_mm: float
 
 
-def measure(mask: Mask, grid: Grid, labels: Mapping[int, str]) -> list[Lesion]:
+def measure(mask: LabelMap, grid: Grid, labels: Mapping[int, str]) -> list[Lesion]:
     """The lesions of a mask (Z, Y, X) on its grid, the largest first.
 
     labels: name of each value that counts as lesion. Lesions of two labels that touch are two.
@@ -62,7 +62,7 @@ def measure(mask: Mask, grid: Grid, labels: Mapping[int, str]) -> list[Lesion]:
     return lesions
 
 
-def _components(mask: Mask, value: int) -> Iterator[Indices]:
+def _components(mask: LabelMap, value: int) -> Iterator[Indices]:
     """Voxels (N, 3) in (Z, Y, X) of each component of a label."""
     here = mask == value
     if not here.any():

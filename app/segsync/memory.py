@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from segsync.geometry import SizeZYX
+from segsync.arrays import SizeZYX
 
 STATUS = Path("/proc/self/status")
 

@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from segsync.arrays import LabelMap, Mask, bounding_box
 from segsync.bundle import Fixed, ZScore
 from segsync.geometry import Grid, Volume, canonical_axes, canonical_grid
 from segsync.images import suffix_of
-from segsync.postprocess import Mask
 from segsync.predict import Result
 from segsync.preprocess import tissue
-from segsync.sliding_window import bounding_box
 
 Colour = tuple[int, int, int]
 Pixels = npt.NDArray[np.generic]
@@ -113,16 +112,16 @@ class _View:
     """A case turned to the canonical axes (superior, posterior, left), without a copy of it."""
 
     image: Pixels
-    mask: Mask
+    mask: LabelMap
     grid: Grid
-    shown: npt.NDArray[np.bool_]
+    shown: Mask
     rows: slice
     columns: slice
     black: float
     white: float
 
     @classmethod
-    def of(cls, reference: Volume, mask: Mask, how: ZScore | Fixed) -> "_View":
+    def of(cls, reference: Volume, mask: LabelMap, how: ZScore | Fixed) -> "_View":
         axes, flips = canonical_axes(reference.grid)
         turn = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
         image, turned_mask = reference.array.transpose(axes)[turn], mask.transpose(axes)[turn]
@@ -219,7 +218,7 @@ def _widened(side: slice, step: int, margin: float, length: int) -> slice:
     return slice(max(0, side.start * step - extra), min(length, side.stop * step + extra))
 
 
-def _enlarged(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
+def _enlarged(mask: Mask, size: tuple[int, int]) -> Image.Image:
     """The mask (Y, X) in pixels, 255 wherever it has a part: where pixels are larger than voxels, none gets lost."""
     parts = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
     return parts.point([0] + [255] * 255)

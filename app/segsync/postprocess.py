@@ -4,19 +4,17 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from segsync.arrays import Array, LabelMap, Mask, bounding_box
 from segsync.bundle import ModelSpec
 from segsync.errors import memory_errors
-from segsync.geometry import Array, Grid, Volume, resample
-from segsync.sliding_window import bounding_box
-
-Mask = npt.NDArray[np.uint8]
+from segsync.geometry import Grid, Volume, resample
 
 #: What `labels_on` holds at its peak for each voxel of the reference grid: two sums, one label's map twice (ITK's and
 #: ours), labels.
 BYTES_A_VOXEL = 17
 
 
-def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: ModelSpec) -> tuple[Mask, int]:
+def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: ModelSpec) -> tuple[LabelMap, int]:
     """Labels (Z, Y, X) uint8 on the reference grid, and how many small components were removed.
 
     probabilities: (L, Z, Y, X) of the foreground labels on the model's grid. They are interpolated to the reference
@@ -37,7 +35,7 @@ def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: ModelSpec
     return remove_small(labels, reference, spec.min_component_ml)
 
 
-def remove_small(labels: Mask, grid: Grid, min_component_ml: float) -> tuple[Mask, int]:
+def remove_small(labels: LabelMap, grid: Grid, min_component_ml: float) -> tuple[LabelMap, int]:
     """Labels without the 26-connected components of each label that are smaller than so many millilitres."""
     removed = 0
     voxels = min_component_ml / grid.voxel_ml
@@ -54,7 +52,7 @@ def remove_small(labels: Mask, grid: Grid, min_component_ml: float) -> tuple[Mas
     return labels, removed
 
 
-def components_of(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.uint32], int]:
+def components_of(mask: Mask) -> tuple[npt.NDArray[np.uint32], int]:
     """26-connected components of a mask (Z, Y, X), numbered from 1 (0 is background), and their number."""
     with memory_errors():
         image = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), True)

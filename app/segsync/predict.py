@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from segsync.arrays import Array, LabelMap
 from segsync.bundle import MODEL_FILE, SPEC_FILE, Bundle, ModelSpec, load_bundle
 from segsync.engine import open_engine
 from segsync.errors import ChannelError, InputError, ResourceError, WeightsError, os_errors
-from segsync.geometry import Array, Grid, Volume, resample
+from segsync.geometry import Grid, Volume, resample
 from segsync.images import read, write
 from segsync.memory import Footprint
-from segsync.postprocess import BYTES_A_VOXEL, Mask, labels_on
+from segsync.postprocess import BYTES_A_VOXEL, labels_on
 from segsync.preprocess import prepare
 from segsync.region_model import region_model_for
 from segsync.sliding_window import InferenceStatistics, Windows, all_flips, predict
@@ -59,7 +60,7 @@ class Result:
     #: The image the task measures on, as read.
     reference: Volume
     #: (Z, Y, X) uint8: 0 is background, other values as in `bundle.spec.labels`.
-    mask: Mask
+    mask: LabelMap
     #: (L, Z, Y, X) float32 on `model_grid`, as the network gave them.
     model_probabilities: Array
     model_grid: Grid

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from segsync.arrays import Array, Mask
 from segsync.bundle import ChannelSpec, Fixed, ModelSpec, ZScore
 from segsync.errors import ChannelError, WeightsError
-from segsync.geometry import Array, Grid, Volume, resample, respaced
+from segsync.geometry import Grid, Volume, resample, respaced
 
-Shown = npt.NDArray[np.bool_]
 #: Segments a region in an image: 1 inside, 0 outside, on the image's grid; None if it finds nothing.
 RegionFinder = Callable[[Volume], Volume | None]
 
@@ -39,18 +38,18 @@ class Prepared:
 
     array: Array
     grid: Grid
-    tissue: Shown
+    tissue: Mask
     warnings: tuple[str, ...]
 
 
-def tissue(array: Array, how: ZScore | Fixed) -> Shown:
+def tissue(array: Array, how: ZScore | Fixed) -> Mask:
     """Where an image (Z, Y, X) shows the patient rather than air: with skull or without, in signal or in units."""
     if isinstance(how, Fixed):
         floor = how.low
     else:
         positive = array[array > 0]
         floor = TISSUE_FRACTION * float(np.percentile(positive, 98)) if positive.size else 0.0
-    shown: Shown = array > floor
+    shown: Mask = array > floor
     return shown
 
 
@@ -109,7 +108,7 @@ def prepare(
     grid = respaced(volume.grid, spec.spacing_zyx)
     kept = _inside(region_model, volume, grid, spec, reference, warnings) if region_model is not None else None
     raw: dict[str, Array] = {}
-    here: Shown | None = None
+    here: Mask | None = None
     for name in (reference, *(name for name in channels if name != reference)):
         volume = volume if name == reference else _loaded(load, name, warnings)
         array = _on_grid(name, volume, grid, here, channels[name].optional, warnings)
@@ -130,7 +129,7 @@ def prepare(
 
 def _inside(
     region_model: RegionFinder, image: Volume, grid: Grid, spec: ModelSpec, reference: str, warnings: list[str]
-) -> Shown | None:
+) -> Mask | None:
     """Where to look, on the model's grid; None, the whole image, if the region model finds nothing."""
     found = region_model(image)
     if found is None:
@@ -138,11 +137,11 @@ def _inside(
             f"channel {reference}: the region model {spec.region_model} finds nothing in it; the whole image is used"
         )
         return None
-    inside: Shown = resample(found, grid, antialias=True) >= 0.5
+    inside: Mask = resample(found, grid, antialias=True) >= 0.5
     return inside
 
 
-def _tissue_of(array: Array, channel: ChannelSpec) -> Shown:
+def _tissue_of(array: Array, channel: ChannelSpec) -> Mask:
     here = tissue(array, channel.normalisation)
     if not here.any():
         raise ChannelError(
@@ -165,7 +164,7 @@ def _loaded(load: Callable[[str], Volume | None], name: str, warnings: list[str]
 
 
 def _on_grid(
-    name: str, volume: Volume | None, grid: Grid, here: Shown | None, optional: bool, warnings: list[str]
+    name: str, volume: Volume | None, grid: Grid, here: Mask | None, optional: bool, warnings: list[str]
 ) -> Array | None:
     """The channel on the model's grid; None where it is missing or empty and the model can do without.
 
@@ -187,7 +186,7 @@ def _on_grid(
     return None
 
 
-def _check_overlap(name: str, inside: Shown, here: Shown, warnings: list[str]) -> None:
+def _check_overlap(name: str, inside: Mask, here: Mask, warnings: list[str]) -> None:
     fraction = float(inside[here].mean())
     if fraction < MIN_OVERLAP:
         raise ChannelError(

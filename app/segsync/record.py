@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from segsync.geometry import Triple
+from segsync.arrays import Triple
 from segsync.lesions import Lesion
 from segsync.predict import Result
 from segsync.versions import versions

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from segsync.arrays import Array, Mask, SizeZYX, bounding_box
 from segsync.errors import ResourceError
-from segsync.geometry import Array, SizeZYX
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def predict(
     outputs: int,
     windows: Windows,
     *,
-    tissue: npt.NDArray[np.bool_] | None = None,
+    tissue: Mask | None = None,
     deadline: float | None = None,
     clock: Callable[[], float] = time.monotonic,
     progress: Callable[[float], None] = lambda fraction: None,
@@ -114,19 +114,12 @@ def predict(
     return result, statistics
 
 
-def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """The smallest box (Z, Y, X) that holds every true voxel; the mask has at least one."""
-    ranges = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    z, y, x = (slice(int(r[0]), int(r[-1]) + 1) for r in ranges)
-    return z, y, x
-
-
 @dataclass
 class _Run:
     """One volume under way: shrinks its windows when memory ends, its passes when time does."""
 
     array: Array
-    tissue: npt.NDArray[np.bool_]
+    tissue: Mask
     predictor: Predictor
     outputs: int
     windows: Windows
@@ -195,7 +188,7 @@ class _Run:
         passes = (left / max(seconds, 1e-9) + steps) / windows
         return math.floor(min(passes, len(self.windows.flips)))  # a deadline may be infinite
 
-    def _coarser(self, overlap: float, seconds: float, tissue: npt.NDArray[np.bool_], patch: SizeZYX) -> float | None:
+    def _coarser(self, overlap: float, seconds: float, tissue: Mask, patch: SizeZYX) -> float | None:
         """The first coarser overlap that ends in time, or the coarsest; None where there is none coarser."""
         coarser = [value for value in COARSER_OVERLAPS if value < overlap]
         for value in coarser:

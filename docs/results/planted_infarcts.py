@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from thresholds import Mask, dice
+from thresholds import dice
 
+from segsync.arrays import Mask
 from segsync.geometry import Volume
 from segsync.postprocess import components_of
 from segsync.predict import Result

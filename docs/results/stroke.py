@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from planted_infarcts import AT_ONCE, IMAGES, Tally, planted
 from synthetic_cases import ROOT, Row, Scored, arguments_of, scored_cases, section, table, training
-from thresholds import Mask, dice
+from thresholds import dice
 
 import segsync
+from segsync.arrays import Mask
 from segsync.bundle import ModelSpec, load_bundle
 from segsync.geometry import Grid, Volume, resample
 from segsync.images import read

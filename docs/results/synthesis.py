@@ -11,7 +11,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from segsync.geometry import Array, resample, respaced
+from segsync.arrays import Array
+from segsync.geometry import resample, respaced
 from segsync.images import read
 from segsync_train.config.run import RunConfig, SyntheticData
 from segsync_train.config.settings import load_settings

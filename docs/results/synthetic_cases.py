@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from thresholds import CONTRASTS, Mask, Values, best_mask, dice_of_all
+from thresholds import CONTRASTS, Values, best_mask, dice_of_all
 
+from segsync.arrays import Mask
 from segsync.bundle import Bundle, ModelSpec
 from segsync.engine import Device, Engine
 from segsync.geometry import Grid

@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from segsync.geometry import Array
+from segsync.arrays import Array, Mask
 
-Mask = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.float64]
 
 #: Two maps (Z, Y, X) of each task's channels of which a lesion is high in the first and low in the second.

@@ -17,9 +17,8 @@ from monai.transforms import (
     RandShiftIntensity,
 )
 
-from segsync.geometry import Array, SizeZYX
+from segsync.arrays import Array, LabelMap, SizeZYX
 from segsync_train.config.run import AugmentationConfig
-from segsync_train.data.cases import Labels
 
 
 class Augmentation:
@@ -67,7 +66,7 @@ class Augmentation:
         z, y, x = (max(side + 1, math.ceil(side * reach)) for side in self.patch_zyx)
         return z, y, x
 
-    def __call__(self, image: Array, label: Labels, rng: np.random.Generator) -> tuple[Array, Labels]:
+    def __call__(self, image: Array, label: LabelMap, rng: np.random.Generator) -> tuple[Array, LabelMap]:
         """image (C, z, y, x) and label (z, y, x) of the size that `window` gave -> both of the patch's size."""
         if label.shape != self.patch_zyx:
             self._rotate.set_random_state(_seed(rng))

@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from segsync.arrays import Array, LabelMap, Mask
 from segsync.errors import OutputError
-from segsync.geometry import Array
 from segsync_train.runs.checkpoints import why_not
 
-Mask = npt.NDArray[np.bool_]
-Labels = npt.NDArray[np.uint8]
 #: Voxel indices (N, 3) in (Z, Y, X).
 Points = npt.NDArray[np.int32]
 
@@ -36,7 +34,7 @@ class LabelledCase:
 
     name: str
     image: Array
-    label: Labels
+    label: LabelMap
     tissue: Mask
     foreground: Points
     inside: Points
@@ -52,7 +50,7 @@ class LabelledCase:
 
 
 def build_case(
-    name: str, image: Array, label: Labels, tissue: Mask, spacing_zyx: tuple[float, float, float], seed: int = 0
+    name: str, image: Array, label: LabelMap, tissue: Mask, spacing_zyx: tuple[float, float, float], seed: int = 0
 ) -> LabelledCase:
     """Put a case together and draw the voxels that patches will be centred on."""
     rng = np.random.default_rng(seed)
@@ -61,7 +59,7 @@ def build_case(
     return LabelledCase(name, image, label, tissue, foreground, inside, lowest, spacing_zyx)
 
 
-def _foreground(label: Labels, rng: np.random.Generator) -> Points:
+def _foreground(label: LabelMap, rng: np.random.Generator) -> Points:
     """POINTS voxels: a label drawn among those present, then one of its components, then one of its voxels."""
     values = np.unique(label[label > 0])
     parts = []

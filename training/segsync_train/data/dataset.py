@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from segsync.arrays import LabelMap
 from segsync.bundle import ModelSpec, load_bundle, load_bundle_spec
 from segsync.errors import ChannelError, InputError
 from segsync.geometry import Grid, Volume, resample
@@ -19,7 +20,7 @@ from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
 from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.data.adapters import DATASETS
-from segsync_train.data.cases import LabelledCase, Labels, build_case, open_case, store_case
+from segsync_train.data.cases import LabelledCase, build_case, open_case, store_case
 from segsync_train.data.formats import bids_cases, nnunet_cases
 from segsync_train.data.layout import CaseFiles
 
@@ -211,7 +212,7 @@ def check_values(path: Path, label: Volume, labels: Mapping[int, str]) -> None:
         )
 
 
-def labels_onto(label: Volume, grid: Grid, values: Sequence[int]) -> Labels:
+def labels_onto(label: Volume, grid: Grid, values: Sequence[int]) -> LabelMap:
     """A label map (Z, Y, X) on another grid, as places in `values` from 1: foreground where its fraction is a half.
 
     Each label is smoothed and interpolated as the images are, so that a coarse voxel holds what fills most of it.

@@ -14,10 +14,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from segsync.arrays import Array, LabelMap, SizeZYX
 from segsync.errors import InputError, SegsyncError
-from segsync.geometry import Array, SizeZYX
 from segsync_train.data.augment import Augmentation
-from segsync_train.data.cases import NEIGHBOURS, LabelledCase, Labels
+from segsync_train.data.cases import NEIGHBOURS, LabelledCase
 
 #: First words of the seeds, so that no two uses draw the same numbers.
 ORDER, PATCH = 1, 2
@@ -107,7 +107,7 @@ class PatchDataset(Dataset["Batch | Failure"]):
             batch["regions"] = torch.from_numpy(np.stack([nearest_component(label) for label in labels]))
         return batch
 
-    def sample(self, case: LabelledCase, rng: np.random.Generator) -> tuple[Array, Labels]:
+    def sample(self, case: LabelledCase, rng: np.random.Generator) -> tuple[Array, LabelMap]:
         """One augmented patch: about a labelled voxel in the asked fraction of samples, else about tissue."""
         window = self.augmentation.window(rng)
         labelled = rng.random() < self.foreground
@@ -117,7 +117,7 @@ class PatchDataset(Dataset["Batch | Failure"]):
         return self.augmentation(image, label, rng)
 
 
-def nearest_component(label: Labels) -> npt.NDArray[np.int32]:
+def nearest_component(label: LabelMap) -> npt.NDArray[np.int32]:
     """The number from 1 of the foreground's component nearest to each voxel (z, y, x); 0 where there is none."""
     components: npt.NDArray[np.int32] = ndimage.label(label > 0, NEIGHBOURS, output=np.int32)[0]
     if not components.any():
@@ -127,7 +127,7 @@ def nearest_component(label: Labels) -> npt.NDArray[np.int32]:
     return found
 
 
-def cut(case: LabelledCase, centre: Sequence[int], window: SizeZYX, rng: np.random.Generator) -> tuple[Array, Labels]:
+def cut(case: LabelledCase, centre: Sequence[int], window: SizeZYX, rng: np.random.Generator) -> tuple[Array, LabelMap]:
     """A window about a voxel, off its centre by up to a quarter of its side, kept inside the image where it fits.
 
     What lies outside is filled with each channel's smallest value, as the sliding window does at inference.

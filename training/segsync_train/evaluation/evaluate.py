@@ -13,10 +13,11 @@ from typing import Literal
 
 import numpy as np
 
+from segsync.arrays import Array
 from segsync.bundle import MODEL_FILE, SPEC_FILE, ModelSpec, load_bundle
 from segsync.engine import open_engine
 from segsync.errors import ChannelError, InputError
-from segsync.geometry import Array, Volume
+from segsync.geometry import Volume
 from segsync.images import read, stem_of, suffix_of, write
 from segsync.postprocess import labels_on
 from segsync.preprocess import prepare

@@ -13,10 +13,8 @@ import numpy.typing as npt
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy import ndimage
 
-from segsync.geometry import Triple
-from segsync.sliding_window import bounding_box
+from segsync.arrays import Mask, Triple, bounding_box
 
-Mask = npt.NDArray[np.bool_]
 Components = npt.NDArray[np.int32]
 
 NAN = math.nan

@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import NonNegativeFloat
 from scipy import ndimage
 
+from segsync.arrays import Array
 from segsync.errors import InputError, OutputError
-from segsync.geometry import Array
 from segsync.sliding_window import predict
 from segsync_train.config.run import Fraction, SyntheticData
 from segsync_train.config.settings import Frozen

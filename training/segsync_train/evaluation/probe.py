@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from segsync.geometry import Array
+from segsync.arrays import Array
 from segsync.sliding_window import Windows, predict
 from segsync_train.data.cases import LabelledCase
 from segsync_train.networks.features import FeatureEncoder

@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime
 import torch
 
+from segsync.arrays import Array
 from segsync.bundle import CARD_FILE, MODEL_FILE, SPEC_FILE, sha256_of, write_manifest
 from segsync.errors import InputError, OutputError, WeightsError
-from segsync.geometry import Array
 from segsync_train.config.run import RunConfig
 from segsync_train.data.sources import open_data
 from segsync_train.evaluation.operating_point import OperatingPoint, read_operating_point

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from segsync.arrays import SizeZYX
 from segsync.errors import InputError
-from segsync.geometry import SizeZYX
 from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import check_settings, unknown_key
 from segsync_train.networks import SegmentationNetwork

@@ -17,7 +17,7 @@ here the place of the window alone is random, as in MAE.
 
 from torch import Tensor, nn
 
-from segsync.geometry import SizeZYX
+from segsync.arrays import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.mae import MAE
 from segsync_train.ssl.peers_config import DecoderConfig, HiEndMAEConfig

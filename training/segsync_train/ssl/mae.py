@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segsync.geometry import SizeZYX
+from segsync.arrays import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.masked import draw_masks
 from segsync_train.ssl.peers_config import AutoencoderConfig, DecoderConfig

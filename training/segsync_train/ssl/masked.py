@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segsync.geometry import SizeZYX
+from segsync.arrays import SizeZYX
 from segsync_train.runs.devices import Processes
 from segsync_train.ssl.centering import RunningCentre
 from segsync_train.ssl.config import PretrainConfig

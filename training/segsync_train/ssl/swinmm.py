@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segsync.geometry import SizeZYX
+from segsync.arrays import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.masked import draw_masks, hide
 from segsync_train.ssl.peers_config import SwinMMConfig

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segsync.geometry import SizeZYX
+from segsync.arrays import SizeZYX
 from segsync_train.ssl.config import ViewsConfig
 
 #: Standard deviations after which a Gaussian kernel is cut.

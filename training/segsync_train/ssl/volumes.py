@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from segsync.arrays import SizeZYX
 from segsync.bundle import Fixed, ZScore
 from segsync.errors import InputError
-from segsync.geometry import SizeZYX
 from segsync.images import stem_of
 from segsync_train.config.run import AugmentationConfig, RunConfig
 from segsync_train.data.augment import Augmentation

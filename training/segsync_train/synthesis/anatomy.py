@@ -15,6 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from segsync.arrays import FloatArray
 from segsync.errors import InputError
 from segsync_train.synthesis import masks
 from segsync_train.synthesis.fields import along, box_matrix
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 CACHE_VERSION = 1
 #: Depth below the lowest cerebellum that is kept of a head, mm.
 NECK_MM = 25.0
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

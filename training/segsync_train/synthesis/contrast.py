@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from segsync.sliding_window import bounding_box
+from segsync.arrays import bounding_box
 from segsync_train.synthesis.anatomy import fractions, read_labels, reduction
 from segsync_train.synthesis.diffusion import PARAMETERS
 from segsync_train.synthesis.fields import Draw, gaussian

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segsync.arrays import FloatArray
 from segsync_train.config.synthesis import AnatomyConfig
 from segsync_train.synthesis.anatomy import Anatomy
 from segsync_train.synthesis.fields import Draw, gaussian, sample
 from segsync_train.synthesis.tissues import INTRACRANIAL, MNI_OUTLINE_LPS_ZYX, PARENCHYMA, Tissue
 
-FloatArray = npt.NDArray[np.float64]
 #: Spacing of the control grid on which all displacements are added up, mm.
 CONTROL_MM = 8.0
 

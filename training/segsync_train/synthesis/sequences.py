@@ -5,12 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from segsync.arrays import FloatArray
 from segsync_train.synthesis.fields import Draw
 from segsync_train.synthesis.tissues import Tissue
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from segsync.arrays import Array, LabelMap, Mask
 from segsync.errors import OutputError
-from segsync.geometry import Array
-from segsync_train.data.cases import LabelledCase, Labels, Mask
+from segsync_train.data.cases import LabelledCase
 from segsync_train.runs.checkpoints import why_not
 
 Picture = npt.NDArray[np.uint8]
@@ -19,7 +19,7 @@ GREEN, RED = (60, 220, 80), (255, 70, 60)
 ZOOM = 4
 
 
-def save_overlay(case: LabelledCase, predicted: Labels, path: Path) -> None:
+def save_overlay(case: LabelledCase, predicted: LabelMap, path: Path) -> None:
     """Write a PNG: rows are channels, columns the axial, coronal and sagittal plane through most of the foreground.
 
     Superior and anterior are up; the patient's left is on the right, as radiologists look at it.
@@ -37,7 +37,7 @@ def save_overlay(case: LabelledCase, predicted: Labels, path: Path) -> None:
         raise OutputError(f"{path}: expected to write the picture, found {why_not(path.parent, error)}") from error
 
 
-def _centre(reference: Labels, predicted: Labels) -> tuple[int, ...]:
+def _centre(reference: LabelMap, predicted: LabelMap) -> tuple[int, ...]:
     """The voxel where the three planes with most of the reference meet; without one, of the prediction; the middle."""
     shown = next((labels > 0 for labels in (reference, predicted) if labels.any()), None)
     if shown is None:
@@ -45,7 +45,7 @@ def _centre(reference: Labels, predicted: Labels) -> tuple[int, ...]:
     return tuple(int(shown.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
 
 
-def _plane(image: Array, reference: Labels, predicted: Labels, axis: int, centre: tuple[int, ...]) -> Picture:
+def _plane(image: Array, reference: LabelMap, predicted: LabelMap, axis: int, centre: tuple[int, ...]) -> Picture:
     low, high = np.percentile(image, (1, 99.5))
     grey = np.clip((np.take(image, centre[axis], axis) - low) / max(float(high - low), 1e-6), 0, 1)
     rgb = np.repeat(np.repeat((grey * 255).astype(np.uint8), ZOOM, 0), ZOOM, 1)[..., None].repeat(3, axis=2)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segsync.geometry import Array, SizeZYX
+from segsync.arrays import Array, LabelMap, Mask, SizeZYX
 from segsync.postprocess import components_of
 from segsync.sliding_window import Windows, predict
-from segsync_train.data.cases import LabelledCase, Labels, Mask
+from segsync_train.data.cases import LabelledCase
 
 #: A foreground voxel is one where the labels' probabilities together reach this, until export chooses better.
 THRESHOLD = 0.5
@@ -60,7 +60,7 @@ def validate(
     predictor: Callable[[Array], Array],
     windows: Windows,
     labels: int,
-) -> Iterator[tuple[LabelledCase, Labels, CaseScore]]:
+) -> Iterator[tuple[LabelledCase, LabelMap, CaseScore]]:
     """Each case, what the network makes of it (Z, Y, X), and its score. The network is in eval mode meanwhile."""
     was_training = network.training
     network.eval()
@@ -75,7 +75,7 @@ def validate(
         network.train(was_training)
 
 
-def score_case(case: LabelledCase, predicted: Labels, labels: int) -> CaseScore:
+def score_case(case: LabelledCase, predicted: LabelMap, labels: int) -> CaseScore:
     """Compare a prediction (Z, Y, X) with the case's label map."""
     reference = np.asarray(case.label)
     reference_components, lesions = components_of(reference > 0)
