@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from segsync.atomic import write_texts
 from segsync_train.data.layout import CaseFiles
 from segsync_train.evaluation.metrics import RULES, Scores
-from segsync_train.evaluation.summary import Row, write_results, write_texts
+from segsync_train.evaluation.summary import Row, write_results
 from segsync_train.evaluation.system import SYSTEM_FILE, Budget, System
 
 CASES = tuple(f"case{number:02d}" for number in range(8))

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from segsync.atomic import whole_file
 from segsync.errors import WeightsError, os_errors
 
 MODEL_FILE = "model.onnx"
@@ -262,7 +263,8 @@ def write_manifest(weights: Path) -> Path:
         }
         tasks[folder.name] = ManifestEntry(licence=load_bundle_spec(folder).licence, files=files)
     path = weights / MANIFEST_FILE
-    path.write_text(json.dumps(Manifest(tasks=tasks).model_dump(), indent=2) + "\n")
+    with whole_file(path) as part:
+        part.write_text(json.dumps(Manifest(tasks=tasks).model_dump(), indent=2) + "\n", encoding="utf-8")
     return path
 
 

@@ -3,7 +3,6 @@
 The contract is Grand Challenge's: one image a socket folder, `inputs.json` in newer runs, one image an output folder.
 """
 
-import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -13,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from segsync.errors import InputError, OutputError, ResourceError, os_errors
+from segsync.atomic import write_texts
+from segsync.errors import InputError, ResourceError, os_errors
 from segsync.images import stem_of, suffix_of, write
 from segsync.predict import Case, Result
 from segsync.tasks import TASKS, Content, Task
@@ -217,13 +217,5 @@ def _results_item(result: Result) -> dict[str, object]:
 
 
 def _write_json(path: Path, value: object) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(json.dumps(value, indent=2) + "\n")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: expected to write it, found {error.strerror}; free disk space") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    write_texts({path.name: json.dumps(value, indent=2) + "\n"}, path.parent)
     return path

@@ -4,10 +4,10 @@ import contextlib
 import csv
 import io
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from segsync.atomic import part_of, why_not
 from segsync.errors import OutputError
 from segsync.lesions import Lesion, measure
 from segsync.montage import draw
@@ -81,7 +81,7 @@ def _cell(text: str) -> str:
 
 
 def _write_all(files: Mapping[Path, bytes]) -> None:
-    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in files}
+    parts = {path: part_of(path) for path in files}
     path, done = next(iter(files)), []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,9 +93,7 @@ def _write_all(files: Mapping[Path, bytes]) -> None:
     except OSError as error:
         for written in done:
             written.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path}: expected to write the report, found {error.strerror}; free disk space or choose another folder"
-        ) from error
+        raise OutputError(f"{path}: expected to write the report, found {why_not(path.parent, error)}") from error
     finally:
         for part in parts.values():
             with contextlib.suppress(OSError):  # nothing was written where there is not even a folder

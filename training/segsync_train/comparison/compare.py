@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from segsync.atomic import make_folder, whole_file, why_not, write_texts
 from segsync.errors import InputError, OutputError
 from segsync_train.comparison.figures import (
     Look,
@@ -34,8 +35,6 @@ from segsync_train.comparison.tables import (
     differences_table,
     overview_table,
 )
-from segsync_train.evaluation.summary import make_folder, write_texts
-from segsync_train.runs.checkpoints import why_not
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +140,8 @@ def _saved(name: str, figure: Figure, caption: str, output: Path) -> Picture:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     try:
-        path.write_bytes(file.getvalue())
+        with whole_file(path) as part:
+            part.write_bytes(file.getvalue())
     except OSError as error:
         raise OutputError(f"{path}: expected to write the figure, found {why_not(output, error)}") from error
     return Picture(name, file.getvalue(), caption)

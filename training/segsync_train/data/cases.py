@@ -1,18 +1,16 @@
 """Preprocessed cases: what a patch is cut from, and how they lie on the disk for any number of readers."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from segsync.arrays import Array, LabelMap, Mask
+from segsync.atomic import whole_folder, why_not
 from segsync.errors import OutputError
-from segsync_train.runs.checkpoints import why_not
 
 #: Voxel indices (N, 3) in (Z, Y, X).
 Points = npt.NDArray[np.int32]
@@ -90,20 +88,14 @@ def store_case(case: LabelledCase, folder: Path) -> None:
     Processes that share a cache may have one number, in two containers or on two machines. Raises OutputError where the
     disk is full.
     """
-    part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
     try:
-        part.mkdir(parents=True, exist_ok=True)
-        for name in ("image", "label", "tissue", "foreground", "inside"):
-            np.save(part / f"{name}.npy", getattr(case, name))
-        about = {"name": case.name, "lowest": case.lowest, "spacing_zyx": case.spacing_zyx}
-        (part / "case.json").write_text(json.dumps(about))
-        if not folder.exists():
-            part.rename(folder)
+        with whole_folder(folder, replace=False) as part:
+            for name in ("image", "label", "tissue", "foreground", "inside"):
+                np.save(part / f"{name}.npy", getattr(case, name))
+            about = {"name": case.name, "lowest": case.lowest, "spacing_zyx": case.spacing_zyx}
+            (part / "case.json").write_text(json.dumps(about))
     except OSError as error:
-        if not folder.exists():
-            raise OutputError(f"{folder}: expected to keep the case there, found {why_not(part, error)}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        raise OutputError(f"{folder}: expected to keep the case, found {why_not(folder.parent, error)}") from error
 
 
 def open_case(folder: Path) -> LabelledCase:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from segsync.atomic import write_texts
 from segsync.errors import InputError
 from segsync.images import read
-from segsync_train.evaluation.summary import write_texts
 
 #: Label maps have at most so many values (TotalSegmentator 118, FreeSurfer's cortical atlases some 190).
 MOST_VALUES = 256

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from segsync.arrays import Array
+from segsync.atomic import make_folder, write_texts
 from segsync.bundle import MODEL_FILE, SPEC_FILE, ModelSpec, load_bundle
 from segsync.engine import open_engine
 from segsync.errors import ChannelError, InputError
@@ -37,7 +38,7 @@ from segsync_train.data.dataset import (
 from segsync_train.data.layout import CaseFiles
 from segsync_train.evaluation.metrics import RULES, Rules, score
 from segsync_train.evaluation.operating_point import read_operating_point
-from segsync_train.evaluation.summary import Group, Row, make_folder, write_results, write_texts
+from segsync_train.evaluation.summary import Group, Row, write_results
 from segsync_train.evaluation.system import SYSTEM_FILE, Budget, System, budget_of, folder_name, resolved, system_of
 from segsync_train.networks.build import build_network
 from segsync_train.runs.checkpoints import load_checkpoint

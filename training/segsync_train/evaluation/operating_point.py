@@ -13,13 +13,14 @@ from pydantic import NonNegativeFloat
 from scipy import ndimage
 
 from segsync.arrays import Array
+from segsync.atomic import whole_file, why_not
 from segsync.errors import InputError, OutputError
 from segsync.sliding_window import predict
 from segsync_train.config.run import Fraction, SyntheticData
 from segsync_train.config.settings import Frozen
 from segsync_train.data.cases import NEIGHBOURS, LabelledCase
 from segsync_train.data.sources import open_data
-from segsync_train.runs.checkpoints import load_checkpoint, why_not
+from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.devices import Processes, amp_dtype, autocast, training_device
 from segsync_train.runs.folder import RunFolder
 from segsync_train.trainer.transfer import trained_network
@@ -88,13 +89,14 @@ def choose_operating_point(
     )
     path = run / FILE
     try:
-        with (run / TABLE).open("w", newline="", encoding="utf-8") as file:
+        with whole_file(run / TABLE) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["threshold", "min_component_ml", "dice", "lesion_f1"])
             writer.writerows(
                 [*pair, *(f"{mean:.4f}" for mean in row)] for pair, row in zip(pairs, table.mean(0), strict=True)
             )
-        path.write_text(point.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        with whole_file(path) as part:
+            part.write_text(point.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: expected to write it, found {why_not(run, error)}") from error
     return point

@@ -9,14 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
-from uuid import uuid4
 
 import numpy as np
 from rich.table import Table
 
-from segsync.errors import OutputError
+from segsync.atomic import write_texts
 from segsync_train.evaluation.metrics import Rules, Scores
-from segsync_train.runs.checkpoints import why_not
 
 log = logging.getLogger(__name__)
 
@@ -168,26 +166,6 @@ def write_results(
     }
     write_texts(texts, folder)
     return groups
-
-
-def write_texts(texts: Mapping[str, str], folder: Path) -> None:
-    """Write files by their names, each whole or not at all; raises OutputError."""
-    make_folder(folder)
-    try:
-        for name, text in texts.items():
-            part = folder / f".{name}.{uuid4().hex}.part"
-            part.write_text(text, encoding="utf-8")
-            part.replace(folder / name)
-    except OSError as error:
-        raise OutputError(f"{folder}: expected to write {', '.join(texts)}, found {why_not(folder, error)}") from error
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of the results; raises OutputError where that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: expected to make the folder, found {why_not(Path(), error)}") from error
 
 
 def csv_of(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

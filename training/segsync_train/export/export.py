@@ -1,7 +1,6 @@
 """From a run to weights that `segsync` opens: model.onnx, model.json, MODEL_CARD.md; compared with torch first."""
 
 import logging
-import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnxruntime
 import torch
 
 from segsync.arrays import Array
+from segsync.atomic import whole_folder, why_not
 from segsync.bundle import CARD_FILE, MODEL_FILE, SPEC_FILE, sha256_of, write_manifest
 from segsync.errors import InputError, OutputError, WeightsError
 from segsync_train.config.run import RunConfig
@@ -20,7 +20,7 @@ from segsync_train.evaluation.operating_point import OperatingPoint, read_operat
 from segsync_train.export.card import model_card
 from segsync_train.networks import SegmentationNetwork
 from segsync_train.networks.onnx_file import OPSET, Probabilities, write_onnx
-from segsync_train.runs.checkpoints import load_checkpoint, why_not
+from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.devices import Processes
 from segsync_train.runs.folder import RunFolder
 from segsync_train.trainer.transfer import trained_network
@@ -63,39 +63,45 @@ def export(run: Path, weights: Path, *, licence: str = "Apache-2.0", checkpoint:
     inputs = _random_inputs(network) + _real_inputs(config, run)
     point = read_operating_point(run)
     folder = weights / config.task
-    part = weights / f".{config.task}.part"
-    shutil.rmtree(part, ignore_errors=True)
     try:
-        part.mkdir(parents=True)
-        agreements = {}
-        for name, half, limits in (("float32", False, EXACT), ("float16", True, HALVED)):
-            model = write_onnx(network, part / MODEL_FILE, half_weights=half)
-            agreements[name] = compare(network, part / MODEL_FILE, inputs, point.threshold)
-            log.info("%s weights: %s, %d nodes", name, agreements[name], len(model.graph.node))
-            if not agreements[name].within(limits):
-                raise WeightsError(
-                    f"{found.path}: with {name} weights ONNX Runtime differs from torch by "
-                    f"{agreements[name].largest_difference:.2g} and Dice {agreements[name].smallest_dice:.4f}, allowed "
-                    f"are {limits[0]:g} and {limits[1]}; nothing was exported"
-                )
-        spec = config.model_spec(
-            network.multiple_zyx,
-            sha256=sha256_of(part / MODEL_FILE),
-            opset=OPSET,
-            licence=licence,
-            threshold=point.threshold,
-            min_component_ml=point.min_component_ml,
-            provenance=_provenance(found.state, network, agreements, point),
-        )
-        (part / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (part / CARD_FILE).write_text(model_card(spec, config.card), encoding="utf-8")
-        _swap(part, folder)
+        with whole_folder(folder, replace=True) as part:
+            agreements = _write_network(network, part / MODEL_FILE, inputs, point.threshold, found.path)
+            spec = config.model_spec(
+                network.multiple_zyx,
+                sha256=sha256_of(part / MODEL_FILE),
+                opset=OPSET,
+                licence=licence,
+                threshold=point.threshold,
+                min_component_ml=point.min_component_ml,
+                provenance=_provenance(found.state, network, agreements, point),
+            )
+            (part / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            (part / CARD_FILE).write_text(model_card(spec, config.card), encoding="utf-8")
         write_manifest(weights)
     except OSError as error:
         raise OutputError(f"{folder}: expected to write the weights, found {why_not(weights, error)}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _write_network(
+    network: SegmentationNetwork, path: Path, inputs: list[Array], threshold: float, checkpoint: Path
+) -> dict[str, Agreement]:
+    """Write the network with float16 weights and return how it agrees with torch, with float32 weights and with these.
+
+    Raises WeightsError where either differs from torch by more than is allowed.
+    """
+    agreements = {}
+    for name, half, limits in (("float32", False, EXACT), ("float16", True, HALVED)):
+        model = write_onnx(network, path, half_weights=half)
+        agreements[name] = compare(network, path, inputs, threshold)
+        log.info("%s weights: %s, %d nodes", name, agreements[name], len(model.graph.node))
+        if not agreements[name].within(limits):
+            raise WeightsError(
+                f"{checkpoint}: with {name} weights ONNX Runtime differs from torch by "
+                f"{agreements[name].largest_difference:.2g} and Dice {agreements[name].smallest_dice:.4f}, allowed "
+                f"are {limits[0]:g} and {limits[1]}; nothing was exported"
+            )
+    return agreements
 
 
 def compare(network: SegmentationNetwork, path: Path, inputs: list[Array], threshold: float = 0.5) -> Agreement:
@@ -172,13 +178,3 @@ def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
         "region_model": region,
         "transfer": {**config["transfer"], "checkpoint": named},
     }
-
-
-def _swap(part: Path, folder: Path) -> None:
-    """Put the new folder where the old one was."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

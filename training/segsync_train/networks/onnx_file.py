@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from segsync.atomic import whole_file, why_not
 from segsync.errors import OutputError, WeightsError
 from segsync_train.networks import SegmentationNetwork
 
@@ -92,10 +93,8 @@ def write_onnx(network: SegmentationNetwork, path: Path, *, half_weights: bool =
     sides = [2 * multiple for multiple in network.multiple_zyx]
     # Sides of different length, so that no two of them are taken for one.
     example = torch.zeros(1, network.in_channels, sides[0], 2 * sides[1], 3 * sides[2])
-    part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _precise(network), warnings.catch_warnings():
+        with whole_file(path) as part, _precise(network), warnings.catch_warnings():
             # The tracer warns of every check of a shape; the graph is compared with the network at other shapes below.
             # torch.export instead takes half a minute and fixes sizes that must stay free.
             warnings.simplefilter("ignore")
@@ -111,16 +110,13 @@ def write_onnx(network: SegmentationNetwork, path: Path, *, half_weights: bool =
                 output_names=["probabilities"],
                 dynamic_axes={name: {0: "n", 2: "z", 3: "y", 4: "x"} for name in ("image", "probabilities")},
             )
-        model = onnx.load(part)
-        if half_weights:
-            _halve_weights(model)
-        onnx.checker.check_model(model)
-        onnx.save(model, part)
-        part.replace(path)
+            model = onnx.load(part)
+            if half_weights:
+                _halve_weights(model)
+            onnx.checker.check_model(model)
+            onnx.save(model, part)
     except OSError as error:
-        raise OutputError(f"{path}: expected to write the network, found {error.strerror}; free disk space") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise OutputError(f"{path}: expected to write the network, found {why_not(path.parent, error)}") from error
     return model
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from segsync.atomic import whole_file, why_not
 from segsync.errors import OutputError, WeightsError
 
 FORMAT = "segsync-train 1"
@@ -38,24 +39,17 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write under a temporary name, flush to the disk, rename: a kill at any moment leaves the old file or the new.
+    """Write a checkpoint: a kill or a power cut at any moment leaves the old file or the new one.
 
     Raises OutputError where the disk is full or the folder cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
     # Copies: safetensors refuses tensors that share memory, as those do that a network holds under two names.
     flat = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(flat, part, metadata={"format": FORMAT, "state": json.dumps(state)})
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync_folder(path.parent)
+        with whole_file(path, durable=True) as part:
+            save_file(flat, part, metadata={"format": FORMAT, "state": json.dumps(state)})
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{path}: expected to write the checkpoint, found {why_not(path.parent, error)}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -112,21 +106,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
-
-
-def why_not(folder: Path, error: Exception) -> str:
-    """Why something could not be written into a folder: a full disk by name, with the room that is left."""
-    full = (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in str(error)
-    if full:
-        disk = os.statvfs(folder)
-        return f"a full disk ({disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB free); free some space and --resume"
-    return f"{(error.strerror if isinstance(error, OSError) else None) or error}; choose another folder"
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is safe against a power cut only when the folder's entry is on the disk as well."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

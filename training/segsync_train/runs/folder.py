@@ -18,7 +18,8 @@ from pydantic import BaseModel
 from torch.utils.tensorboard import SummaryWriter
 
 from segsync.errors import InputError, OutputError
-from segsync_train.runs.checkpoints import Checkpoint, load_checkpoint, why_not
+from segsync.atomic import PART, why_not, write_texts
+from segsync_train.runs.checkpoints import Checkpoint, load_checkpoint
 from segsync_train.config.settings import Settings, differences, dump_settings, load_settings, short
 
 log = logging.getLogger(__name__)
@@ -109,14 +110,7 @@ class RunFolder:
 
     def _write(self, name: str, text: str) -> None:
         """Write a file of the folder, whole or not at all; raises OutputError."""
-        part = self.folder / f".{name}.part"
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(self.folder / name)
-        except OSError as error:
-            raise OutputError(
-                f"{self.folder / name}: expected to write it, found {why_not(self.folder, error)}"
-            ) from error
+        write_texts({name: text}, self.folder)
 
     def _open(self, settings: BaseModel, step: int) -> None:
         if not self.main:
@@ -124,11 +118,13 @@ class RunFolder:
         try:
             self.figures.mkdir(parents=True, exist_ok=True)
             self.last.parent.mkdir(exist_ok=True)
+            for left in self.last.parent.glob(f".*{PART}"):  # of a run that was killed while it wrote
+                left.unlink()
             self._write(CONFIG_FILE, dump_settings(settings))
             self._log = (self.folder / LOG_FILE).open("a", encoding="utf-8")
             self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         except OSError as error:
-            raise OutputError(f"{self.folder}: expected to write the run, found {why_not(Path(), error)}") from error
+            raise OutputError(f"{self.folder}: expected to write the run, found {why_not(self.folder, error)}") from error
 
     def record(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line to the log, and its numbers to TensorBoard. Raises OutputError where the disk is full."""

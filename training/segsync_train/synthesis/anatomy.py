@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from segsync.arrays import FloatArray
+from segsync.atomic import whole_file
 from segsync.errors import InputError
 from segsync_train.synthesis import masks
 from segsync_train.synthesis.fields import along, box_matrix
@@ -218,12 +218,8 @@ def _cached(
     path = cache / f"{kind}-{key.hexdigest()[:16]}.npz"
     if not path.is_file():
         arrays = compute()
-        cache.mkdir(parents=True, exist_ok=True)
-        # Written beside and renamed: a run that is killed, or two at once, never leave half a file.
-        part = path.with_name(f".{path.name}.{uuid4().hex}.part")
-        with part.open("wb") as written:
+        with whole_file(path) as part, part.open("wb") as written:
             np.savez_compressed(written, **arrays)  # type: ignore[arg-type]
-        part.replace(path)
         log.info("%s: %s prepared", path.name, f"{len(files)} files" if len(files) > 1 else files[0].name)
     with np.load(path, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}

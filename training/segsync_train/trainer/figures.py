@@ -8,9 +8,9 @@ from PIL import Image
 from scipy import ndimage
 
 from segsync.arrays import Array, LabelMap, Mask
+from segsync.atomic import whole_file, why_not
 from segsync.errors import OutputError
 from segsync_train.data.cases import LabelledCase
-from segsync_train.runs.checkpoints import why_not
 
 Picture = npt.NDArray[np.uint8]
 
@@ -31,8 +31,8 @@ def save_overlay(case: LabelledCase, predicted: LabelMap, path: Path) -> None:
     height = max(tile.shape[0] for row in rows for tile in row)
     picture = np.concatenate([np.concatenate([_filled(tile, height) for tile in row], axis=1) for row in rows])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
+        with whole_file(path) as part:
+            Image.fromarray(picture).save(part, "PNG")
     except OSError as error:
         raise OutputError(f"{path}: expected to write the picture, found {why_not(path.parent, error)}") from error
 
