@@ -27,10 +27,11 @@ setup: .venv/.dev  ## make .venv with everything: runtime, training and developm
 check: lint types test  ## lint, types and the whole test suite: what must be green before a change is merged
 
 .PHONY: lint
-lint: .venv/.dev  ## ruff, hadolint and shellcheck
+lint: .venv/.dev  ## ruff, the layers of the architecture, hadolint and shellcheck
 	source .venv/bin/activate
 	ruff check .
 	ruff format --check .
+	lint-imports --no-cache
 	hadolint Dockerfile
 	shellcheck --external-sources $(SCRIPTS)
 

@@ -4,9 +4,7 @@ Tensors are named `network/…`, `ema/…` and `optimiser/<parameter>/…`, a pr
 `monitor/…`; everything that is no tensor (step, best score, the run's settings) is JSON in the file's header.
 """
 
-import errno
 import json
-import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -17,10 +17,10 @@ from typing import IO, Any
 from pydantic import BaseModel
 from torch.utils.tensorboard import SummaryWriter
 
-from segsync.errors import InputError, OutputError
 from segsync.atomic import PART, why_not, write_texts
-from segsync_train.runs.checkpoints import Checkpoint, load_checkpoint
+from segsync.errors import InputError, OutputError
 from segsync_train.config.settings import Settings, differences, dump_settings, load_settings, short
+from segsync_train.runs.checkpoints import Checkpoint, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,9 @@ class RunFolder:
             self._log = (self.folder / LOG_FILE).open("a", encoding="utf-8")
             self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         except OSError as error:
-            raise OutputError(f"{self.folder}: expected to write the run, found {why_not(self.folder, error)}") from error
+            raise OutputError(
+                f"{self.folder}: expected to write the run, found {why_not(self.folder, error)}"
+            ) from error
 
     def record(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line to the log, and its numbers to TensorBoard. Raises OutputError where the disk is full."""

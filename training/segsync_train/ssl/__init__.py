@@ -1,0 +1,1 @@
+"""Pretext tasks: 3D-SegSync and the peers of its paper."""

@@ -1,0 +1,1 @@
+"""Fine-tuning and pretraining: their loops, losses, schedules and validation."""
