@@ -21,6 +21,14 @@ def test_links_within_the_repository_lead_to_files(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize("package", ["app/segsync", "training/segsync_train"])
+def test_the_map_names_every_module(package: str) -> None:
+    """What may import what is held by `make lint`; that nothing is missing from the page, here."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert sorted(name for name in modules - {"__init__", "__pycache__"} if f"`{name}`" not in page) == []
+
+
 def test_figures_of_the_readme_are_those_of_the_pages_it_names() -> None:
     """Every decimal number of its first screen, and of a row of its table of results, stands on the page linked."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
