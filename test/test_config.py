@@ -99,7 +99,7 @@ def test_overrides_reach_every_depth(tmp_path: Path) -> None:
         ("channels.7.optional=true", "channels.7 does not exist"),
         ("name.first=a", "holds a single value"),
         ("steps", "expected key=value, as in --set steps=100"),
-        ("reference=adc", "reference 'adc' is none of the channels t1, flair"),
+        ("reference=adc", "reference 'adc' is not among the channels t1, flair"),
         ("reference=flair", "the reference channel 'flair' cannot be optional"),
         ("channels.1.name=t1", "expected different names"),
         ("transfer.mode=full", "mode 'full' needs a checkpoint"),

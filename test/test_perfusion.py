@@ -248,7 +248,7 @@ def test_settings_read_what_the_generator_draws(anatomies: Anatomies) -> None:
     assert isinstance(config.data, SyntheticData)
     assert tuple(channel.name for channel in config.channels) == CHANNELS["isles24"]
     assert config.reference_channel == TASKS["isles24"].reference
-    assert "UNVALIDATED" in config.card.checked_on
+    assert "UNVALIDATED" in config.card.evaluated_on
     case = prepare_synthetic(Generator("isles24", anatomies, config.data.settings)(1), config, "one")
     assert case.image.shape[0] == 6
     assert np.isfinite(case.image).all()

@@ -201,7 +201,7 @@ def test_a_port_in_use_is_one_line(cli: Cli, weights: Path) -> None:
     assert "expected a free port, found: Address already in use" in line
 
 
-# --- requests that are none ------------------------------------------------------------------------------------------
+# --- malformed requests ----------------------------------------------------------------------------------------------
 
 
 def spoken(url: str, request: bytes, *, then_close: bool = False) -> bytes:

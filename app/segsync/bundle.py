@@ -135,7 +135,7 @@ class ModelSpec(_Frozen):
     @model_validator(mode="after")
     def _reference_is_there(self) -> "ModelSpec":
         if self.reference_channel not in {channel.name for channel in self.channels if not channel.optional}:
-            raise ValueError(f"reference {self.reference_channel!r} is none of the channels that are always there")
+            raise ValueError(f"reference {self.reference_channel!r} is not among the channels that are always there")
         return self
 
     @property

@@ -79,7 +79,7 @@ DeadlineOption = Annotated[
     typer.Option(
         "--deadline",
         min=0.0,
-        help="Seconds a case should take, model loading aside; mirroring, then overlap, give way.",
+        help="Time budget per case, seconds, without loading; mirroring, then overlap, are reduced to keep it.",
     ),
 ]
 MemoryOption = Annotated[

@@ -46,7 +46,7 @@ def choose_device(wanted: str) -> Device:
     """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there.
 
     `auto` takes the first GPU that both the driver and the installed ONNX Runtime can use, else the CPU.
-    Raises ResourceError where a GPU is asked for and there is none, UsageError where the word is none of these.
+    Raises ResourceError if a GPU is asked for and missing, UsageError for another word.
     """
     if not DEVICE.fullmatch(wanted):
         raise UsageError(f"--device: expected auto, cpu, cuda or cuda:N, found {wanted!r}")

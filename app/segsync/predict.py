@@ -36,7 +36,7 @@ class Settings:
     tta: Tta = "auto"
     #: Fraction of a window that neighbours have in common.
     overlap: float = 0.5
-    #: Seconds a case may take; mirroring, then overlap, give way. None: as long as it takes.
+    #: Time budget per case, seconds; mirroring, then overlap, are reduced to keep it. None: no limit.
     deadline_s: float | None = None
 
 

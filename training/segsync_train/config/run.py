@@ -198,8 +198,8 @@ class CardConfig(Frozen):
     """What only a person can say of the weights: the first lines of their MODEL_CARD.md."""
 
     trained_on: str = ""
-    checked_on: str = ""
-    not_checked_on: str = ""
+    evaluated_on: str = ""
+    not_evaluated_on: str = ""
     #: Whose images and labels were used, under which licence.
     attribution: str = ""
 
@@ -256,7 +256,7 @@ class RunConfig(Frozen):
         if len(set(names)) != len(names):
             raise ValueError(f"channels: expected different names, found {', '.join(names)}")
         if self.reference is not None and self.reference not in names:
-            raise ValueError(f"reference {self.reference!r} is none of the channels {', '.join(names)}")
+            raise ValueError(f"reference {self.reference!r} is not among the channels {', '.join(names)}")
         if next(channel for channel in self.channels if channel.name == self.reference_channel).optional:
             raise ValueError(f"the reference channel {self.reference_channel!r} cannot be optional")
         if isinstance(self.data, SyntheticData) and len(set(self.spacing_zyx)) > 1:

@@ -150,7 +150,7 @@ def read_label(files: CaseFiles, labels: Mapping[int, str]) -> Volume:
 
     Masks are painted by the names in `labels`, in their order, later ones over earlier; a mask is where a value
     reaches half of the file's largest, so that smoothed masks (ATLAS v1.2) keep their size. Raises InputError where
-    a file is none, a value is none of the set's, the masks are on different grids, or a name has no mask.
+    a file is no label map, a value is not of the set, the masks are on different grids, or a name has no mask.
     """
     if files.label is not None:
         label = read(files.label)

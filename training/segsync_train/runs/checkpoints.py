@@ -51,7 +51,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint to the CPU. Raises WeightsError where it is missing, cut, or none of this program."""
+    """Read a checkpoint to the CPU. Raises WeightsError where it is missing, cut, or of another program."""
     if not path.is_file():
         raise WeightsError(f"{path}: expected a checkpoint, found no such file; check the path")
     try:
@@ -65,7 +65,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             return Checkpoint(path, {key: file.get_tensor(key) for key in file.keys()}, json.loads(header["state"]))  # noqa: SIM118 (safe_open is no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
-            f"{path}: expected a whole checkpoint, found {path.stat().st_size} bytes that are none ({error}); "
+            f"{path}: expected a whole checkpoint, found {path.stat().st_size} bytes that cannot be decoded ({error}); "
             "take an older one"
         ) from error
 
