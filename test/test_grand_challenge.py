@@ -215,6 +215,56 @@ def test_a_failed_second_output_takes_the_first_away(cli: Cli, tmp_path: Path, w
     assert files_below(output) == ["images/lesion-probability-map"]
 
 
+def item(slug: str, path: str, key: str = "socket") -> dict[str, object]:
+    return {key: {"slug": slug, "relative_path": path}}
+
+
+DWI, ADC_ITEM = item("dwi-brain-mri", "images/dwi-brain-mri"), item("adc-brain-mri", "images/adc-brain-mri")
+AMBIGUOUS = {
+    "twice": json.dumps([DWI, ADC_ITEM, item("dwi-brain-mri", "images/adc-brain-mri")]),
+    "twice, in other capitals": json.dumps([DWI, ADC_ITEM, item("DWI-Brain-MRI", "images/flair-brain-mri")]),
+    "twice, the same": json.dumps([DWI, DWI, ADC_ITEM]),
+    "two slugs of one image": json.dumps([DWI, item("adc-brain-mri", "images/dwi-brain-mri")]),
+    "socket and interface": json.dumps([{**DWI, **item("adc-brain-mri", "images/dwi-brain-mri", "interface")}]),
+    "two paths of one item": json.dumps([ADC_ITEM, {**DWI, **item("dwi-brain-mri", "images/x", "interface")}]),
+    "a key twice": json.dumps([DWI, ADC_ITEM]).replace('"slug": "dwi', '"slug": "adc-brain-mri", "slug": "dwi'),
+}
+
+
+@pytest.mark.parametrize("listing", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+def test_a_listing_that_says_two_things_is_refused(tmp_path: Path, listing: str) -> None:
+    """The last would be taken: ADC for DWI, without a word."""
+    source = write_platform(tmp_path / "input", isles22())
+    (source / "inputs.json").write_text(listing)
+    with pytest.raises(InputError, match=r"inputs\.json: .*expected (each socket once|an input for each|one |a JSON)"):
+        read_case(read_inputs(source), TASKS["isles22"])
+
+
+def test_two_folders_of_one_socket_are_refused(tmp_path: Path) -> None:
+    source = write_platform(tmp_path / "input", isles22())
+    (source / "images" / "DWI-brain-mri").mkdir()
+    with pytest.raises(InputError, match="expected each socket once, found dwi-brain-mri"):
+        read_inputs(source)
+
+
+def test_an_image_of_no_task_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The platform starts the container without arguments: `--task` cannot be given there."""
+    extra = {"generic-overlay": Volume(LESION, GRID)}
+    source = write_platform(tmp_path / "input", {**isles22(), **extra}, "socket")
+    assert choose_task(read_inputs(source)).name == "isles22"
+    assert "generic-overlay: no image of the task isles22; left out" in caplog.text
+
+
+@pytest.mark.parametrize("images", [{**isles22(), **T1}, {**T1, "non-contrast-ct": Volume(LESION, GRID)}])
+def test_images_of_two_tasks_are_not_chosen_between(tmp_path: Path, images: Mapping[str, Volume]) -> None:
+    """Nor where those of one are not complete."""
+    source = write_platform(tmp_path / "input", images)
+    with pytest.raises(
+        InputError, match=r"expected the sockets of one task, found those of .* and, of .*; give --task"
+    ):
+        choose_task(read_inputs(source))
+
+
 @pytest.mark.parametrize("where", ["output", "images", "mask"])
 def test_an_output_that_cannot_be_written_is_said_before_the_work(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str

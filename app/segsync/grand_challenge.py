@@ -61,14 +61,30 @@ def read_inputs(folder: Path) -> Inputs:
     below = folder / "images"
     if not below.is_dir():
         raise InputError(f"{folder}: expected {INPUTS_FILE} or images/SOCKET/, found neither; see the README's layout")
-    images = {child.name.lower(): child for child in _children(below) if child.is_dir() and _visible(child)}
-    files = {path.stem.lower(): path for path in sorted(folder.glob("*.json"))}
+    images: dict[str, Path] = {}
+    files: dict[str, Path] = {}
+    for child in _children(below):
+        if child.is_dir() and _visible(child):
+            _enter(images, child.name, child, f"{child}")
+    for path in sorted(folder.glob("*.json")):
+        _enter(files, path.stem, path, f"{path}")
     return Inputs(folder, images, files)
+
+
+def _enter(found: dict[str, Path], slug: str, path: Path, where: str) -> None:
+    """Note where a slug's input lies; raises InputError for the second of a slug, and for the second slug of a path."""
+    first = found.get(slug.lower())
+    if first is not None:
+        raise InputError(f"{where}: expected each socket once, found {slug} at {first} as well; leave one")
+    other = next((name for name, place in found.items() if place == path), None)
+    if other is not None:
+        raise InputError(f"{where}: expected an input for each socket, found {path} for {other} as well; correct one")
+    found[slug.lower()] = path
 
 
 def _listed(folder: Path, listing: Path) -> Inputs:
     try:
-        items = json.loads(listing.read_bytes())
+        items = json.loads(listing.read_bytes(), object_pairs_hook=_each_key_once)
     except (OSError, ValueError) as error:
         raise InputError(f"{listing}: expected a JSON list of sockets, found {error}; start the job again") from error
     images: dict[str, Path] = {}
@@ -78,7 +94,7 @@ def _listed(folder: Path, listing: Path) -> Inputs:
             f"{listing}: expected a JSON list of sockets, found {type(items).__name__}; start the job again"
         )
     for number, item in enumerate(items):
-        socket = _socket(item)
+        socket = _socket(item, f"{listing}: item {number}")
         slug, relative = socket.get("slug"), socket.get("relative_path")
         if not isinstance(slug, str) or not isinstance(relative, str):
             raise InputError(
@@ -87,16 +103,33 @@ def _listed(folder: Path, listing: Path) -> Inputs:
             )
         if PurePosixPath(relative).is_absolute() or ".." in PurePosixPath(relative).parts:
             raise InputError(f"{listing}: item {number}: expected a path inside {folder}, found {relative!r}")
-        (files if relative.lower().endswith(".json") else images)[slug.lower()] = folder / relative
+        _enter(
+            files if relative.lower().endswith(".json") else images,
+            slug,
+            folder / relative,
+            f"{listing}: item {number}",
+        )
     return Inputs(folder, images, files)
 
 
-def _socket(item: Any) -> dict[str, Any]:
-    """The item's `socket` (2026), or its `interface` as it was called before."""
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON's readers take the last of two values without a word."""
+    held = dict(pairs)
+    if len(held) < len(pairs):
+        raise ValueError(f"the same key twice among {', '.join(key for key, _ in pairs)[:80]}")
+    return held
+
+
+def _socket(item: Any, where: str) -> dict[str, Any]:
+    """The item's `socket` (2026), or its `interface` as it was called before; raises InputError where they differ."""
     if not isinstance(item, dict):
         return {}
-    socket = item.get("socket") or item.get("interface")
-    return socket if isinstance(socket, dict) else {}
+    sockets = [held for held in (item.get("socket"), item.get("interface")) if isinstance(held, dict) and held]
+    for key in ("slug", "relative_path"):
+        named = {str(held[key]).lower() for held in sockets if key in held}
+        if len(named) > 1:
+            raise InputError(f"{where}: expected one {key}, found {' and '.join(sorted(named))}; start the job again")
+    return sockets[0] if sockets else {}
 
 
 def choose_task(inputs: Inputs) -> Task:
@@ -108,18 +141,31 @@ def choose_task(inputs: Inputs) -> Task:
             f"{task.name}: {', '.join(c.sockets[0] for c in task.channels if c.required)}" for task in TASKS.values()
         )
         raise InputError(f"{inputs.folder}: expected the sockets of one task ({needs}), found {found}; give --task")
-    return max(fitting, key=lambda task: len(task.distinguishing_json))
+    chosen = max(fitting, key=lambda task: len(task.distinguishing_json))
+    left_out = sorted(set(inputs.images) - _own_images(chosen, inputs))
+    others = [task.name for task in TASKS.values() if _own_images(task, inputs).intersection(left_out)]
+    if others:
+        raise InputError(
+            f"{inputs.folder}: expected the sockets of one task, found those of {chosen.name} and, of {others[0]}, "
+            f"{', '.join(left_out)}; give --task"
+        )
+    if left_out:
+        log.warning("%s: %s: no image of the task %s; left out", inputs.folder, ", ".join(left_out), chosen.name)
+    return chosen
+
+
+def _own_images(task: Task, inputs: Inputs) -> set[str]:
+    """The image slugs that belong to a task."""
+    sockets = (*(socket for channel in task.channels for socket in channel.sockets), *task.unread_sockets)
+    return set(inputs.images) & {socket.lower() for socket in sockets}
 
 
 def _fits(task: Task, inputs: Inputs) -> bool:
-    sockets = {s.lower() for channel in task.channels for s in channel.sockets} | {
-        s.lower() for s in task.unread_sockets
-    }
     complete = all(
         any(s.lower() in inputs.images for s in channel.sockets) for channel in task.channels if channel.required
     )
     distinguished = all(any(f"{slug}.json".endswith(n) for slug in inputs.json_files) for n in task.distinguishing_json)
-    return complete and distinguished and set(inputs.images) <= sockets
+    return complete and distinguished
 
 
 @os_errors(InputError)
