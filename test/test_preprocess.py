@@ -1,6 +1,6 @@
 """Intensities: units recognised, odd voxels harmless, what is missing or mixed up said."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from segsync.bundle import ChannelSpec, Fixed, ModelSpec, ZScore
 from segsync.errors import ChannelError, WeightsError
 from segsync.geometry import Grid, Volume
 from segsync.images import read
-from segsync.preprocess import Prepared, adc_scale, looks_like_adc, normalise, prepare, tissue
+from segsync.preprocess import MOST_UNDEFINED, Prepared, normalise, prepare, tissue
+from segsync.units import QUANTITIES, adc_scale, looks_like_adc
 
 GRID = grid_of((20, 30, 28))
 DWI, ADC_CHANNEL, FLAIR = (
@@ -190,7 +191,8 @@ def test_whatever_is_read_the_network_sees_numbers(seed: int, fraction: float, o
     try:
         found = prepare(lambda name: Volume(array, grid), spec_of(DWI, spacing_zyx=(1.5, 1.2, 0.9)), "dwi")
     except ChannelError:
-        assert odd == -1e30, "smoothing spreads an enormous negative number over all that is left; others it does not"
+        damaged = np.mean(~np.isfinite(array)) > MOST_UNDEFINED
+        assert damaged or odd == -1e30, "smoothing spreads an enormous negative number over all that is left"
         return
     assert np.isfinite(found.array).all()
     assert np.abs(found.array).max() < 100
@@ -201,6 +203,138 @@ def test_integers_and_floats_are_one() -> None:
     as_integers = {name: Volume(np.rint(v.array).astype(np.int16), GRID) for name, v in volumes.items()}
     as_floats = {name: Volume(v.array.astype(np.float64), GRID) for name, v in as_integers.items()}
     assert np.array_equal(prepared(as_integers).array, prepared(as_floats).array)
+
+
+def half_of_it(array: Array) -> None:
+    array[: len(array) // 2] = np.nan
+
+
+def every_other_voxel(array: Array) -> None:
+    array[..., ::2] = np.inf
+
+
+@pytest.mark.parametrize("damage", [half_of_it, every_other_voxel])
+@pytest.mark.parametrize("name", ["dwi", "adc", "flair"])
+def test_a_channel_that_is_half_no_number_is_refused(name: str, damage: Callable[[Array], None]) -> None:
+    """Read as 0 it would be a patient without a lesion there."""
+    volumes = brain()
+    array = floats(volumes[name]).copy()
+    damage(array)
+    with pytest.raises(ChannelError, match=r"expected numbers, found NaN or infinity in 50% of the voxels") as error:
+        prepared({**volumes, name: Volume(array, GRID)})
+    assert error.value.channel == name
+
+
+def test_air_that_is_no_number_is_air() -> None:
+    """As SPM writes what lies outside a brain: not a word, and the same array; a few such voxels elsewhere are said."""
+    head = ball(GRID, 11.0) > 0
+    stripped = {name: Volume(np.where(head, v.array, np.float32(0)), GRID) for name, v in brain().items()}
+    undefined = {name: Volume(np.where(head, v.array, np.float32(np.nan)), GRID) for name, v in stripped.items()}
+    found, expected = prepared(undefined), prepared(stripped)
+    assert np.array_equal(found.array, expected.array)
+    assert found.warnings == expected.warnings == ()
+    spoiled = floats(stripped["adc"]).copy()
+    spoiled[10, 15, 13:16] = np.nan
+    warnings = prepared({**stripped, "adc": Volume(spoiled, GRID)}).warnings
+    assert warnings == ("channel adc: 3 voxels are no number; taken as 0",)
+
+
+def test_a_slab_amid_voxels_that_are_no_number_covers_what_it_shows() -> None:
+    """A perfusion map brought to the whole head's grid, as SPM writes it: the slab's field of view is what counts."""
+    volumes = brain()
+    slab = np.full(GRID.size_zyx, np.nan, dtype=np.float32)
+    slab[8:12] = volumes["flair"].array[8:12]
+    warnings = prepared({**volumes, "flair": Volume(slab, GRID)}).warnings
+    assert any(line.startswith("channel flair: covers ") for line in warnings)
+
+
+def test_one_image_for_two_channels_is_said() -> None:
+    volumes = brain()
+    found = prepared({**volumes, "flair": volumes["dwi"]})
+    assert "channels dwi and flair show the same values in every voxel; check the channels" in found.warnings
+
+
+# --- units -----------------------------------------------------------------------------------------------------------
+
+#: Of whole heads, as published for healthy people and for large infarcts.
+MAPS = {"tmax": (1.5, 20.0), "mtt": (4.5, 20.0), "cbf": (40.0, 120.0), "cbv": (3.0, 12.0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "said"),
+    [
+        *((name, 1.0, None) for name in MAPS),
+        ("tmax", 1e3, "given in ms, brought to s"),
+        ("mtt", 1e3, "given in ms, brought to s"),
+        ("cbf", 1e-2, "given in ml/g/min, brought to ml/100 g/min"),
+        ("cbv", 1e-2, "given in ml/g, brought to ml/100 g"),
+        ("tmax", 50.0, "fits no unit of TMAX; taken as s as it is"),
+        ("cbf", 1e3, "fits no unit of CBF"),
+    ],
+)
+def test_a_perfusion_map_in_any_unit_gives_the_same_network_input(name: str, factor: float, said: str | None) -> None:
+    """1306 ml instead of 164, where milliseconds were taken for seconds; and what fits no unit is said."""
+    median, high = MAPS[name]
+    channel = ChannelSpec(name=name, normalisation=Fixed(low=0, high=high, mean=median, std=median))
+    head = Volume(ball(GRID, 11.0), GRID)
+    plain = scaled(Volume(tissue_of(GRID, median) * head.array, GRID), 1.0)
+    spec = spec_of(ChannelSpec(name="dwi", normalisation=ZScore()), channel)
+    expected = prepare({"dwi": brain()["dwi"], name: plain}.get, spec, "dwi")
+    found = prepare({"dwi": brain()["dwi"], name: scaled(plain, factor)}.get, spec, "dwi")
+    assert expected.warnings == ()
+    assert [line for line in found.warnings if said and said in line] == list(found.warnings)
+    assert bool(found.warnings) == (said is not None)
+    if said is None or "brought" in said:
+        assert found.array == pytest.approx(expected.array, abs=1e-4)
+
+
+def test_weights_that_were_trained_on_another_unit_take_the_map_as_it_is() -> None:
+    """Of a network for milliseconds, or for contrasts without a unit, nothing is converted."""
+    in_ms = Fixed(low=0, high=20_000, mean=2500, std=3000)
+    volumes = {"dwi": brain()["dwi"], "tmax": Volume(tissue_of(GRID, 1500), GRID)}
+    for how in (in_ms, ZScore()):
+        spec = spec_of(ChannelSpec(name="dwi", normalisation=ZScore()), ChannelSpec(name="tmax", normalisation=how))
+        assert prepare(volumes.get, spec, "dwi").warnings == ()
+    assert not QUANTITIES["tmax"].expected_by(ChannelSpec(name="tmax", normalisation=in_ms))
+
+
+def windowed(array: Array, low: float, high: float, top: float, bottom: float = 0.0) -> Array:
+    """HU brought from a window to `bottom` to `top`, as pictures and data loaders do."""
+    return (bottom + (top - bottom) * np.clip((array - low) / (high - low), 0, 1)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: windowed(array, 0, 80, 1),
+        lambda array: windowed(array, -1024, 3071, 1),
+        lambda array: windowed(array, 0, 80, 255),
+        lambda array: np.rint(windowed(array, 0, 100, 255)),
+        lambda array: windowed(array, 0, 80, 1, -1),
+    ],
+    ids=["0 to 1", "all HU in 0 to 1", "0 to 255", "eight bits", "-1 to 1"],
+)
+@pytest.mark.parametrize("stripped", [False, True])
+def test_a_ct_that_was_scaled_is_noticed(change: Callable[[Array], Array], stripped: bool) -> None:
+    array = floats(ct(0.0)["ncct"]) + np.random.default_rng(0).normal(0, 4, GRID.size_zyx).astype(np.float32)
+    if stripped:
+        array = np.where(ball(GRID, 9.5) > 0, array, np.float32(0))
+    assert prepare({"ncct": Volume(array, GRID)}.get, spec_of(HEAD), "ncct").warnings == ()
+    [line] = prepare({"ncct": Volume(change(array), GRID)}.get, spec_of(HEAD), "ncct").warnings
+    assert "are no Hounsfield units" in line
+
+
+def test_a_ct_in_thousands_is_recognised() -> None:
+    expected = prepared_ct(0.0)
+    found = prepare({"ncct": scaled(ct(0.0)["ncct"], 1e-3)}.get, spec_of(HEAD), "ncct")
+    assert found.array == pytest.approx(expected.array, abs=1e-4)
+    assert found.warnings == ("channel ncct: given in thousands of Hounsfield units, brought to Hounsfield units",)
+
+
+def test_weights_for_a_ct_of_0_to_1_take_it_as_it_is() -> None:
+    scaled_ct = ChannelSpec(name="ncct", normalisation=Fixed(low=0, high=1, mean=0.4, std=0.2))
+    image = Volume(windowed(floats(ct(0.0)["ncct"]), 0, 80, 1), GRID)
+    assert prepare({"ncct": image}.get, spec_of(scaled_ct), "ncct").warnings == ()
 
 
 # --- channels --------------------------------------------------------------------------------------------------------

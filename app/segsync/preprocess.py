@@ -1,5 +1,6 @@
 """From channels as scanners give them to one normalised array on the model's grid; training runs this very code."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from segsync.arrays import Array, Mask
 from segsync.bundle import ChannelSpec, Fixed, ModelSpec, ZScore
 from segsync.errors import ChannelError, WeightsError
 from segsync.geometry import Grid, Volume, resample, respaced
+from segsync.units import settle_units
 
 #: Segments a region in an image: 1 inside, 0 outside, on the image's grid; None if it finds nothing.
 RegionFinder = Callable[[Volume], Volume | None]
@@ -20,12 +22,8 @@ TISSUE_FRACTION = 0.1
 MIN_OVERLAP = 0.05
 #: Below this fraction a person should look.
 GOOD_OVERLAP = 0.8
-#: Median ADC of brain tissue lies in this range whatever the field strength, in 10⁻⁶ mm²/s; wide enough for oedema.
-ADC_MEDIAN = (300.0, 2500.0)
-#: Channels in Hounsfield units. Bone and contrast medium lie above the first of these values, and little of them above
-#: the second; with 1024 added to all, nearly everything above the first lies above the second.
-CT = ("ncct", "cta")
-DENSE_HU, DENSEST_FRACTION = (150.0, 900.0), 0.8
+#: Beyond this share of voxels that are no number an image is damaged, unless they are its air.
+MOST_UNDEFINED = 0.25
 
 
 @dataclass(frozen=True)
@@ -70,21 +68,6 @@ def normalise(array: Array, how: ZScore | Fixed) -> Array:
     return standard
 
 
-def adc_scale(array: Array) -> float | None:
-    """The factor that brings an ADC map to 10⁻⁶ mm²/s (1, 10³ or 10⁶), or None where no unit makes it plausible."""
-    positive = array[array > 0]
-    if positive.size == 0:
-        return None
-    median = float(np.median(positive))
-    return next((scale for scale in (1.0, 1e3, 1e6) if ADC_MEDIAN[0] <= median * scale <= ADC_MEDIAN[1]), None)
-
-
-def looks_like_adc(array: Array) -> bool:
-    """Whether an image has a plausible unit for ADC, and fluid far above tissue as diffusion coefficients have it."""
-    positive = array[array > 0]
-    return adc_scale(array) is not None and float(np.percentile(positive, 95)) > 2.0 * float(np.median(positive))
-
-
 def prepare(
     load: Callable[[str], Volume | None], spec: ModelSpec, reference: str, region_model: RegionFinder | None = None
 ) -> Prepared:
@@ -117,8 +100,8 @@ def prepare(
         if name == reference:
             here = _tissue_of(raw[name], channels[name])
         volume = None
-    _check_diffusion(raw, warnings)
-    _check_hounsfield(raw, warnings)
+    _check_copies(raw, warnings)
+    settle_units(raw, channels, warnings)
     assert here is not None
     stack = np.zeros((len(channels), *grid.size_zyx), dtype=np.float32)
     for index, (name, channel) in enumerate(channels.items()):
@@ -153,14 +136,31 @@ def _tissue_of(array: Array, channel: ChannelSpec) -> Mask:
 
 
 def _loaded(load: Callable[[str], Volume | None], name: str, warnings: list[str]) -> Volume | None:
-    """The channel in float32, with voxels that are no number set to 0, as outside the field of view."""
+    """The channel in float32; voxels that are no number are NaN."""
     volume = load(name)
     if volume is None:
         return None
     warnings += [f"channel {name}: {line}" for line in volume.warnings]
-    array = volume.array.astype(np.float32)
-    np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, and is then no number
+        array = volume.array.astype(np.float32)
+    if volume.array.dtype.kind == "f":
+        undefined = ~np.isfinite(array)
+        if undefined.any():
+            array[undefined] = np.nan
+            _check_undefined(name, undefined, warnings)
     return Volume(array, volume.grid)
+
+
+def _check_undefined(name: str, undefined: Mask, warnings: list[str]) -> None:
+    """NaN is a usual value for the air about a head that was cut out, and elsewhere what damaged files hold."""
+    share = float(undefined.mean())
+    if undefined[np.ix_(*((0, side - 1) for side in undefined.shape))].all():
+        return
+    if share > MOST_UNDEFINED:
+        raise ChannelError(
+            name, f"expected numbers, found NaN or infinity in {share:.0%} of the voxels; make the image again"
+        )
+    warnings.append(f"channel {name}: {int(undefined.sum())} voxels are no number; taken as 0")
 
 
 def _on_grid(
@@ -170,6 +170,7 @@ def _on_grid(
 
     here: where the reference shows the patient; None for the reference itself.
     """
+    defined, volume = _filled(volume)
     if volume is not None and volume.array.min() == volume.array.max():
         found = f"only the value {float(volume.array.flat[0]):g}"
     elif volume is None:
@@ -178,12 +179,30 @@ def _on_grid(
         array = resample(volume, grid, outside=np.nan, antialias=True)
         inside = np.isfinite(array)
         if here is not None:
-            _check_overlap(name, inside, here, warnings)
+            covered = inside if defined is None else inside & (resample(defined, grid) >= 0.5)
+            _check_overlap(name, covered, here, warnings)
         return np.where(inside, array, np.float32(0))
     if not optional:
         raise ChannelError(name, f"expected the patient's image, found {found}; give that channel's image")
     warnings.append(f"channel {name}: expected an image, found {found}; the model goes on without it")
     return None
+
+
+def _filled(volume: Volume | None) -> tuple[Volume | None, Volume | None]:
+    """Where an image has numbers (None: everywhere), and the image with 0 elsewhere, as outside the field of view."""
+    if volume is None or not np.isnan(volume.array).any():
+        return None, volume
+    defined = np.isfinite(volume.array)
+    filled = np.where(defined, volume.array, np.float32(0))
+    return Volume(defined.astype(np.float32), volume.grid), Volume(filled, volume.grid)
+
+
+def _check_copies(raw: dict[str, Array], warnings: list[str]) -> None:
+    """Say where one image was given for two channels: a map for another, or a file copied under a second name."""
+    for first, second in itertools.combinations(raw, 2):
+        corner = (slice(None, None, 7),) * 3
+        if np.array_equal(raw[first][corner], raw[second][corner]) and np.array_equal(raw[first], raw[second]):
+            warnings.append(f"channels {first} and {second} show the same values in every voxel; check the channels")
 
 
 def _check_overlap(name: str, inside: Mask, here: Mask, warnings: list[str]) -> None:
@@ -196,30 +215,3 @@ def _check_overlap(name: str, inside: Mask, here: Mask, warnings: list[str]) -> 
         )
     if fraction < GOOD_OVERLAP:
         warnings.append(f"channel {name}: covers {fraction:.0%} of the patient in the reference image; check the pair")
-
-
-def _check_diffusion(raw: dict[str, Array], warnings: list[str]) -> None:
-    """Bring ADC to 10⁻⁶ mm²/s in place, and say where DWI and ADC look exchanged."""
-    if "adc" not in raw:
-        return
-    adc = raw["adc"]
-    if "dwi" in raw and looks_like_adc(raw["dwi"]) and not looks_like_adc(adc):
-        warnings.append("DWI and ADC look exchanged: the image given as dwi has ADC's values; check the channels")
-    scale = adc_scale(adc)
-    if scale is None:
-        median = float(np.median(adc[adc > 0])) if (adc > 0).any() else 0.0
-        warnings.append(f"channel adc: median {median:.3g} fits no unit of ADC; taken as 10⁻⁶ mm²/s as it is")
-    elif scale != 1.0:
-        warnings.append(f"channel adc: given in {'10⁻³ mm²/s' if scale == 1e3 else 'mm²/s'}, brought to 10⁻⁶ mm²/s")
-        adc *= np.float32(scale)
-
-
-def _check_hounsfield(raw: dict[str, Array], warnings: list[str]) -> None:
-    """Say where a CT's rescale intercept is lost, so that everything lies 1024 HU too high."""
-    for name in (name for name in CT if name in raw):
-        dense = raw[name][raw[name] > DENSE_HU[0]]
-        if dense.size and float((dense > DENSE_HU[1]).mean()) > DENSEST_FRACTION:
-            warnings.append(
-                f"channel {name}: nearly all of the patient lies above {DENSE_HU[1]:g} HU; give the image in "
-                "Hounsfield units (is its rescale intercept lost?)"
-            )
