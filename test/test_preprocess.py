@@ -277,7 +277,7 @@ def test_a_perfusion_map_in_any_unit_gives_the_same_network_input(name: str, fac
     median, high = MAPS[name]
     channel = ChannelSpec(name=name, normalisation=Fixed(low=0, high=high, mean=median, std=median))
     head = Volume(ball(GRID, 11.0), GRID)
-    plain = scaled(Volume(tissue_of(GRID, median) * head.array, GRID), 1.0)
+    plain = Volume(tissue_of(GRID, median) * floats(head), GRID)
     spec = spec_of(ChannelSpec(name="dwi", normalisation=ZScore()), channel)
     expected = prepare({"dwi": brain()["dwi"], name: plain}.get, spec, "dwi")
     found = prepare({"dwi": brain()["dwi"], name: scaled(plain, factor)}.get, spec, "dwi")
@@ -300,7 +300,8 @@ def test_weights_that_were_trained_on_another_unit_take_the_map_as_it_is() -> No
 
 def windowed(array: Array, low: float, high: float, top: float, bottom: float = 0.0) -> Array:
     """HU brought from a window to `bottom` to `top`, as pictures and data loaders do."""
-    return (bottom + (top - bottom) * np.clip((array - low) / (high - low), 0, 1)).astype(np.float32)
+    scaled_array: Array = (bottom + (top - bottom) * np.clip((array - low) / (high - low), 0, 1)).astype(np.float32)
+    return scaled_array
 
 
 @pytest.mark.parametrize(
