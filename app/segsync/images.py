@@ -3,7 +3,6 @@
 MetaImage (.mha), NIfTI (.nii, .nii.gz), NRRD (.nrrd), TIFF (.tif, .tiff) and folders with one DICOM series.
 """
 
-import contextlib
 import math
 import os
 import re
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from segsync.atomic import part_of, whole_file
 from segsync.errors import OUT_OF_MEMORY, InputError, OutputError, ResourceError, os_errors
 from segsync.geometry import Grid, Volume
 from segsync.integrity import check_whole, is_gzip, nifti_spacing
@@ -246,30 +246,24 @@ def write(array: npt.NDArray[np.generic], grid: Grid, path: Path) -> None:
     image.SetSpacing(grid.spacing_xyz)
     image.SetOrigin(grid.origin)
     image.SetDirection(grid.direction)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part{suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(image, str(part), useCompression=suffix != ".nii")
-        # A full disk is not always an error of the image library: what was written is read back before it counts.
-        if not np.array_equal(
-            sitk.GetArrayFromImage(sitk.ReadImage(str(part))), array, equal_nan=array.dtype.kind == "f"
-        ):
-            raise OutputError(f"{path}: what was written reads back differently; free disk space and run again")
-        part.replace(path)
+        with whole_file(path, suffix=suffix) as part:
+            sitk.WriteImage(image, str(part), useCompression=suffix != ".nii")
+            # A full disk is not always an error of the image library: what was written is read back before it counts.
+            written = sitk.GetArrayFromImage(sitk.ReadImage(str(part)))
+            if not np.array_equal(written, array, equal_nan=array.dtype.kind == "f"):
+                raise OutputError(f"{path}: what was written reads back differently; free disk space and run again")
     except RuntimeError as error:
         raise OutputError(f"{path}: expected to write the image, found {_why_not(path)}") from error
     except OSError as error:
         raise OutputError(
             f"{path}: expected to write the image, found {error.strerror}; choose another folder"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def _why_not(path: Path) -> str:
     longest = os.pathconf(path.parent, "PC_NAME_MAX")
-    if len(os.fsencode(path.name)) + len(f"..{os.getpid()}.part.nii.gz") > longest:
+    if len(os.fsencode(part_of(path, ".nii.gz").name)) > longest:
         return f"a name too long for the disk ({longest} bytes); rename the case"
     if not os.access(path.parent, os.W_OK):
         return "no permission to write there; choose another folder"
