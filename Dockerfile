@@ -22,15 +22,18 @@ RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-compile --only-binary :all: --require-hashes -r /build/runtime.lock \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv
 
-# The project itself, in a tree of its own: a change of the code leaves the layer of dependencies as it is.
+# The project itself, in a tree of its own: a change of the code leaves the layer of dependencies as it is. It is the
+# released wheel without its training code.
 FROM dependencies AS package
 COPY requirements/build.lock /build/build.lock
 RUN python -m venv /build/venv && /build/venv/bin/pip install --require-hashes -r /build/build.lock
 COPY pyproject.toml README.md LICENSE NOTICE /build/source/
+COPY training /build/source/training
+COPY weights /build/source/weights
 COPY app /build/source/app
 RUN /build/venv/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /build/wheels /build/source \
     && pip --python /opt/venv/bin/python install --no-compile --no-deps --prefix /opt/package /build/wheels/*.whl \
-    && rm /opt/package/bin/segsync-train \
+    && rm -r /opt/package/bin/segsync-train /opt/package/lib/python*/site-packages/segsync_train \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/package
 
 FROM python AS runtime
@@ -38,8 +41,7 @@ FROM python AS runtime
 RUN useradd --create-home --uid 1000 --user-group segsync \
     && install -d -o segsync -g segsync /input /output /opt/ml/model
 COPY --from=dependencies /opt/venv /opt/venv
-# A model uploaded apart from the image is unpacked at /opt/ml/model and comes before these weights.
-COPY weights /opt/segsync/weights
+# The package holds the weights. A model uploaded apart from the image is unpacked at /opt/ml/model and comes before them.
 COPY --from=package /opt/package /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     LANG=C.UTF-8 \

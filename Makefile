@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3))
-SCRIPTS := test.sh export.sh test/platform.sh .ci/run .ci/container-test .ci/docker-engine
+SCRIPTS := test.sh export.sh test/platform.sh .ci/run .ci/wheel-test .ci/container-test .ci/docker-engine
 
 .PHONY: help
 help:  ## list the targets
@@ -15,7 +15,7 @@ help:  ## list the targets
 setup: .venv/.dev  ## make .venv with everything: runtime, training and development
 
 # torch first and by its bare requirement: where a wheel built for the CPU lies ready, pip takes that one.
-.venv/.dev: pyproject.toml requirements/dev.lock
+.venv/.dev: pyproject.toml requirements/dev.lock requirements/build.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	source .venv/bin/activate
@@ -103,7 +103,7 @@ lock: .venv/.dev  ## resolve the lock files in requirements/ anew
 	$(UV_COMPILE) --generate-hashes --extra cpu --output-file requirements/runtime-cpu.lock pyproject.toml
 	$(UV_COMPILE) --generate-hashes --extra gpu --constraint requirements/runtime-cpu.lock \
 	  --output-file requirements/runtime-gpu.lock pyproject.toml
-	$(UV_COMPILE) --generate-hashes --output-file requirements/build.lock - <<< 'setuptools>=77'
+	$(UV_COMPILE) --generate-hashes --output-file requirements/build.lock - <<< $$'hatchling>=1.27\neditables>=0.5'
 	$(UV_COMPILE) --annotation-style line --extra cpu --extra train --extra dev \
 	  --constraint requirements/runtime-cpu.lock pyproject.toml |
 	  sed -E '/^(cuda|nvidia|triton)/d; s/^(torch==[0-9.]+)\+cpu/\1/' > dev.lock.part

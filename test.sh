@@ -53,7 +53,8 @@ in_environment() {
     echo "installing the runtime"
     "$python" -m venv .venv
     .venv/bin/python -m pip install --quiet --require-hashes --requirement requirements/runtime-cpu.lock
-    .venv/bin/python -m pip install --quiet --no-deps --editable .
+    .venv/bin/python -m pip install --quiet --require-hashes --requirement requirements/build.lock
+    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
     touch .venv/.runtime
   fi
   time .venv/bin/python -m segsync run --input test/input --output test/output

@@ -66,7 +66,7 @@ WeightsOption = Annotated[
     typer.Option(
         "--weights",
         readable=False,
-        help=f"Folder of weights; else {', '.join(str(p) for p in WEIGHTS_PLACES[:2])}, checkout.",
+        help=f"Folder of weights; else {WEIGHTS_PLACES[0]}, then those that come with segsync.",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]

@@ -26,6 +26,8 @@ DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 MAX_THREADS = 16
 #: A container's processor time (`docker run --cpus 4`), microseconds in a period: "400000 100000", or "max 100000".
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+#: The library of the NVIDIA driver.
+CUDA_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 #: How far a probability may lie beyond 0 and 1 by rounding.
 ROUNDING = 1e-2
 #: Standard output belongs to the whole process: one thread at a time may lead it elsewhere and back.
@@ -83,9 +85,9 @@ def _why_no_cuda(number: int) -> str | None:
     if "CUDAExecutionProvider" not in providers():
         return "this ONNX Runtime is built for the CPU alone; install the extra `gpu`"
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL(CUDA_DRIVER)
     except OSError:
-        return "no NVIDIA driver (libcuda.so.1); start the container with --gpus all"
+        return f"no NVIDIA driver ({CUDA_DRIVER}); start the container with --gpus all"
     count = ctypes.c_int()
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         return "the NVIDIA driver shows no device"
@@ -100,7 +102,7 @@ def _runtime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise ResourceError(
-            "expected ONNX Runtime, found none; install segsync-isles[cpu] or segsync-isles[gpu]"
+            "ONNX Runtime is not installed; pip install 'segsync-isles[cpu]', or 'segsync-isles[gpu]' for CUDA 12"
         ) from error
     return onnxruntime
 

@@ -1,7 +1,7 @@
 """How much memory a network's windows take, and the largest window that stays below a limit."""
 
 import math
-import resource
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,12 @@ def peak_bytes() -> int:
     if STATUS.is_file():
         # Unlike getrusage's figure, this one does not begin with what the process held that started this one.
         return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")) * 1024
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # which Windows has not
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts it in bytes
 
 

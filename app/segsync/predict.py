@@ -17,13 +17,14 @@ from segsync.memory import Footprint
 from segsync.postprocess import BYTES_A_VOXEL, labels_on
 from segsync.preprocess import prepare
 from segsync.region_model import region_model_for
+from segsync.shipped import WEIGHTS
 from segsync.sliding_window import InferenceStatistics, Windows, all_flips, predict
 from segsync.tasks import TASKS, Task, own_task, task_named
 
 log = logging.getLogger(__name__)
 
-#: Where weights are looked for when none are named: uploaded to the platform, inside the image, in a checkout.
-WEIGHTS_PLACES = (Path("/opt/ml/model"), Path("/opt/segsync/weights"), Path(__file__).parents[2] / "weights")
+#: Where weights are looked for when none are named: uploaded to the platform, then those that come with the software.
+WEIGHTS_PLACES = (Path("/opt/ml/model"), WEIGHTS)
 
 Tta = Literal["auto", "none", "mirror"]
 

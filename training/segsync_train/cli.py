@@ -14,7 +14,7 @@ from rich.console import Console
 
 import segsync
 from segsync.console import guarded, show_logs
-from segsync.errors import InputError
+from segsync.errors import InputError, ResourceError
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Settings of the run, YAML.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Settings of the run, YAML, or a recipe's name.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: --set seed=1.")
 ]
@@ -48,7 +50,21 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step, and 
 def main() -> None:
     """Run the command line; errors are one line on stderr and a documented exit code."""
     set_up_logging(verbose=False)
-    guarded(app)
+    guarded(_with_libraries)
+
+
+def _with_libraries() -> None:
+    """A library that is missing is told with the extra that brings it."""
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library in ("", "segsync", "segsync_train"):
+            raise
+        raise ResourceError(
+            f"{library}: expected the libraries of training, found this one missing; "
+            "pip install 'segsync-isles[cpu,train]'"
+        ) from error
 
 
 def set_up_logging(*, verbose: bool) -> None:
@@ -256,6 +272,22 @@ def synthesize(
 
     run(task, n, output, seed, SynthesisSources.below(sources), cache=cache)
     sys.stdout.write(f"{output}\t{n} cases of {task}\tseeds {seed} to {seed + n - 1}\n")
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A recipe to print, as a start for your own.")] = None,
+) -> None:
+    """List the settings that come with the software, or print one."""
+    from segsync_train.config.recipes import recipe
+    from segsync_train.config.recipes import recipes as known
+
+    if name is not None:
+        sys.stdout.write(recipe(name).read_text(encoding="utf-8"))
+        return
+    width = max(map(len, known()))
+    for stem, about in known().items():
+        sys.stdout.write(f"{stem:{width}}  {about}\n")
 
 
 @app.command()

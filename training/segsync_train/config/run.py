@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from segsync.bundle import ChannelSpec, ModelSpec
+from segsync_train.config.recipes import WeightsPath
 from segsync_train.config.settings import Frozen
 from segsync_train.config.synthesis import SynthesisConfig
 
@@ -183,7 +184,7 @@ class TransferConfig(Frozen):
     """
 
     mode: Literal["full", "bottom", "network", "none"] = "none"
-    checkpoint: Path | None = None
+    checkpoint: WeightsPath | None = None
     #: Learning rate of the transferred part as a fraction of the rest's.
     lr_factor: PositiveFloat = 1.0
 
@@ -217,7 +218,7 @@ class RunConfig(Frozen):
     #: The region model: a folder of weights (weights/brain) that segment a region in the reference image. Voxels
     #: outside its mask are set to 0, in training as at inference. Synthetic cases are not masked but drawn so
     #: (`skull_stripped` in their settings).
-    region_model: Path | None = None
+    region_model: WeightsPath | None = None
     #: Label values and names; background is 0 and not listed.
     labels: dict[PositiveInt, str] = Field(min_length=1)
     spacing_zyx: Triple

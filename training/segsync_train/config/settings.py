@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 from pydantic_core import PydanticCustomError
 
 from segsync.errors import InputError
+from segsync_train.config.recipes import settings_file
 
 
 class Frozen(BaseModel):
@@ -57,12 +58,18 @@ Checked = TypeVar("Checked")
 def load_settings(model: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
     """Read a YAML file and its bases, apply overrides of the form `a.b=value` (value in YAML), and check the whole.
 
+    path: a file, or the name of a recipe that comes with the software.
+
     Raises InputError with one line that says the file, the key, what was expected and what was found.
     """
+    path = settings_file(path)
     try:
         data = _read(path, ())
     except OSError as error:
-        raise InputError(f"{path}: expected a settings file, found {error.strerror}; give --config FILE") from error
+        raise InputError(
+            f"{path}: expected a settings file, found {error.strerror}; give --config FILE, or the name "
+            "of a recipe (segsync-train recipes)"
+        ) from error
     for override in overrides:
         _apply(data, override)
     return check_settings(model, data, str(path))
@@ -81,6 +88,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return data
     name = data.pop("base")
     base = path.parent / str(name)
+    base = base if base.exists() else settings_file(Path(str(name)))
     if base.resolve() in (path.resolve(), *above):
         raise InputError(f"{path}: base: expected a file that does not stand on this one, found {name}; take it out")
     try:
