@@ -29,7 +29,7 @@ from segsync_train.data.dataset import (
     read_label,
     split_cases,
 )
-from segsync_train.data.formats import nnunet_description
+from segsync_train.data.formats import bids_channels, nnunet_description
 from segsync_train.data.layout import CaseFiles, compiled
 from segsync_train.data.validate import validate_folder
 from training_cases import run_config
@@ -286,6 +286,23 @@ def test_bids_sessions_entities_and_derivatives(tmp_path: Path) -> None:
         "sub-02": (["t1"], True),
     }
     assert relative(cases[0], tmp_path)["t1"] == "sub-01/ses-1/anat/sub-01_ses-1_acq-mprage_T1w.nii.gz"
+
+
+def test_bids_entities_say_what_a_diffusion_image_is(tmp_path: Path) -> None:
+    """ds004889's layout, with a raw series, a phase image and a map of no channel beside it."""
+    for name in ("rec-TRACE_dwi", "rec-ADC_dwi", "dwi", "part-phase_dwi", "rec-FA_dwi"):
+        write_image(tmp_path / "sub-1/dwi" / f"sub-1_{name}.nii.gz", np.zeros(GRID.size_zyx, np.float32), GRID)
+    mask = "derivatives/lesion_masks/sub-1/dwi/sub-1_space-TRACE_desc-lesion_mask.nii.gz"
+    write_image(tmp_path / mask, np.zeros(GRID.size_zyx, np.float32), GRID)
+    [case] = find_cases("bids", tmp_path, ["dwi", "adc"])
+    assert relative(case, tmp_path) == {
+        "dwi": "sub-1/dwi/sub-1_rec-TRACE_dwi.nii.gz",
+        "adc": "sub-1/dwi/sub-1_rec-ADC_dwi.nii.gz",
+    }
+    assert case.label == tmp_path / mask
+    assert bids_channels(tmp_path) == (["adc", "dwi"], {})
+    [alone] = find_cases("bids", tmp_path, ["dwi"])
+    assert relative(alone, tmp_path) == {"dwi": "sub-1/dwi/sub-1_rec-TRACE_dwi.nii.gz"}
 
 
 def test_the_documentation_lists_every_layout_and_its_example_of_a_new_set_works(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from segsync.errors import InputError, os_errors
 from segsync.grand_challenge import choose_task, is_platform_folder, read_case, read_inputs
 from segsync.images import holds_dicom, stem_of, suffix_of
+from segsync.names import ImageName, read_name
 from segsync.predict import Case
 from segsync.tasks import TASKS, Task
 
@@ -70,12 +71,7 @@ def find_cases(source: Path, task: Task, named: Mapping[str, Path]) -> tuple[lis
             if name not in grouped.clashes
         ]
         used = {path.resolve() for path in named.values()}
-        others = [path for path in grouped.others if path.resolve() not in used]
-        if others:
-            log.warning(
-                "%s: %d images whose names tell no channel of %s are left out, %s first",
-                source, len(others), task.name, others[0].relative_to(source),
-            )  # fmt: skip
+        _say_left_out(source, task, [path for path in grouped.others if path.resolve() not in used])
     elif source.is_file():
         cases = [Case(stem_of(source), {_channel_of_file(source, task): source})]
     else:
@@ -97,10 +93,25 @@ def find_cases(source: Path, task: Task, named: Mapping[str, Path]) -> tuple[lis
     return cases, failed
 
 
+def _say_left_out(source: Path, task: Task, others: list[Path]) -> None:
+    """Count the images that are nobody's, by what their names say that they are."""
+    kinds: dict[str | None, list[Path]] = {}
+    for path in others:
+        kinds.setdefault(_read_name(path, task).other, []).append(path)
+    for kind, paths in kinds.items():
+        what = f"whose names tell no channel of {task.name}" if kind is None else f"whose names tell {kind}"
+        log.warning("%s: %d images %s are left out, %s first", source, len(paths), what, paths[0].relative_to(source))
+
+
 def _channel_of_file(path: Path, task: Task) -> str:
     required = [channel.name for channel in task.channels if channel.required]
-    label = _labelled(path, task)
-    return label[0] if label else required[0] if len(required) == 1 else task.reference
+    told = _read_name(path, task)
+    if told.other is not None:
+        raise InputError(
+            f"{path}: expected an image of the task {task.name}, found by its name {told.other}; give another, or this "
+            f"one by --channel {task.reference}=FILE"
+        )
+    return told.channel or (required[0] if len(required) == 1 else task.reference)
 
 
 def _platform_folders(source: Path) -> Iterator[Path]:
@@ -129,13 +140,15 @@ class _Key:
 
     place: tuple[str, ...]
     name: str
+    #: Whether an entity names the channel of the key's image: `rec-TRACE_dwi`, beside which `_dwi` is the raw series.
+    particular: bool = False
 
     @property
     def patient(self) -> "_Key":
         """Without what BIDS names tell besides subject, session and run: `acq-`, `space-`, which differ by channel."""
         entities = self.name.split("_")
         if not entities[0].startswith("sub-"):
-            return self
+            return _Key(self.place, self.name)
         return _Key(self.place, "_".join(entity for entity in entities if entity.startswith(("sub-", "ses-", "run-"))))
 
 
@@ -144,9 +157,9 @@ def _grouped(source: Path, task: Task, named: Collection[str] = ()) -> _Grouped:
     grouped = _Grouped({}, {}, [], [])
     found = list(_found(source, task, grouped))
     if not found and len(task.channels) == 1:
-        here = [path for path in grouped.others if path.parent == source]
+        here = [path for path in grouped.others if path.parent == source and _read_name(path, task).other is None]
         found = [(task.reference, _Key((), stem_of(path)), path) for path in here]
-        grouped.others = [path for path in grouped.others if path.parent != source]
+        grouped.others = [path for path in grouped.others if path not in here]
     files: dict[_Key, dict[str, list[Path]]] = {}
     for channel, key, path in found:
         files.setdefault(key, {}).setdefault(channel, []).append(path)
@@ -185,7 +198,8 @@ def _first(channels: Mapping[str, list[Path]]) -> Path:
 def _joined(files: Mapping[_Key, dict[str, list[Path]]], task: Task) -> dict[_Key, dict[str, list[Path]]]:
     """Names of one patient that differ by channel become one case, where no two of them are cases by themselves.
 
-    Where a patient has a channel twice, the image of the whole name counts, else the one brought to another's space.
+    Where a patient has a channel twice, the image of the whole name counts, else the one that an entity names
+    (`rec-TRACE_dwi` beside the raw series `_dwi`), else the one brought to another's space.
     """
     patients: dict[_Key, list[_Key]] = {}
     for key in files:
@@ -196,13 +210,16 @@ def _joined(files: Mapping[_Key, dict[str, list[Path]]], task: Task) -> dict[_Ke
         if len(keys) == 1 or len(whole) > 1:
             joined.update({key: files[key] for key in keys})
             continue
-        order = sorted(keys, key=lambda key: (key not in whole, "_space-" not in key.name))
+
+        def rank(key: _Key, whole: Collection[_Key] = whole) -> tuple[bool, bool, bool]:
+            return key not in whole, not key.particular, "_space-" not in key.name
+
         channels: dict[str, list[Path]] = {}
         settled: dict[str, _Key] = {}
-        for key in order:
+        for key in sorted(keys, key=rank):
             for channel, paths in files[key].items():
                 first = settled.setdefault(channel, key)
-                if first == key or not (first in whole or ("_space-" in first.name and "_space-" not in key.name)):
+                if rank(first) == rank(key):
                     channels.setdefault(channel, []).extend(paths)
         joined[whole[0] if whole else patient] = channels
     return joined
@@ -253,21 +270,32 @@ def _found(source: Path, task: Task, grouped: _Grouped) -> Iterator[tuple[str, _
             yield folder_channel, _Key((), _name(folder.parent, source)), folder
         elif holds_series:
             above = _channel_called(folder.parent.name, task) if source in folder.parent.parents else None
-            if len(task.channels) == 1:
+            series = _read_name(folder, task) if folder != source else ImageName("")
+            if series.other is not None:
+                grouped.others.append(folder)
+            elif len(task.channels) == 1:
                 yield task.reference, _Key((), _name(folder, source)), folder
+            elif series.channel:  # 5_ep2d_diff_TRACEW
+                yield series.channel, _Key((), _name(folder.parent, source)), folder
             elif above:  # dwi/SERIES, as scanners export it
                 yield above, _Key((), _name(folder.parent.parent, source)), folder
-        labels = {path: _labelled(path, task) for path in images}
+        names = {path: _read_name(path, task) for path in images}
         if len(task.channels) == 1 and any(int(number[2]) for path in images if (number := _numbered(path))):
-            labels = {path: None if _numbered(path) else label for path, label in labels.items()}  # they count cases
+            names = {
+                path: ImageName(name.case) if _numbered(path) else name for path, name in names.items()
+            }  # of cases
         # A folder's name speaks for files whose own names say nothing, not for those beside one that does.
-        told = any(label is not None and label[0] == folder_channel for label in labels.values())
-        for path, label in labels.items():
-            if label is not None:
+        told = any(name.channel is not None and name.channel == folder_channel for name in names.values())
+        for path, name in names.items():
+            if name.channel is not None:
                 place = _place(folder.relative_to(source).parts, task)
-                key = _Key(place, label[1]) if label[1] else _Key((), "_".join(place) or source.absolute().name)
-                yield label[0], key, path
-            elif folder_channel and not told:
+                key = (
+                    _Key(place, name.case, name.particular)
+                    if name.case
+                    else _Key((), "_".join(place) or source.absolute().name)
+                )
+                yield name.channel, key, path
+            elif folder_channel and not told and name.other is None:
                 yield folder_channel, _Key((), _name(folder.parent, source)), path
             else:
                 grouped.others.append(path)
@@ -289,22 +317,15 @@ def _name(folder: Path, source: Path) -> str:
 
 
 def _channel_called(name: str, task: Task) -> str | None:
-    lowered = name.lower()
-    for channel in task.channels:
-        if lowered in channel.suffixes or lowered in (socket.lower() for socket in channel.sockets):
-            return channel.name
-    return None
+    return next((channel.name for channel in task.channels if name.lower() in channel.words), None)
 
 
-def _labelled(path: Path, task: Task) -> tuple[str, str] | None:
-    """The channel that a file's name tells and the case's name before it (may be empty), or None."""
-    stem = stem_of(path)
+def _read_name(path: Path, task: Task) -> ImageName:
+    """What a file's name tells: nnU-Net's number of a channel, or the words of one."""
     numbered = _numbered(path)
     if numbered and int(numbered[2]) < len(task.channels):
-        return task.channels[int(numbered[2])].name, numbered[1]
-    head, _, last = stem.replace("-", "_").replace(".", "_").rpartition("_")
-    channel = _channel_called(last, task)
-    return (channel, stem[: len(head)]) if channel is not None else None
+        return ImageName(numbered[1], task.channels[int(numbered[2])].name)
+    return read_name(stem_of(path), {channel.name: channel.words for channel in task.channels})
 
 
 def _numbered(path: Path) -> re.Match[str] | None:

@@ -23,6 +23,11 @@ class Channel:
     suffixes: tuple[str, ...]
     required: bool = True
 
+    @property
+    def words(self) -> frozenset[str]:
+        """Words for the channel in names of files and folders, lower case."""
+        return frozenset((*self.suffixes, *(socket.lower() for socket in self.sockets)))
+
 
 class Content(Enum):
     """What an output image holds."""
@@ -78,7 +83,7 @@ TASKS = {
             name="isles22",
             title="Acute and subacute ischaemic stroke in DWI, ADC and FLAIR (ISLES'22)",
             channels=(
-                Channel("dwi", ("dwi-brain-mri",), ("dwi", "trace")),
+                Channel("dwi", ("dwi-brain-mri",), ("dwi", "trace", "tracew", "isodwi", "b1000")),
                 Channel("adc", ("adc-brain-mri",), ("adc",)),
                 Channel("flair", ("flair-brain-mri",), ("flair",), required=False),
             ),
@@ -131,12 +136,19 @@ TASKS = {
 }
 
 
+def words_of(channel: str) -> tuple[str, ...]:
+    """What names of files call a channel of this name, lower case: itself, and what a challenge's task calls it."""
+    known = {own.name: own.suffixes for task in TASKS.values() for own in task.channels}
+    return tuple(dict.fromkeys((channel.lower(), *known.get(channel.lower(), ()))))
+
+
 def own_task(name: str, title: str, channels: Mapping[str, bool], reference: str) -> Task:
     """A task that is no challenge's: it reads the channels (name, whether required) that weights were trained on.
 
-    A file is told by its channel's name (`case_t1.nii.gz`, a folder `t1`) or its number (`case_0000.nii.gz`).
+    A file is told by its channel's name (`case_t1.nii.gz`, a folder `t1`), by the words that a challenge's task has for
+    it (`T1w`), or by its number (`case_0000.nii.gz`).
     """
-    read = tuple(Channel(channel, (), (channel.lower(),), required) for channel, required in channels.items())
+    read = tuple(Channel(channel, (), words_of(channel), required) for channel, required in channels.items())
     return Task(name, title, read, reference, outputs=())
 
 

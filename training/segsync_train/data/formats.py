@@ -9,6 +9,8 @@ from typing import Any
 
 from segsync.errors import InputError
 from segsync.images import stem_of, suffix_of
+from segsync.names import OTHERS, read_name
+from segsync.tasks import TASKS, words_of
 from segsync_train.data.layout import CaseFiles, below, image_files
 
 #: Endings of a BIDS name that say that the file is a label map (`_mask`, `_dseg`; ISLES: `_msk`, `_lesion-msk`).
@@ -96,7 +98,8 @@ def _description(path: Path) -> dict[str, Any]:
 def bids_cases(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
     """Cases of a BIDS folder: a case a subject, or a subject's session, `sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz`.
 
-    channels: suffixes, capitals do not matter, and `t1` is also `T1w`. Images are those outside `derivatives`, label
+    channels: suffixes, capitals do not matter, and `t1` is also `T1w`; entities make `_dwi` precise (`rec-ADC_dwi` is
+    `adc`), and `part-phase` is no image. Images are those outside `derivatives`, label
     maps (`_mask`, `_dseg`, `_msk`, `_lesion-msk`) lie anywhere. Raises InputError where two files are the same image,
     and where nothing has a BIDS name.
     """
@@ -105,38 +108,54 @@ def bids_cases(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
 
 def bids_everything(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
     """The same, with the cases that have a label map and no image."""
-    wanted = {name.lower(): name for name in channels} | {f"{name.lower()}w": name for name in channels}
-    images: dict[str, dict[str, Path]] = {}
-    labels: dict[str, Path] = {}
+    wanted = {name: {*words_of(name), f"{name.lower()}w"} for name in channels}
+    found: dict[str, dict[str, list[tuple[bool, Path]]]] = {}
+    labels: dict[str, list[tuple[bool, Path]]] = {}
     named = False
     for path in image_files(folder):
-        found = BIDS_NAME.fullmatch(stem_of(path))
-        if found is None:
+        parts = BIDS_NAME.fullmatch(stem_of(path))
+        if parts is None:
             continue
         named = True
-        case, suffix = found[1], found[2]
-        if BIDS_LABEL.fullmatch(suffix):
-            first = labels.setdefault(case, path)
-        elif suffix.lower() in wanted and not below(folder, path).startswith("derivatives/"):
-            first = images.setdefault(case, {}).setdefault(wanted[suffix.lower()], path)
-        else:
-            continue
-        if first != path:
-            raise InputError(
-                f"{path}: expected one {suffix} for the case {case}, found {first} as well; leave one in the folder"
-            )
+        told = read_name(stem_of(path), wanted)
+        if BIDS_LABEL.fullmatch(parts[2]):
+            labels.setdefault(parts[1], []).append((False, path))
+        elif told.channel is not None and not below(folder, path).startswith("derivatives/"):
+            found.setdefault(parts[1], {}).setdefault(told.channel, []).append((told.particular, path))
     if not named:
         raise InputError(f"{folder}: expected names as in BIDS (sub-01_T1w.nii.gz), found none; check data.layout")
-    return [CaseFiles(case, images.get(case, {}), labels.get(case)) for case in sorted({*images, *labels})]
+    return [
+        CaseFiles(
+            case,
+            {channel: _only(case, paths) for channel, paths in found.get(case, {}).items()},
+            _only(case, labels[case]) if case in labels else None,
+        )
+        for case in sorted({*found, *labels})
+    ]
+
+
+def _only(case: str, paths: list[tuple[bool, Path]]) -> Path:
+    """The one file of a kind: where an entity names it (`rec-TRACE_dwi`), the raw series beside it is another thing."""
+    best = [path for particular, path in paths if particular == max(paths)[0]]
+    if len(best) > 1:
+        suffix = stem_of(best[1]).rpartition("_")[2]
+        raise InputError(
+            f"{best[1]}: expected one {suffix} for the case {case}, found {best[0]} as well; leave one in the folder"
+        )
+    return best[0]
 
 
 def bids_channels(folder: Path) -> tuple[list[str], dict[int, str]]:
     """The suffixes of a BIDS folder's images that at least half of the cases have, and no labels: any value will do."""
     cases: dict[str, set[str]] = {}
+    known = {channel.name: channel.words for task in TASKS.values() for channel in task.channels}
     for path in image_files(folder):
         found = BIDS_NAME.fullmatch(stem_of(path))
         if found and not BIDS_LABEL.fullmatch(found[2]) and not below(folder, path).startswith("derivatives/"):
-            cases.setdefault(found[1], set()).add(found[2].lower())
+            told = read_name(stem_of(path), known)
+            if told.other not in OTHERS:
+                suffix = told.channel if told.particular and told.channel else found[2].lower()
+                cases.setdefault(found[1], set()).add(suffix)
     counts = Counter(suffix for suffixes in cases.values() for suffix in suffixes)
     return [suffix for suffix, count in sorted(counts.items()) if 2 * count >= len(cases)], {}
 
