@@ -19,7 +19,7 @@ from segsync_train.runs import checkpoints
 from segsync_train.runs.checkpoints import load_checkpoint, save_checkpoint
 from segsync_train.runs.folder import RunFolder, read_log, settings_of
 from segsync_train.runs.progress import StepProgress, duration
-from segsync_train.trainer.schedule import learning_rate, make_optimiser, set_learning_rate
+from segsync_train.trainer.schedule import Pace, learning_rate, make_optimiser, set_learning_rate
 from training_cases import run_config, run_settings
 
 
@@ -83,7 +83,7 @@ def test_an_optimiser_goes_on_as_if_never_stopped(kind: Any, tmp_path: Path) -> 
     config = OptimiserConfig(kind=kind, lr=0.05, momentum=0.9)
 
     def step(network: nn.Module, optimiser: torch.optim.Optimizer, number: int) -> None:
-        set_learning_rate(optimiser, learning_rate(config, number, 8))
+        set_learning_rate(optimiser, learning_rate(config, number, 8), number)
         optimiser.zero_grad()
         network(torch.full((2, 3), float(number + 1))).square().mean().backward()
         optimiser.step()
@@ -111,8 +111,8 @@ def test_an_optimiser_goes_on_as_if_never_stopped(kind: Any, tmp_path: Path) -> 
 
 def test_the_pretrained_part_learns_at_its_own_rate() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    optimiser = make_optimiser(OptimiserConfig(lr=1.0), network, {"0.weight": 0.1, "0.bias": 0.1})
-    set_learning_rate(optimiser, 0.5)
+    optimiser = make_optimiser(OptimiserConfig(lr=1.0), network, {"0.weight": Pace(0.1), "0.bias": Pace(0.1)})
+    set_learning_rate(optimiser, 0.5, 0)
     rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
     decay = {id(p): group["weight_decay"] for group in optimiser.param_groups for p in group["params"]}
     named = dict(network.named_parameters())

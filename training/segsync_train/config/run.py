@@ -187,11 +187,20 @@ class TransferConfig(Frozen):
     checkpoint: WeightsPath | None = None
     #: Learning rate of the transferred part as a fraction of the rest's.
     lr_factor: PositiveFloat = 1.0
+    #: Parts of the network that are not trained, transferred or not, by the names of its modules: `encoder`,
+    #: `encoder.stages.0`. Whole for the encoder but its deepest stage: encoder.stages.0 to encoder.stages.4 of six.
+    freeze: tuple[str, ...] = ()
+    #: Steps after which the frozen parts are trained as well; None never.
+    freeze_steps: PositiveInt | None = None
+    #: Steps over which the transferred part's learning rate rises from 0 to its own, once it is trained.
+    warmup_steps: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _has_checkpoint(self) -> "TransferConfig":
         if self.mode != "none" and self.checkpoint is None:
             raise ValueError(f"mode {self.mode!r} needs a checkpoint")
+        if self.freeze_steps is not None and not self.freeze:
+            raise ValueError("freeze_steps: expected the parts that are frozen so long; give freeze as well")
         return self
 
 

@@ -42,7 +42,7 @@ PretextConfig = Annotated[
     SegSyncConfig | MAEConfig | HiEndMAEConfig | VoCoConfig | SwinSSLConfig | SwinMMConfig, Field(discriminator="kind")
 ]
 #: What belongs to 3D-SegSync alone.
-SEGSYNC = ("layers", "views", "head", "centring", "teacher", "objective", "stop_on_collapse")
+SEGSYNC = ("layers", "views", "head", "centring", "teacher", "objective", "keep", "stop_on_collapse")
 
 
 class VolumeFolder(Frozen):
@@ -101,13 +101,19 @@ class ViewsConfig(Frozen):
 
 
 class HeadConfig(Frozen):
-    """The MLP of eqs. 7 and 8, one for each stage; K = prototypes."""
+    """The MLP of eqs. 7 and 8, one for each stage; K = prototypes.
 
+    `prototypes`: DINO's head, two hidden layers, a bottleneck of unit length, cosines with K prototypes. `mlp`: the
+    equations to the letter, one hidden layer and a linear map to K outputs of any size.
+    """
+
+    kind: Literal["prototypes", "mlp"] = "prototypes"
     hidden: PositiveInt = 512
+    #: Of `prototypes` alone.
     bottleneck: PositiveInt = 128
     prototypes: Annotated[int, Field(ge=2)] = 1024
-    #: Decay of the running statistics that standardise pooled vectors before the MLP.
-    standardise: Decay = 0.99
+    #: Decay of the running statistics that standardise pooled vectors before the MLP; None leaves them as they are.
+    standardise: Decay | None = 0.99
 
 
 class CentringConfig(Frozen):
@@ -139,6 +145,8 @@ class ObjectiveConfig(Frozen):
     cross_entropy: NonNegativeFloat = 1.0
     #: The MSE of section 2.4, between the student's and the teacher's distribution, summed over K.
     squared_error: NonNegativeFloat = 1.0
+    #: The same MSE between the outputs themselves, before centring and softmax: the other reading of section 2.4.
+    output_error: NonNegativeFloat = 0.0
     koleo: NonNegativeFloat = 0.0
     masked: NonNegativeFloat = 0.0
     #: Fraction of the cells that are masked in the first view, and the stage whose cells they are, from the deepest
@@ -148,8 +156,10 @@ class ObjectiveConfig(Frozen):
 
     @model_validator(mode="after")
     def _some(self) -> "ObjectiveConfig":
-        if self.cross_entropy + self.squared_error == 0:
-            raise ValueError("cross_entropy and squared_error are both 0; give at least one of them a weight")
+        if self.cross_entropy + self.squared_error + self.output_error == 0:
+            raise ValueError(
+                "cross_entropy, squared_error and output_error are all 0; give at least one of them a weight"
+            )
         return self
 
 
@@ -187,6 +197,9 @@ class PretrainConfig(Frozen):
     centring: CentringConfig = CentringConfig()
     teacher: TeacherConfig = TeacherConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    #: Whose encoder is kept. The paper fine-tunes the student's; the teacher's is the mean of the last
+    #: students, less noisy at every moment of a training (DINO, Caron et al. 2021, section 5.3), and what DINOv2 keeps.
+    keep: Literal["teacher", "student"] = "teacher"
     #: Volumes in a batch, per process; each gives two views.
     batch: PositiveInt = 2
     steps: PositiveInt

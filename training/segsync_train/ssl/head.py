@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segsync_train.runs.devices import Processes
+from segsync_train.ssl.config import HeadConfig
 
 
 class Standardise(nn.Module):
@@ -42,6 +43,18 @@ class Standardise(nn.Module):
         return (vectors.float() - self.mean) * variance.rsqrt()
 
 
+class PlainHead(nn.Sequential):
+    """The MLP of eqs. 7 and 8 to the letter: one hidden layer, and a linear map to K outputs of any size."""
+
+    def __init__(self, width: int, *, hidden: int, prototypes: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, prototypes))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(n, width) → logits (n, K), float32: they are divided by a small temperature."""
+        outputs: Tensor = super().forward(vectors)  # type: ignore[no-untyped-call]
+        return outputs.float()
+
+
 class ProjectionHead(nn.Module):
     """The MLP of eqs. 7 and 8, as DINO builds it: two hidden layers, unit length, then cosines with K prototypes."""
 
@@ -61,3 +74,10 @@ class ProjectionHead(nn.Module):
         embedded = self.mlp(vectors)
         with torch.autocast(embedded.device.type, enabled=False):
             return F.linear(F.normalize(embedded.float(), dim=-1), F.normalize(self.prototypes.float(), dim=-1))
+
+
+def make_head(width: int, config: HeadConfig) -> PlainHead | ProjectionHead:
+    """The head that the settings ask for, of pooled vectors with `width` channels."""
+    if config.kind == "mlp":
+        return PlainHead(width, hidden=config.hidden, prototypes=config.prototypes)
+    return ProjectionHead(width, hidden=config.hidden, bottleneck=config.bottleneck, prototypes=config.prototypes)

@@ -15,7 +15,7 @@ from segsync.arrays import SizeZYX
 from segsync_train.runs.devices import Processes
 from segsync_train.ssl.centering import RunningCentre
 from segsync_train.ssl.config import PretrainConfig
-from segsync_train.ssl.head import ProjectionHead
+from segsync_train.ssl.head import PlainHead, ProjectionHead
 from segsync_train.ssl.terms import cross_entropy
 
 
@@ -52,7 +52,7 @@ class MaskedPatches(torch.nn.Module):
         self,
         student: Tensor,
         teacher: Tensor,
-        heads: tuple[ProjectionHead, ProjectionHead],
+        heads: tuple[ProjectionHead | PlainHead, ProjectionHead | PlainHead],
         masks: Tensor,
         temperature: float,
     ) -> Tensor:

@@ -27,13 +27,20 @@ from segsync_train.networks.features import FeatureEncoder
 from segsync_train.runs.devices import Processes
 from segsync_train.ssl.centering import RunningCentre, SinkhornKnopp
 from segsync_train.ssl.config import PretrainConfig
-from segsync_train.ssl.head import ProjectionHead, Standardise
+from segsync_train.ssl.head import Standardise, make_head
 from segsync_train.ssl.koleo import koleo_loss
 from segsync_train.ssl.masked import MaskedPatches, draw_masks, hide
 from segsync_train.ssl.monitors import CollapseMonitor, SegSyncOutput, StageOutput
 from segsync_train.ssl.pretext import Draws, Pretext
 from segsync_train.ssl.schedules import teacher_momentum, teacher_temperature
-from segsync_train.ssl.terms import cross_entropy, cross_view, entropy, global_average_pool, squared_error
+from segsync_train.ssl.terms import (
+    cross_entropy,
+    cross_view,
+    entropy,
+    global_average_pool,
+    output_error,
+    squared_error,
+)
 from segsync_train.ssl.views import Views
 
 #: Purposes of generators.
@@ -52,15 +59,11 @@ class Branch(nn.Module):
 
     def __init__(self, encoder: FeatureEncoder, config: PretrainConfig) -> None:
         super().__init__()
-        head = config.head
-        widths = encoder.widths
-
-        def projection(width: int) -> ProjectionHead:
-            return ProjectionHead(width, hidden=head.hidden, bottleneck=head.bottleneck, prototypes=head.prototypes)
-
+        widths, stages = encoder.widths, trained_stages(config, encoder)
         self.encoder = encoder
-        self.heads = nn.ModuleDict({str(stage): projection(widths[stage]) for stage in trained_stages(config, encoder)})
-        self.masked = projection(widths[config.objective.mask_stage]) if config.objective.masked else None
+        self.heads = nn.ModuleDict({str(stage): make_head(widths[stage], config.head) for stage in stages})
+        masked = config.objective.masked
+        self.masked = make_head(widths[config.objective.mask_stage], config.head) if masked else None
 
 
 def trained_stages(config: PretrainConfig, encoder: FeatureEncoder) -> tuple[int, ...]:
@@ -70,25 +73,20 @@ def trained_stages(config: PretrainConfig, encoder: FeatureEncoder) -> tuple[int
 
 
 class SegSync(Pretext):
-    """Student, teacher and what lies between them. Statistics over samples are taken in training mode alone.
-
-    What is kept is the teacher's encoder. The paper says the student's; but the teacher is the mean of the last
-    students, so less noisy, better at every moment of a training (DINO, Caron et al. 2021, section 5.3), what DINOv2
-    gives away, and what the monitors have watched.
-    """
-
-    kept = "teacher.encoder"
+    """Student, teacher and what lies between them. Statistics over samples are taken in training mode alone."""
 
     def __init__(self, encoder: FeatureEncoder, config: PretrainConfig, group: Processes | None = None) -> None:
         """encoder: with fresh weights or those to go on from; the teacher starts as the student's copy."""
         super().__init__()
         group = group or Processes()
         self.config = config
+        self.kept = f"{config.keep}.encoder"
         self.student = Branch(encoder, config)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.standardise, self.centres = nn.ModuleDict(), nn.ModuleDict()
         for stage in trained_stages(config, encoder):
-            self.standardise[str(stage)] = Standardise(encoder.widths[stage], config.head.standardise, group)
+            decay, width = config.head.standardise, encoder.widths[stage]
+            self.standardise[str(stage)] = nn.Identity() if decay is None else Standardise(width, decay, group)
             self.centres[str(stage)] = _centring(config, group)
         self.views = Views(config.views, config.patch_zyx)
         self.mask_grid = encoder.grid_zyx(config.patch_zyx, config.objective.mask_stage)
@@ -156,17 +154,20 @@ class SegSync(Pretext):
         objective, student_temperature = self.config.objective, self.config.teacher.student_temperature
         features = global_average_pool(teacher)
         standardise = self.standardise[name]
-        assert isinstance(standardise, Standardise)
-        if self.training:
+        if self.training and isinstance(standardise, Standardise):
             standardise.update(features)
         with torch.no_grad():
-            q = self.centres[name](self.teacher.heads[name](standardise(features)), temperature)
+            outputs = self.teacher.heads[name](standardise(features))
+            q = self.centres[name](outputs, temperature)
         z = self.student.heads[name](standardise(global_average_pool(student)))
         ce = cross_view(partial(cross_entropy, temperature=student_temperature), z, q)
         se = cross_view(partial(squared_error, temperature=student_temperature), z, q)
         own = entropy((z.detach() / student_temperature).softmax(-1))
         output = StageOutput(features, ce.detach(), se.detach(), entropy(q), own, q.mean(0))
-        return objective.cross_entropy * ce + objective.squared_error * se, output
+        loss: Tensor = objective.cross_entropy * ce + objective.squared_error * se
+        if objective.output_error:
+            loss = loss + objective.output_error * cross_view(output_error, z, outputs)
+        return loss, output
 
 
 def _centring(config: PretrainConfig, group: Processes) -> RunningCentre | SinkhornKnopp:

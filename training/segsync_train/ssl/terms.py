@@ -28,6 +28,11 @@ def squared_error(z: Tensor, q: Tensor, temperature: float = 1.0) -> Tensor:
     return ((z / temperature).softmax(-1) - q).square().sum(-1).mean()
 
 
+def output_error(z: Tensor, z_teacher: Tensor) -> Tensor:
+    """(z[k] − z'[k])², mean over K outputs of any scale and over the batch: both (n, K)."""
+    return F.mse_loss(z, z_teacher)
+
+
 def cross_view(loss: Callable[[Tensor, Tensor], Tensor], z: Tensor, q: Tensor) -> Tensor:
     """Eq. 11: the student of one view against the teacher of the other. z, q: (2n, K), first views, then second."""
     z1, z2 = z.chunk(2)

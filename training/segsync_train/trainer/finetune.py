@@ -47,6 +47,7 @@ from segsync_train.runs.devices import (
 from segsync_train.runs.folder import RunFolder, commit
 from segsync_train.runs.progress import StepProgress
 from segsync_train.trainer.figures import save_overlay
+from segsync_train.trainer.freezing import freeze
 from segsync_train.trainer.losses import SegmentationLoss
 from segsync_train.trainer.schedule import learning_rate, make_optimiser, set_learning_rate
 from segsync_train.trainer.transfer import Inherited, transfer
@@ -136,7 +137,8 @@ class _FineTuning:
         self.commit = commit()
         self.step, self.best, self.waited, self.hours = 0, -math.inf, 0, 0.0
         self.inherited = inherited or Inherited(**checkpoint.state["inherited"])  # type: ignore[union-attr]
-        self.optimiser = make_optimiser(config.optimiser, network, self.inherited.factors)
+        paces = freeze(network, config.transfer, self.inherited.factors)
+        self.optimiser = make_optimiser(config.optimiser, network, paces)
         self.dtype = amp_dtype(config.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
         self.ema: AveragedModel | None = None
@@ -190,7 +192,8 @@ class _FineTuning:
         return Outcome(self.run.folder, self.step, self.best, finished)
 
     def _train_step(self, batch: Batch) -> None:
-        set_learning_rate(self.optimiser, learning_rate(self.config.optimiser, self.step, self.config.steps))
+        rate = learning_rate(self.config.optimiser, self.step, self.config.steps)
+        set_learning_rate(self.optimiser, rate, self.step)
         with autocast(self.dtype, self.device):
             outputs = self.forward(batch["image"].to(memory_format=torch.channels_last_3d))
         loss = self.loss(outputs, batch["label"], batch.get("regions"))

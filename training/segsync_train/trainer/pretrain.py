@@ -209,7 +209,7 @@ class _Pretraining:
 
     def _train_step(self, batch: Batch) -> None:
         config = self.config
-        set_learning_rate(self.optimiser, learning_rate(config.optimiser, self.step, config.steps))
+        set_learning_rate(self.optimiser, learning_rate(config.optimiser, self.step, config.steps), self.step)
         inputs = self.model.inputs(batch["image"], self._draws(self.step), self.step)
         with autocast(self.dtype, self.device):
             output = self.forward(*inputs)

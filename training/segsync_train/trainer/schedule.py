@@ -2,12 +2,31 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from segsync_train.config.run import OptimiserConfig
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a parameter's learning rate follows the run's: `factor` of it, 0 in the first `start` steps, then rising
+    linearly over `warmup` steps.
+    """
+
+    factor: float = 1.0
+    start: int = 0
+    warmup: int = 0
+
+    def at(self, step: int) -> float:
+        """The fraction of the run's learning rate for a step, counted from 0."""
+        if step < self.start:
+            return 0.0
+        since = step - self.start
+        return self.factor * (1.0 if since >= self.warmup else (since + 1) / self.warmup)
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
@@ -23,21 +42,20 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 
 
 def make_optimiser(
-    config: OptimiserConfig, network: nn.Module, factors: Mapping[str, float] | None = None
+    config: OptimiserConfig, network: nn.Module, paces: Mapping[str, Pace] | None = None
 ) -> torch.optim.Optimizer:
-    """The optimiser over the network's parameters.
+    """The optimiser over the network's parameters that are trained.
 
-    factors: by a parameter's name, its fraction of the learning rate (the pretrained part), 1 where not named. Biases
-    and scales (one-dimensional parameters) do not decay.
+    paces: by a parameter's name; `Pace()` where not named. Biases and scales (one-dimensional parameters) do not decay.
     """
-    factors = factors or {}
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    paces = paces or {}
+    groups: dict[tuple[Pace, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((factors.get(name, 1.0), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((paces.get(name, Pace()), parameter.ndim > 1), []).append(parameter)
     settings: Iterable[dict[str, Any]] = [
-        {"params": parameters, "factor": factor, "weight_decay": config.weight_decay if decays else 0.0}
-        for (factor, decays), parameters in groups.items()
+        {"params": parameters, "pace": pace, "weight_decay": config.weight_decay if decays else 0.0}
+        for (pace, decays), parameters in groups.items()
     ]
     if config.kind == "sgd":
         return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
@@ -45,7 +63,7 @@ def make_optimiser(
     return kind(settings, lr=config.lr, betas=config.betas)
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its fraction of the rate."""
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float, step: int) -> None:
+    """Give every group its part of the run's rate for a step."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["factor"]
+        group["lr"] = rate * group["pace"].at(step)
