@@ -45,9 +45,9 @@ class NetworkConfig(Frozen):
     The transformers' overrides are the keys of `SwinUNETRConfig` and `UNETRConfig`; nnunet, resunet and unet have none.
     """
 
-    preset: Literal["tiny", "small", "default", "enc", "bot", "nnunet", "resunet", "unet", "swinunetr", "unetr"] = (
-        "default"
-    )
+    preset: Literal[
+        "tiny", "compact", "small", "default", "enc", "bot", "nnunet", "resunet", "unet", "swinunetr", "unetr"
+    ] = "default"
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
