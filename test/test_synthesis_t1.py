@@ -11,10 +11,13 @@ import torch
 from scipy import ndimage
 
 from segsync_train.cli import main
+from segsync_train.config.synthesis import AgeingConfig
 from segsync_train.synthesis import Anatomies, Generator, SynthesisConfig, load_sources
+from segsync_train.synthesis.ageing import aged
 from segsync_train.synthesis.extra_axial import with_extra_axial_fluid
-from segsync_train.synthesis.fields import Draw
-from segsync_train.synthesis.injuries import Injury, LesionMix, stroke, trauma, widen_ventricle
+from segsync_train.synthesis.fields import Draw, gaussian
+from segsync_train.synthesis.injuries import LesionMix, stroke, trauma
+from segsync_train.synthesis.retraction import retracted
 from segsync_train.synthesis.scene import Scene, place
 from segsync_train.synthesis.sequences import Matter, mprage, spin_echo, spoiled_gradient_echo
 from segsync_train.synthesis.t1 import fatty, render
@@ -85,42 +88,70 @@ def test_most_lesions_are_darker_than_the_brain_around_them(anatomies: Anatomies
     assert np.mean(darker) >= 0.8
 
 
-@pytest.mark.parametrize("mix", [trauma, stroke])
-def test_no_ventricle_is_outlined(anatomies: Anatomies, mix: LesionMix) -> None:
-    """Neither the patient's own nor one that has widened towards the lesion."""
-    config = t1_settings(extra_axial_fluid=0.0, ex_vacuo=1.0, trauma={"none": 0.0}, stroke={"none": 0.0})
+@pytest.mark.parametrize("causes", [(1, 0), (0, 1)])
+def test_no_ventricle_is_outlined(anatomies: Anatomies, causes: tuple[int, int]) -> None:
+    always = {"trauma": {"none": 0.0}, "stroke": {"none": 0.0}}
+    config = t1_settings(extra_axial_fluid=0.0, ex_vacuo=0.0, causes=causes, **always)
     marked = 0
     for seed in range(3):
         draw = Draw(seed, torch.device("cpu"))
         scene = placed(draw, anatomies, skull_stripped=bool(seed % 2))
-        _, target, _ = render(draw, scene, anatomies, config, mix)
+        _, target, _ = render(draw, scene, anatomies, config)
         marked += int(target.sum())
         assert not (target.bool() & (scene.tissues[Tissue.VENTRICLE] > 0.5)).any()
     assert marked > 100
 
 
-def test_a_widened_ventricle_takes_the_lesion_beside_it(scene: Scene) -> None:
-    draw = Draw(0, torch.device("cpu"))
-    injury = Injury.none(scene)
-    injury.outline = scene.parenchyma * (scene.ventricle_mm < 20)
-    before = injury.outline.clone()
-    widen_ventricle(draw, scene, injury)
-    near = (scene.ventricle_mm < 2) & (before > 0.5)
-    far = (scene.ventricle_mm > 19) & (before > 0.5)
-    assert float(injury.outline[near].mean()) < 0.1
-    assert torch.equal(injury.outline[far], before[far])
-    assert float(injury.fractions.sum(0).max()) <= 1 + 1e-5
+def test_lost_tissue_draws_the_ventricle_near_and_leaves_the_other_side(scene: Scene) -> None:
+    """A ball of lost tissue beside one lateral ventricle."""
+    x, near = scene.standard_mm[2], scene.ventricle_mm
+    middle = torch.stack([scene.standard_mm[0] - 16, scene.standard_mm[1] - 20, x - 40]).norm(dim=0)
+    lesion = (middle < 22).float() * scene.parenchyma
+    bent, (moved,) = retracted(Draw(0, torch.device("cpu")), scene, [lesion], pull_mm=8.0, reach_mm=12.0)
+    ventricles = [one.tissues[Tissue.VENTRICLE] for one in (scene, bent)]
+    sides = [[float(ventricle[part].sum()) for ventricle in ventricles] for part in (x > 3, x < -9)]
+    assert sides[0][1] > 1.1 * sides[0][0]
+    assert sides[1][1] == pytest.approx(sides[1][0], rel=0.02)
+    far = x < -30
+    assert torch.allclose(bent.tissues[:, far], scene.tissues[:, far], atol=0.02)
+    assert float(moved.sum()) < float(lesion.sum())
+    assert float(near[moved > 0.5].min()) > 0
+
+
+def test_wide_sulci_take_brain_and_give_fluid(scene: Scene) -> None:
+    """What the brain loses becomes fluid; ventricles, and brain far from any fluid, stay."""
+    old = aged(Draw(1, torch.device("cpu")), scene, AgeingConfig(sulci=(1.0, 1.0)))
+    lost = scene.parenchyma.sum() - old.parenchyma.sum()
+    gained = old.tissues[Tissue.OUTER_CSF].sum() - scene.tissues[Tissue.OUTER_CSF].sum()
+    assert float(lost) > 0.02 * float(scene.parenchyma.sum())
+    assert float(gained) == pytest.approx(float(lost), rel=1e-3)
+    assert torch.equal(old.tissues[Tissue.VENTRICLE], scene.tissues[Tissue.VENTRICLE])
+    deep = gaussian(scene.tissues[Tissue.OUTER_CSF], 3.0) < 1e-4
+    assert deep.any()
+    assert torch.allclose(old.parenchyma[deep], scene.parenchyma[deep], atol=1e-3)
+
+
+def test_grey_white_matter_beside_a_ventricle_is_outlined(anatomies: Anatomies) -> None:
+    """Gliosis alone, as bright as cortex: it is seen by where it lies."""
+    config = t1_settings(
+        causes=(0, 1), ex_vacuo=0.0, altered=0.0, random=0.0, extra_axial_fluid=0.0, perivascular=0.0,
+        stroke={"none": 0.0, "kinds": (0, 0, 0, 1), "gliosis_mm": (18, 20)}, acquisition={"skull_stripped": 1.0},
+    )  # fmt: skip
+    outlined = []
+    for seed in range(6):
+        draw = Draw(seed, torch.device("cpu"))
+        scene = placed(draw, anatomies, skull_stripped=True)
+        _, target, _ = render(draw, scene, anatomies, config)
+        outlined.append(int(target.sum()) * SPACING_MM**3 / 1000)
+        assert float(scene.tissues[Tissue.WHITE][target.bool()].mean() if target.any() else 1) > 0.6
+    assert np.median(outlined) > 3
 
 
 @pytest.mark.parametrize(("mix", "fraction"), [(trauma, CONFIG.t1.trauma.none), (stroke, CONFIG.t1.stroke.none)])
 def test_as_many_brains_as_asked_for_have_no_lesion(
     anatomies: Anatomies, scene: Scene, mix: LesionMix, fraction: float
 ) -> None:
-    without = []
-    for seed in range(40):
-        injury = Injury.none(scene)
-        mix(Draw(seed, torch.device("cpu")), scene, anatomies, CONFIG, injury)
-        without.append(not injury.outline.any())
+    without = [not mix(Draw(seed, torch.device("cpu")), scene, anatomies, CONFIG) for seed in range(40)]
     # Two standard deviations of a binomial fraction.
     assert abs(np.mean(without) - fraction) < 2 * math.sqrt(fraction * (1 - fraction) / len(without))
 
@@ -128,7 +159,7 @@ def test_as_many_brains_as_asked_for_have_no_lesion(
 def test_a_brain_without_lesions_has_none_in_its_target(anatomies: Anatomies) -> None:
     """What imitates lesions is drawn at its most frequent."""
     always = {"white_matter": 1.0, "microbleeds": 1.0}
-    t1 = {"perivascular": 1.0, "extra_axial_fluid": 1.0, "trauma": {"none": 1.0}}
+    t1 = {"perivascular": 1.0, "extra_axial_fluid": 1.0, "trauma": {"none": 1.0}, "causes": (1, 0)}
     generator = Generator("aims-tbi", anatomies, SynthesisConfig.model_validate({"lesions": always, "t1": t1}))
     assert not any(generator(seed).target.any() for seed in range(2))
 

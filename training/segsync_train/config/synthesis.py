@@ -23,6 +23,8 @@ class AnatomyConfig(Frozen):
     elastic_std_mm: Range = (0.0, 3.5)
     #: Displacement of the ventricles' walls: outward in old brains, a little inward in young ones.
     ventricle_mm: Range = (-1.5, 6.0)
+    #: Fraction of samples whose ventricles are wider on one side.
+    asymmetric: Fraction = 0.0
     #: Exponent on the fraction of fluid at the brain's surface: below 1 widens the sulci.
     atrophy: Range = (0.8, 2.5)
     #: Air around the brain or head.
@@ -138,8 +140,8 @@ class OldStrokeConfig(Frozen):
     """Infarcts weeks to years old."""
 
     none: Fraction = 0.1
-    #: Weights of: infarcts of real shapes; lacunar infarcts; both.
-    kinds: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.66, 0.16, 0.18)
+    #: Weights of: infarcts of real shapes; lacunar infarcts; both; gliosis of white matter alone.
+    kinds: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.56, 0.14, 0.16, 0.14)
     #: Weights of one, two, three infarcts of real shapes.
     several: tuple[NonNegativeFloat, ...] = (0.72, 0.2, 0.08)
     #: Fraction of shapes from patients in the chronic stage; the others are the (often smaller) ones of the acute
@@ -149,6 +151,16 @@ class OldStrokeConfig(Frozen):
     subacute: Fraction = 0.2
     lacunes: tuple[int, int] = (1, 4)
     lacune_mm: Range = (1.5, 8.0)
+    gliosis_mm: Range = (7.0, 28.0)
+
+
+class AgeingConfig(Frozen):
+    """What the years do to a brain, with a lesion or without."""
+
+    #: How much fluid takes brain's place beside fluid; 1 takes what fluid surrounds by half.
+    sulci: Range = (0.0, 0.0)
+    #: Fraction of real scans whose sulci are filled with the fluid that skull-stripping took.
+    filled: Fraction = 0.7
 
 
 class T1Config(Frozen):
@@ -161,10 +173,21 @@ class T1Config(Frozen):
     #: of physics.
     altered: Fraction = 0.15
     random: Fraction = 0.04
+    #: Fraction of samples over a real scan without lesions instead of a label map, and the people (`sub-02`) whose
+    #: scans are kept for validation alone.
+    scans: Fraction = 0.0
+    held_out: tuple[str, ...] = ()
+    #: Gamma of a real scan's brightness, white matter at 1.
+    scan_gamma: Range = (0.75, 1.3)
+    #: Weights of the causes: an injury, a stroke.
+    causes: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 0.5)
     trauma: TraumaConfig = TraumaConfig()
     stroke: OldStrokeConfig = OldStrokeConfig()
-    #: Fraction of large old lesions that the ventricle widens towards.
-    ex_vacuo: Fraction = 0.5
+    ageing: AgeingConfig = AgeingConfig()
+    #: Fraction of brains whose lost tissue draws its surroundings in; by how much at most, and how far that is felt.
+    ex_vacuo: Fraction = 0.7
+    ex_vacuo_mm: Range = (1.0, 9.0)
+    ex_vacuo_reach_mm: Range = (8.0, 18.0)
     #: Unlabelled: fraction of heads with wide perivascular spaces, and with extra-axial fluid that pushes the
     #: brain aside.
     perivascular: Fraction = 0.5

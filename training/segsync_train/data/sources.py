@@ -100,7 +100,10 @@ class SyntheticSource:
     def generator(self) -> Generator:
         """The generator with its anatomies and lesions in memory."""
         anatomies = load_sources(
-            SynthesisSources.below(self.data.sources), self.config.spacing_zyx[0], cache=self.cache
+            SynthesisSources.below(self.data.sources),
+            self.config.spacing_zyx[0],
+            cache=self.cache,
+            scans=self.data.settings.t1.scans > 0,
         )
         return Generator(self.config.task, anatomies, self.data.settings)
 
@@ -120,7 +123,12 @@ class SyntheticSource:
     def draw(self, *words: int, region_model: RegionModel | None = None) -> LabelledCase:
         """The case of a seed made of these numbers, prepared as a patient's images are at inference."""
         seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
-        return prepare_synthetic(self.generator(seed), self.config, "-".join(str(word) for word in words), region_model)
+        return prepare_synthetic(
+            self.generator(seed, held_out=words[0] != TRAINING),
+            self.config,
+            "-".join(str(word) for word in words),
+            region_model,
+        )
 
 
 def prepare_synthetic(

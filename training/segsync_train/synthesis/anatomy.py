@@ -1,9 +1,10 @@
 """Label maps made ready for sampling: tissue fractions at the model's spacing, magnetic field, standard space."""
 
+import functools
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from segsync.arrays import FloatArray
 from segsync.atomic import whole_file
 from segsync.errors import InputError
 from segsync_train.synthesis import masks
-from segsync_train.synthesis.fields import along, box_matrix
+from segsync_train.synthesis.atlas import tissue_atlas
+from segsync_train.synthesis.fields import along, reduction
+from segsync_train.synthesis.scans import read_scan
 from segsync_train.synthesis.susceptibility import shimmed_field_ppm
 from segsync_train.synthesis.tissues import (
     CEREBRUM_AND_CEREBELLUM,
@@ -40,16 +43,35 @@ NECK_MM = 25.0
 
 @dataclass(frozen=True)
 class SynthesisSources:
-    """Folders of NIfTI files: whole-head label maps, and lesion masks in MNI space."""
+    """Folders of NIfTI files: whole-head label maps, lesion masks in MNI space, skull-stripped T1s without lesions."""
 
     label_maps: Path
     acute_masks: Path
     chronic_masks: Path
+    scans: Path
 
     @classmethod
     def below(cls, folder: Path) -> "SynthesisSources":
-        """The three folders by their usual names below one."""
-        return cls(folder / "brain-label-maps", folder / "lesion-masks-soop", folder / "lesion-masks-lesymap")
+        """The four folders by their usual names below one."""
+        return cls(
+            folder / "brain-label-maps",
+            folder / "lesion-masks-soop",
+            folder / "lesion-masks-lesymap",
+            folder / "t1-ds002748",
+        )
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a real T1-weighted image shows beyond the tissues that were told in it.
+
+    Attributes:
+        texture: (1, Z, Y, X) float16, image less the tissues' mean signals, white matter being 1.
+        signals: (11,) float32, mean signal of each `Tissue` inside the skull.
+    """
+
+    texture: Tensor
+    signals: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,34 +81,45 @@ class Anatomy:
     tissues: (17, Z, Y, X) uint8, the fraction (0 to 255) of each `Tissue`; what is missing to 255 is air. field_ppm:
     (1, Z, Y, X) float16, deviation of the shimmed main field. ventricle_mm: (1, Z, Y, X) uint8, distance to the lateral
     ventricles. standard_from_mm: (3, 4), MNI position (LPS, ZYX, mm) from mm in this array, whose first voxel's centre
-    is at 0 mm.
+    is at 0 mm. scan: of an anatomy that was read from a real image instead of a label map.
     """
 
     tissues: Tensor
     field_ppm: Tensor
     ventricle_mm: Tensor
     standard_from_mm: FloatArray
+    scan: Scan | None = None
 
     def to(self, device: str | torch.device) -> "Anatomy":
         """The same on another device."""
         return Anatomy(
-            self.tissues.to(device), self.field_ppm.to(device), self.ventricle_mm.to(device), self.standard_from_mm
+            self.tissues.to(device),
+            self.field_ppm.to(device),
+            self.ventricle_mm.to(device),
+            self.standard_from_mm,
+            self.scan and Scan(self.scan.texture.to(device), self.scan.signals.to(device)),
         )
 
 
 @dataclass(frozen=True)
 class Anatomies:
-    """All that samples are drawn from, on one device."""
+    """All that samples are drawn from, on one device.
+
+    Attributes:
+        scans: Real brains without lesions, by the name of their file up to the first underscore (`sub-02`).
+    """
 
     heads: tuple[Anatomy, ...]
     acute: masks.MaskLibrary
     chronic: masks.MaskLibrary
     spacing_mm: float
+    scans: dict[str, Anatomy] = field(default_factory=dict)
 
     def to(self, device: str | torch.device) -> "Anatomies":
         """The same on another device."""
         heads = tuple(head.to(device) for head in self.heads)
-        return Anatomies(heads, self.acute.to(device), self.chronic.to(device), self.spacing_mm)
+        scans = {name: scan.to(device) for name, scan in self.scans.items()}
+        return Anatomies(heads, self.acute.to(device), self.chronic.to(device), self.spacing_mm, scans)
 
 
 def load_sources(
@@ -95,11 +128,20 @@ def load_sources(
     device: str | torch.device = "cpu",
     cache: Path | None = None,
     max_heads: int | None = None,
+    scans: bool = False,
 ) -> Anatomies:
     """Read label maps and lesion masks once, at the model's spacing.
 
-    cache: a folder where what was computed is kept, so that the next start takes seconds. max_heads: read only the
-    first label maps. Raises InputError where a folder has no NIfTI file or a label map lacks a structure.
+    Args:
+        sources: Where they lie.
+        spacing_mm: The model's spacing.
+        device: Where the arrays are kept.
+        cache: A folder for what was computed, so that the next start takes seconds.
+        max_heads: Read only the first label maps.
+        scans: Read the real T1s as well.
+
+    Raises:
+        InputError: A folder has no NIfTI file, a label map lacks a structure, or a scan is no skull-stripped T1.
     """
     heads = []
     for file in masks.mask_files(sources.label_maps)[:max_heads]:
@@ -117,7 +159,28 @@ def load_sources(
         _library(sources.acute_masks, spacing_mm, device, cache),
         _library(sources.chronic_masks, spacing_mm, device, cache),
         spacing_mm,
+        _scans(sources.scans, heads, spacing_mm, device, cache) if scans else {},
     )
+
+
+def _scans(
+    folder: Path, heads: Sequence[Anatomy], spacing_mm: float, device: str | torch.device, cache: Path | None
+) -> dict[str, Anatomy]:
+    @functools.cache
+    def atlas() -> Tensor:
+        return tissue_atlas([head.to("cpu") for head in heads], spacing_mm)
+
+    scans = {}
+    for file in masks.mask_files(folder):
+        arrays = _cached(cache, "scan", (file,), spacing_mm, lambda file=file: read_scan(file, spacing_mm, atlas()))  # type: ignore[misc]
+        scans[file.name.split("_")[0]] = Anatomy(
+            tissues=torch.from_numpy(arrays["tissues"]).to(device),
+            field_ppm=torch.from_numpy(arrays["field_ppm"]).to(device),
+            ventricle_mm=torch.from_numpy(arrays["ventricle_mm"]).to(device),
+            standard_from_mm=arrays["standard_from_mm"],
+            scan=Scan(torch.from_numpy(arrays["texture"]).to(device), torch.from_numpy(arrays["signals"]).to(device)),
+        )
+    return scans
 
 
 def read_head(file: Path, spacing_mm: float) -> dict[str, npt.NDArray[np.generic]]:
@@ -153,16 +216,6 @@ def read_labels(file: Path) -> tuple[npt.NDArray[np.int16], FloatArray]:
     if not np.isin(CEREBRUM_AND_CEREBELLUM, labels).all():
         raise InputError(f"{file}: expected FreeSurfer labels of a whole brain, found {np.unique(labels)[:8]}...")
     return labels, np.array(image.GetSpacing()[::-1])
-
-
-def reduction(size_zyx: tuple[int, ...], source_mm: FloatArray, spacing_mm: float) -> list[Tensor]:
-    """Matrices that average an array of this size and spacing over the voxels of another spacing, one an axis."""
-    matrices = []
-    for size, source in zip(size_zyx, source_mm, strict=True):
-        step = spacing_mm / source
-        at = torch.arange(int(np.ceil(size / step))) * step + (step - 1) / 2
-        matrices.append(box_matrix(size, at, step))
-    return matrices
 
 
 def fractions(binary: npt.NDArray[np.bool_], matrices: list[Tensor]) -> npt.NDArray[np.uint8]:

@@ -15,9 +15,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from segsync.arrays import bounding_box
-from segsync_train.synthesis.anatomy import fractions, read_labels, reduction
+from segsync_train.synthesis.anatomy import fractions, read_labels
 from segsync_train.synthesis.diffusion import PARAMETERS
-from segsync_train.synthesis.fields import Draw, gaussian
+from segsync_train.synthesis.fields import Draw, gaussian, reduction
 from segsync_train.synthesis.generator import SyntheticCase
 from segsync_train.synthesis.scanner import FWHM
 from segsync_train.synthesis.tissues import INTRACRANIAL, LABELS, Tissue

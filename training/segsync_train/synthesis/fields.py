@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -92,6 +93,16 @@ def box_matrix(size: int, centres: Tensor, width: float) -> Tensor:
     distance = (centres[:, None] - at[None]).abs()
     # Overlap of the slab with each sample's own cell; a slab as thin as a cell gives linear interpolation.
     return (half + 0.5 - distance).clamp(0, min(1.0, 2 * half)) / (2 * half)
+
+
+def reduction(size_zyx: tuple[int, ...], source_mm: npt.NDArray[np.float64], spacing_mm: float) -> list[Tensor]:
+    """Matrices that average an array of this size and spacing over the voxels of another spacing, one an axis."""
+    matrices = []
+    for size, source in zip(size_zyx, source_mm, strict=True):
+        step = spacing_mm / source
+        at = torch.arange(int(np.ceil(size / step))) * step + (step - 1) / 2
+        matrices.append(box_matrix(size, at, step))
+    return matrices
 
 
 def linear_matrix(size_out: int, positions: Tensor) -> Tensor:

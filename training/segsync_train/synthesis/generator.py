@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from segsync.errors import InputError
 from segsync_train.config.synthesis import SynthesisConfig
-from segsync_train.synthesis import diffusion, injuries, perfusion, t1
-from segsync_train.synthesis.anatomy import Anatomies
+from segsync_train.synthesis import diffusion, perfusion, t1
+from segsync_train.synthesis.anatomy import Anatomies, Anatomy
 from segsync_train.synthesis.fields import Draw
 from segsync_train.synthesis.scene import Scene, place
 
@@ -27,8 +26,8 @@ Renderer = Callable[[Draw, Scene, Anatomies, SynthesisConfig], tuple[Tensor, Ten
 RENDERERS: dict[str, Renderer] = {
     "isles22": diffusion.render,
     "isles24": perfusion.render,
-    "aims-tbi": partial(t1.render, mix=injuries.trauma),
-    "isles26": partial(t1.render, mix=injuries.stroke),
+    "aims-tbi": t1.render,
+    "isles26": t1.render,
     "brain": t1.render_brain,
 }
 
@@ -53,7 +52,7 @@ class Generator:
     """Draws cases of one task; the same seed gives the same case on the same kind of device.
 
     Volumes differ in size (at 2 mm about 80 to 110 voxels a side) and can be smaller than a training patch along Z.
-    Raises InputError for a task that has no generator.
+    Raises InputError for a task that has no generator, and for people held out who have no scan.
     """
 
     def __init__(
@@ -69,14 +68,34 @@ class Generator:
         self.config = config or SynthesisConfig()
         self.device = torch.device(device)
         self.anatomies = anatomies.to(self.device)
+        self._check_people()
 
     @torch.no_grad()
-    def __call__(self, seed: int) -> SyntheticCase:
-        """The case of this number."""
+    def __call__(self, seed: int, *, held_out: bool = False) -> SyntheticCase:
+        """The case of this number; held_out: over the scans of the people who only validate."""
         draw = Draw(seed, self.device)
-        head = self.anatomies.heads[draw.integer(0, len(self.anatomies.heads) - 1)]
+        head = self._head(draw, held_out)
         acquisition = self.config.t1.acquisition if CHANNELS[self.task] == ("t1",) else self.config.acquisition
-        skull_stripped = draw.chance(acquisition.skull_stripped)
+        skull_stripped = draw.chance(acquisition.skull_stripped) or head.scan is not None
         scene = place(draw, head, self.config.anatomy, skull_stripped, self.anatomies.spacing_mm)
         images, target, present = RENDERERS[self.task](draw, scene, self.anatomies, self.config)
         return SyntheticCase(images.contiguous(), target, CHANNELS[self.task], self.anatomies.spacing_mm, present)
+
+    def _check_people(self) -> None:
+        settings, scans = self.config.t1, self.anatomies.scans
+        if settings.scans == 0:
+            return
+        unknown = sorted(set(settings.held_out) - set(scans))
+        if unknown:
+            raise InputError(
+                f"held_out: expected people among {', '.join(sorted(scans)) or 'no scans'}, found {unknown[0]}"
+            )
+        if len(scans) == len(settings.held_out):
+            raise InputError("held_out: expected some people to train on, found no scan to train on; name fewer")
+
+    def _head(self, draw: Draw, held_out: bool) -> Anatomy:
+        settings, scans = self.config.t1, self.anatomies.scans
+        if scans and draw.chance(settings.scans):
+            people = sorted(name for name in scans if (name in settings.held_out) == held_out)
+            return scans[people[draw.integer(0, len(people) - 1)]]
+        return self.anatomies.heads[draw.integer(0, len(self.anatomies.heads) - 1)]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 import torch
@@ -63,62 +64,89 @@ class Injury:
         self.fractions[matter] += fraction
 
 
-#: Draws the labelled lesions of one brain into an injury.
-LesionMix = Callable[[Draw, Scene, Anatomies, SynthesisConfig, Injury], None]
+#: Puts the matter of one lesion (Z, Y, X) into an injury.
+Filling = Callable[[Draw, Scene, SynthesisConfig, Injury, Tensor], None]
 
 
-def trauma(draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig, injury: Injury) -> None:
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """What a reader outlines, and what it is made of.
+
+    Attributes:
+        fraction: (Z, Y, X) in 0 to 1.
+        fill: Lays its matter.
+        retracts: Whether tissue is lost, so that the surroundings are drawn in.
+    """
+
+    fraction: Tensor
+    fill: Filling
+    retracts: bool = True
+
+
+def draw_lesions(draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig) -> list[Lesion]:
+    """The labelled lesions of one brain, of an injury or a stroke."""
+    causes: tuple[LesionMix, ...] = (trauma, stroke)
+    return causes[draw.choice(config.t1.causes)](draw, scene, anatomies, config)
+
+
+#: Draws the labelled lesions of one brain; the list is empty for a brain without.
+LesionMix = Callable[[Draw, Scene, Anatomies, SynthesisConfig], list[Lesion]]
+
+
+def trauma(draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig) -> list[Lesion]:
     """Moderate to severe traumatic brain injury: contusions, axonal injury, cavities of other shapes."""
     chosen = config.t1.trauma
     if draw.chance(chosen.none):
-        return
+        return []
     kind = draw.choice(chosen.kinds)
     fresh = draw.chance(chosen.fresh)
+    drawn = []
     if kind in (0, 2, 4):
         for _ in range(1 + draw.choice(chosen.contusions)):
-            fraction = _contusion(draw, scene, _struck(draw, scene, chosen.elsewhere), chosen.contusion_mm)
-            _scarred(draw, scene, config, injury, fraction, cavity=draw.chance(0.35 if fresh else 0.95))
-            if fresh:
-                _bleed(draw, scene, injury, fraction)
-            elif draw.chance(0.4):
-                injury.lay(Foreign.IRON, _rim(draw, scene, fraction))
+            fraction = rough_ellipsoid(draw, scene, _struck(draw, scene, chosen.elsewhere), chosen.contusion_mm)
+            cavity = draw.chance(0.35 if fresh else 0.95)
+            drawn.append(Lesion(fraction, partial(_contused, cavity=cavity, fresh=fresh), retracts=not fresh))
     if kind in (3, 4):
         library = anatomies.chronic if draw.chance(0.5) else anatomies.acute
         fraction = lesions.real_shape(draw, scene, library, config.lesions)
-        _scarred(draw, scene, config, injury, fraction, cavity=draw.chance(0.95))
+        drawn.append(Lesion(fraction, partial(_scarred, cavity=draw.chance(0.95))))
     if kind in (1, 2):
         count = round(draw.log_uniform((float(chosen.axonal[0]), float(chosen.axonal[1]))))
         fraction = lesions.spots(draw, scene, _shear(draw, scene), count, chosen.axonal_mm)
-        injury.lay(Foreign(draw.choice((0.0, 0.25, 0.45, 0.0, 0.3))), fraction * draw.uniform((0.6, 1.0)))
-        injury.outline = torch.maximum(injury.outline, fraction)
+        drawn.append(Lesion(fraction, _axonal, retracts=False))
+    return drawn
 
 
-def stroke(draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig, injury: Injury) -> None:
-    """Chronic and subacute infarcts: territorial and lacunar."""
+def stroke(draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig) -> list[Lesion]:
+    """Chronic and subacute infarcts: territorial, lacunar, and white matter that turned to gliosis alone."""
     chosen = config.t1.stroke
     if draw.chance(chosen.none):
-        return
+        return []
     kind = draw.choice(chosen.kinds)
     cavity = not draw.chance(chosen.subacute)
+    drawn = []
     if kind in (0, 2):
         for _ in range(1 + draw.choice(chosen.several)):
             library = anatomies.chronic if draw.chance(chosen.chronic_shapes) else anatomies.acute
             fraction = lesions.real_shape(draw, scene, library, config.lesions)
-            _scarred(draw, scene, config, injury, fraction, cavity=cavity and draw.chance(0.9))
-            if not cavity and draw.chance(0.15):
-                _bleed(draw, scene, injury, fraction)
+            drawn.append(Lesion(fraction, partial(_infarcted, cavity=cavity and draw.chance(0.9)), retracts=cavity))
     if kind in (1, 2):
         weights = _deep(scene) if draw.chance(0.75) else scene.parenchyma.clamp(0, 1) ** 4
         fraction = lesions.spots(draw, scene, weights, draw.integer(*chosen.lacunes), chosen.lacune_mm)
-        _scarred(draw, scene, config, injury, fraction, cavity=cavity)
+        drawn.append(Lesion(fraction, partial(_scarred, cavity=cavity), retracts=False))
+    if kind == 3:
+        drawn.append(Lesion(_gliotic_white_matter(draw, scene, chosen.gliosis_mm), _gliotic))
+    return drawn
 
 
 def imitations(draw: Draw, scene: Scene, config: SynthesisConfig) -> Injury:
     """White matter disease, wide perivascular spaces, microbleeds: never part of the target."""
     injury = Injury.none(scene)
     if draw.chance(config.lesions.white_matter):
-        fraction = lesions.white_matter_hyperintensities(draw, scene)
-        injury.lay(Foreign.SCAR, fraction * draw.uniform((0.2, 0.8)))
+        # On both sides alike, thin and faint: what is as grey as cortex on one side alone is gliosis.
+        fraction = lesions.white_matter_hyperintensities(draw, scene, reach_mm=(1.5, 9.0))
+        soft = gaussian(fraction, draw.uniform((0.5, 1.5)))
+        injury.lay(Foreign.SCAR, soft * draw.log_uniform((0.12, 0.6)))
     if draw.chance(config.t1.perivascular):
         weights = _deep(scene)
         if draw.chance(0.5):
@@ -131,16 +159,6 @@ def imitations(draw: Draw, scene: Scene, config: SynthesisConfig) -> Injury:
         fraction = lesions.spots(draw, scene, scene.parenchyma.clamp(0, 1) ** 4, draw.integer(1, 12), (0.8, 2.0))
         injury.lay(Foreign.IRON, fraction * draw.uniform((0.4, 1.0)))
     return injury
-
-
-def widen_ventricle(draw: Draw, scene: Scene, injury: Injury) -> None:
-    """Ex vacuo: the ventricle grows towards lost tissue. What becomes ventricle is no longer outlined."""
-    pull = gaussian(injury.outline, 8.0 / scene.spacing_mm)
-    rough = 1 + 0.3 * draw.smooth_noise(scene.size_zyx, 12.0 / scene.spacing_mm)[0]
-    reach = draw.uniform((3.0, 16.0)) * smoothstep(pull, 0.05, 0.6) * rough
-    fraction = smoothstep(reach - scene.ventricle_mm, -0.7, 0.7)
-    injury.lay(Foreign.WATER, fraction)
-    injury.outline = injury.outline * (1 - fraction)
 
 
 def _scarred(
@@ -159,6 +177,68 @@ def _scarred(
         core = smoothstep(rim + rough * smoothstep(rim, 0.1, 0.6), level, level + draw.uniform((0.1, 0.4)))
         injury.lay(Foreign.FLUID, (core * soft.clamp(0, 1) * draw.uniform((0.7, 1.0))).clamp(0, 1))
     injury.outline = torch.maximum(injury.outline, fraction)
+
+
+def _infarcted(
+    draw: Draw, scene: Scene, config: SynthesisConfig, injury: Injury, fraction: Tensor, *, cavity: bool
+) -> None:
+    """An old territorial infarct: a cavity crossed by strands and islands of what remains, within a gliotic rim."""
+    _scarred(draw, scene, config, injury, fraction, cavity=cavity)
+    if not cavity:
+        if draw.chance(0.15):
+            _bleed(draw, scene, injury, fraction)
+        return
+    remains = torch.zeros_like(fraction)
+    if draw.chance(0.6):
+        # Sheets about the zero of smooth noise are thin and connected, as strands are.
+        width = draw.uniform((0.08, 0.3))
+        noise = draw.smooth_noise(scene.size_zyx, draw.uniform((3.0, 8.0)))[0]
+        remains = 1 - smoothstep(noise.abs(), 0.0, width)
+    if draw.chance(0.6):
+        islands = draw.smooth_noise(scene.size_zyx, draw.uniform((2.0, 6.0)))[0]
+        remains = torch.maximum(remains, smoothstep(islands, draw.uniform((0.7, 1.2)), 1.6))
+    kept = remains * gaussian(fraction, 0.7) * draw.uniform((0.4, 0.9))
+    if draw.chance(0.5):
+        injury.lay(Foreign.SCAR, kept)
+    else:
+        injury.fractions *= 1 - kept
+
+
+def _contused(
+    draw: Draw, scene: Scene, config: SynthesisConfig, injury: Injury, fraction: Tensor, *, cavity: bool, fresh: bool
+) -> None:
+    """A contusion: scar and cavity, with blood while it is fresh and a rim of iron later."""
+    _scarred(draw, scene, config, injury, fraction, cavity=cavity)
+    if fresh:
+        _bleed(draw, scene, injury, fraction)
+    elif draw.chance(0.4):
+        injury.lay(Foreign.IRON, _rim(draw, scene, fraction))
+
+
+def _axonal(draw: Draw, scene: Scene, config: SynthesisConfig, injury: Injury, fraction: Tensor) -> None:
+    """Sheared white matter: fluid, scar or iron in small spots."""
+    injury.lay(Foreign(draw.choice((0.0, 0.25, 0.45, 0.0, 0.3))), fraction * draw.uniform((0.6, 1.0)))
+    injury.outline = torch.maximum(injury.outline, fraction)
+
+
+def _gliotic(draw: Draw, scene: Scene, config: SynthesisConfig, injury: Injury, fraction: Tensor) -> None:
+    """White matter as grey as cortex, with a sharp border or a soft one, seldom with small cavities."""
+    soft = gaussian(fraction, draw.uniform((0.3, 3.0)) / scene.spacing_mm)
+    patches = draw.smooth_noise(scene.size_zyx, draw.uniform((1.5, 5.0)))[0]
+    density = draw.uniform((0.6, 1.1)) * (1 + draw.uniform((0.0, 0.25)) * patches)
+    injury.lay(Foreign.SCAR, (soft * density).clamp(0, 1))
+    if draw.chance(0.35):
+        holes = smoothstep(draw.smooth_noise(scene.size_zyx, draw.uniform((1.5, 3.0)))[0], 0.8, 1.6)
+        injury.lay(Foreign.FLUID, holes * soft.clamp(0, 1) * draw.uniform((0.5, 1.0)))
+    injury.outline = torch.maximum(injury.outline, fraction)
+
+
+def _gliotic_white_matter(draw: Draw, scene: Scene, radius_mm: Range) -> Tensor:
+    """White matter (Z, Y, X) along one lateral ventricle, or anywhere deep."""
+    white = gaussian(scene.tissues[Tissue.WHITE], 0.7)
+    near = smoothstep(-scene.ventricle_mm, -22.0, -6.0)
+    weights = white.clamp(0, 1) ** 3 * (near if draw.chance(0.75) else 1)
+    return rough_ellipsoid(draw, scene, weights, radius_mm) * smoothstep(white, 0.25, 0.65)
 
 
 def _bleed(draw: Draw, scene: Scene, injury: Injury, fraction: Tensor) -> None:
@@ -188,8 +268,8 @@ def _struck(draw: Draw, scene: Scene, elsewhere: float) -> Tensor:
     return weights * torch.exp(-0.5 * square / reach**2)
 
 
-def _contusion(draw: Draw, scene: Scene, weights: Tensor, radius_mm: Range) -> Tensor:
-    """A rough ellipsoid (Z, Y, X) about one place at the surface, deeper or shallower than it is wide."""
+def rough_ellipsoid(draw: Draw, scene: Scene, weights: Tensor, radius_mm: Range) -> Tensor:
+    """A rough ellipsoid (Z, Y, X) about one place, drawn by the weights, longer along one axis than another."""
     result = torch.zeros(scene.size_zyx, device=weights.device)
     centre = lesions.pick(draw, weights, 1)
     if len(centre) == 0:

@@ -83,10 +83,10 @@ def spots(draw: Draw, scene: Scene, weights: Tensor, count: int, radius_mm: Rang
     return _blobs(draw, scene, pick(draw, weights, count), radii)
 
 
-def white_matter_hyperintensities(draw: Draw, scene: Scene) -> Tensor:
+def white_matter_hyperintensities(draw: Draw, scene: Scene, reach_mm: Range = (1.5, 14.0)) -> Tensor:
     """Caps and bands along the lateral ventricles, and patches in the deep white matter."""
     white = scene.tissues[Tissue.WHITE]
-    reach = draw.log_uniform((1.5, 14.0))
+    reach = draw.log_uniform(reach_mm)
     rough = draw.smooth_noise(scene.size_zyx, draw.uniform((3.0, 9.0)))[0]
     band = smoothstep(reach * (1 + 0.6 * rough) - scene.ventricle_mm, -1.0, 2.0)
     patches = draw.smooth_noise(scene.size_zyx, draw.uniform((1.5, 5.0)))[0]

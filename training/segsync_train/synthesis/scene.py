@@ -24,7 +24,8 @@ class Scene:
 
     tissues: (11 or 17, Z, Y, X) float32 fractions in 0 to 1, by `Tissue`; without the skull only what is inside it.
     standard_mm: (3, Z, Y, X), MNI position (LPS, ZYX); standard_from_index: (3, 4), the same without the bending.
-    ventricle_mm, field_ppm: (Z, Y, X). skull_stripped: whether the skull is to be removed.
+    ventricle_mm, field_ppm: (Z, Y, X). skull_stripped: whether the skull is to be removed. texture, signals: of a
+    real scan, (Z, Y, X) and (11,), see `anatomy.Scan`; None for a label map.
     """
 
     tissues: Tensor
@@ -34,6 +35,8 @@ class Scene:
     field_ppm: Tensor
     spacing_mm: float
     skull_stripped: bool
+    texture: Tensor | None = None
+    signals: Tensor | None = None
 
     @property
     def size_zyx(self) -> tuple[int, int, int]:
@@ -80,9 +83,13 @@ def place(draw: Draw, anatomy: Anatomy, config: AnatomyConfig, skull_stripped: b
     fine = F.interpolate(in_map[None], size=tuple(count.tolist()), mode="trilinear", align_corners=True)[0]
 
     rows = INTRACRANIAL if skull_stripped else slice(None)
-    volumes = torch.cat([anatomy.tissues[rows].float() / 255, anatomy.field_ppm.float(), anatomy.ventricle_mm.float()])
-    volumes = sample(volumes, fine / spacing_mm)
-    tissues = _atrophy(volumes[:-2], draw.uniform(config.atrophy))
+    layers = [anatomy.tissues[rows].float() / 255, anatomy.field_ppm.float(), anatomy.ventricle_mm.float()]
+    scan = anatomy.scan
+    if scan is not None:
+        layers.append(scan.texture.float())
+    sampled = sample(torch.cat(layers), fine / spacing_mm)
+    tissues, field_ppm, ventricle_mm, *texture = torch.split(sampled, [len(layer) for layer in layers])
+    tissues = _atrophy(tissues, draw.uniform(config.atrophy))
     standard = anatomy.standard_from_mm
     affine = standard[:, :3] @ map_from_patient
     shift = standard[:, :3] @ (centre + map_from_patient @ corners[0]) + standard[:, 3]
@@ -90,10 +97,12 @@ def place(draw: Draw, anatomy: Anatomy, config: AnatomyConfig, skull_stripped: b
         tissues=tissues,
         standard_mm=_apply(standard[:, :3], standard[:, 3], fine),
         standard_from_index=np.concatenate([affine * spacing_mm, shift[:, None]], axis=1),
-        ventricle_mm=volumes[-1],
-        field_ppm=volumes[-2],
+        ventricle_mm=ventricle_mm[0],
+        field_ppm=field_ppm[0],
         spacing_mm=spacing_mm,
         skull_stripped=skull_stripped,
+        texture=texture[0][0] if texture else None,
+        signals=scan.signals if scan is not None else None,
     )
 
 
@@ -146,8 +155,8 @@ def _control_index(count: npt.NDArray[np.int64], spacing_mm: float, device: torc
 
 def _apply(matrix: FloatArray, shift: FloatArray, points: Tensor) -> Tensor:
     linear = torch.tensor(matrix, dtype=torch.float32, device=points.device)
-    offset = torch.tensor(shift, dtype=torch.float32, device=points.device).view(3, 1, 1, 1)
-    return (linear @ points.flatten(1)).view_as(points) + offset
+    offset = torch.tensor(shift, dtype=torch.float32, device=points.device).view(-1, 1, 1, 1)
+    return (linear @ points.flatten(1)).view(-1, *points.shape[1:]) + offset
 
 
 def _displacement(
@@ -161,7 +170,12 @@ def _displacement(
     """Elastic bending and the pull of wider or narrower ventricles, on the control grid, mm in the map."""
     step = draw.uniform(config.elastic_mm) / CONTROL_MM
     bend = draw.smooth_noise(in_map.shape[1:], step, channels=3) * draw.uniform(config.elastic_std_mm)
-    pull = draw.uniform(config.ventricle_mm)
+    pull: float | Tensor = draw.uniform(config.ventricle_mm)
+    if config.asymmetric > 0 and draw.chance(config.asymmetric):
+        # One side's walls move more than the other's, as in one healthy person in ten.
+        standard = anatomy.standard_from_mm
+        side = _apply(standard[2:, :3], standard[2:, 3], in_map)[0]
+        pull = pull * (1 + draw.uniform((-0.8, 0.8)) * torch.tanh(side / 8.0))
     distance = sample(anatomy.ventricle_mm.float(), in_map / spacing_mm)
     distance = gaussian(distance, 0.6)[0]
     slope = torch.stack(torch.gradient(distance, spacing=CONTROL_MM))

@@ -5,6 +5,7 @@ they do beside cortex and white matter in the same image, and partial volume fol
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from segsync_train.config.synthesis import SynthesisConfig
 from segsync_train.synthesis import injuries, lesions, scanner
+from segsync_train.synthesis.ageing import aged, inside_dura
 from segsync_train.synthesis.anatomy import Anatomies
 from segsync_train.synthesis.extra_axial import with_extra_axial_fluid
 from segsync_train.synthesis.fields import Draw, gaussian, smoothstep
-from segsync_train.synthesis.injuries import Foreign, Injury, LesionMix
+from segsync_train.synthesis.injuries import Foreign, Injury, Lesion
+from segsync_train.synthesis.retraction import retracted
 from segsync_train.synthesis.scene import Scene
 from segsync_train.synthesis.sequences import MATTER, Matter, draw_sequence
 from segsync_train.synthesis.tissues import INTRACRANIAL, PARENCHYMA, Tissue
@@ -26,40 +29,66 @@ VISIBLE, VISIBLE_NOISE, UNLIKE_CORTEX = 0.12, 2.0, 0.08
 
 
 def render(
-    draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig, mix: LesionMix
+    draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig
 ) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
-    """Image (1, Z, Y, X) without unit; target (Z, Y, X) uint8; what is present. mix: the lesions of the task."""
-    image, lesion, _ = _rendered(draw, scene, anatomies, config, mix)
+    """Image (1, Z, Y, X) without unit; target (Z, Y, X) uint8, lesions; what is present."""
+    image, lesion, _ = _rendered(draw, scene, anatomies, config)
     return image, lesion, (True,)
 
 
 def render_brain(
     draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig
 ) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
-    """The same images, with any lesions, where the target is the brain with its ventricles and what it has lost."""
-    mix = injuries.trauma if draw.chance(0.5) else injuries.stroke
-    image, _, brain = _rendered(draw, scene, anatomies, config, mix)
+    """The same images, where the target is the brain with its ventricles and what it has lost."""
+    image, _, brain = _rendered(draw, scene, anatomies, config)
     return image, brain, (True,)
 
 
-def _rendered(
-    draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig, mix: LesionMix
-) -> tuple[Tensor, Tensor, Tensor]:
+def _rendered(draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Image (1, Z, Y, X), lesions and brain (Z, Y, X) uint8."""
+    scene = aged(draw, scene, config.t1.ageing)
     if draw.chance(config.t1.extra_axial_fluid):
         scene = with_extra_axial_fluid(draw, scene)
+    drawn = injuries.draw_lesions(draw, scene, anatomies, config)
+    scene, drawn = _drawn_in(draw, scene, drawn, config)
     injury = injuries.imitations(draw, scene, config)
     before = injury.fractions.clone()
-    mix(draw, scene, anatomies, config, injury)
-    if draw.chance(config.t1.ex_vacuo) and bool(injury.outline.any()):
-        injuries.widen_ventricle(draw, scene, injury)
-    tissue, foreign = _signals(draw, config)
+    for lesion in drawn:
+        lesion.fill(draw, scene, config, injury, lesion.fraction)
+    tissue, foreign = _signals(draw, config) if scene.signals is None else _scan_signals(draw, scene.signals)
     healthy, brain = _healthy(draw, scene, tissue)
     image = healthy + _changed(scene, brain, injury.fractions, foreign)
     change = (image - healthy - _changed(scene, brain, before, foreign)).abs()
-    unlike_cortex = (image - tissue[Tissue.CORTEX]).abs()
-    change = torch.minimum(change, unlike_cortex * (VISIBLE / UNLIKE_CORTEX))
+    unlike_cortex = (image - tissue[Tissue.CORTEX]).abs() * (VISIBLE / UNLIKE_CORTEX)
+    # Grey within white matter is seen, grey beside cortex is not.
+    cortex = smoothstep(gaussian(scene.tissues[Tissue.CORTEX], 1.0), 0.1, 0.35)
+    change = torch.minimum(change, torch.lerp(change, unlike_cortex, cortex))
+    if scene.texture is not None:
+        image = image.clamp(min=0) ** draw.uniform(config.t1.scan_gamma)
     return _acquired(draw, scene, config, image, change, injury)
+
+
+def _drawn_in(draw: Draw, scene: Scene, drawn: list[Lesion], config: SynthesisConfig) -> tuple[Scene, list[Lesion]]:
+    """Head and lesions after lost tissue has drawn its surroundings in."""
+    lost = [lesion for lesion in drawn if lesion.retracts and bool(lesion.fraction.any())]
+    if not lost or not draw.chance(config.t1.ex_vacuo):
+        return scene, drawn
+    pull, reach = draw.uniform(config.t1.ex_vacuo_mm), draw.uniform(config.t1.ex_vacuo_reach_mm)
+    scene, fractions = retracted(draw, scene, [lesion.fraction for lesion in lost], pull, reach)
+    kept = [lesion for lesion in drawn if lesion not in lost]
+    return scene, kept + [replace(lesion, fraction=fraction) for lesion, fraction in zip(lost, fractions, strict=True)]
+
+
+def _scan_signals(draw: Draw, tissue: Tensor) -> tuple[Tensor, Tensor]:
+    """The signals of a real scan, and those of foreign matter in proportion to its fluid and its grey matter."""
+    water, cortex = float(tissue[Tissue.VENTRICLE]), float(tissue[Tissue.CORTEX])
+
+    def between(low: float, high: float) -> float:
+        return water + draw.uniform((low, high)) * (cortex - water)
+
+    fluid, scar = between(-0.1, 0.25), between(0.4, 1.1)
+    foreign = [water, max(fluid, 0.02), scar, draw.uniform((1.0, 1.5)), cortex * draw.uniform((0.2, 0.7))]
+    return tissue, tissue.new_tensor(foreign)
 
 
 def _signals(draw: Draw, config: SynthesisConfig) -> tuple[Tensor, Tensor]:
@@ -100,17 +129,21 @@ def _healthy(draw: Draw, scene: Scene, signals: Tensor) -> tuple[Tensor, Tensor]
     """The image (Z, Y, X) without anything foreign, and brain tissue's part in it."""
     count, size = len(scene.tissues), scene.size_zyx
     brain = (signals[PARENCHYMA] @ scene.tissues[PARENCHYMA].flatten(1)).view(size)
+    if scene.texture is not None:
+        brain = brain + scene.texture * smoothstep(scene.parenchyma, 0.0, 0.5)
     other = (signals[Tissue.VENTRICLE : count] @ scene.tissues[Tissue.VENTRICLE :].flatten(1)).view(size)
     # Tissue is not uniform: regional differences, and fine grain; outside the brain more than within.
     region = draw.uniform((0.0, 0.06)) * draw.smooth_noise(size, draw.uniform((5.0, 14.0)))[0]
-    grain = draw.uniform((0.0, 0.05)) * draw.smooth_noise(size, draw.uniform((1.0, 3.0)))[0]
+    # A scan has its own grain.
+    grain_std = draw.uniform((0.0, 0.05 if scene.texture is None else 0.015))
+    grain = grain_std * draw.smooth_noise(size, draw.uniform((1.0, 3.0)))[0]
     brain = brain * torch.exp(region + grain)
     if not scene.skull_stripped:
         other = other + fatty(draw, scene) * (signals[Tissue.SKIN] - signals[Tissue.SOFT])
         shell = scene.tissues[Tissue.BONE :].sum(0)
         coarse = draw.smooth_noise(size, draw.uniform((2.0, 5.0)))[0]
         other = other * torch.exp(draw.uniform((0.0, 0.35)) * shell * coarse)
-    if draw.chance(0.6):
+    if draw.chance(0.6 if scene.texture is None else 0.2):
         plexus = lesions.choroid_plexus(draw, scene)
         other = other * (1 - plexus) + plexus * draw.uniform((0.4, 0.9)) * signals[Tissue.CORTEX]
     return brain + other, brain
@@ -142,9 +175,11 @@ def _acquired(
     change: how far lesions stand out (Z, Y, X), relative to white matter.
     """
     chosen = config.t1.acquisition
-    outline = lesions.outlined(injury.outline, scene)
+    # A reader closes the outline over the sulci of the gyri that died.
+    outline = injury.outline * inside_dura(scene) * smoothstep(gaussian(scene.parenchyma, 1.5), 0.05, 0.25)
     inside = scanner.within_skull(draw, scene)
-    seen = gaussian(change * outline, 1.0) / gaussian(outline, 1.0).clamp(min=0.05)
+    tissue = outline * scene.parenchyma
+    seen = gaussian(change * outline, 1.5) / gaussian(tissue, 1.5).clamp(min=0.05)
 
     profile = scanner.receive_profile(draw, scene, chosen)
     image = image * profile
