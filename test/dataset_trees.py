@@ -58,6 +58,9 @@ def isles24(case: str) -> dict[str, str]:
 
 
 ATLAS2 = "sub-r001s001_ses-1_space-MNI152NLin2009aSym"
+#: Releases 2.1 and 3.0: centre, subject and session.
+R3 = "ATLAS3_Training"
+CENTRES = (("R001", "sub-r001s001", 1), ("R001", "sub-r001s001", 2), ("R052", "sub-r052s003", 1))
 
 TREES = {
     "isles15": Tree(
@@ -146,6 +149,38 @@ TREES = {
             },
         },
         {"sub-r001s001_ses-1": (f"Training/R001/sub-r001s001/ses-1/anat/{ATLAS2}_label-L_desc-T1lesion_mask.nii.gz",)},
+    ),
+    "atlas30": Tree(
+        {
+            f"{subject}_ses-{session}": {
+                "t1": f"{R3}_Preprocessed/{centre}/{subject}/ses-{session}/anat/"
+                f"{subject}_ses-{session}_space-MNI152NLin2009aSym_desc-brainnorm_T1w.nii.gz"
+            }
+            for centre, subject, session in CENTRES
+        },
+        {
+            f"{subject}_ses-{session}": (
+                f"{R3}_Preprocessed/{centre}/{subject}/ses-{session}/anat/"
+                f"{subject}_ses-{session}_space-MNI152NLin2009aSym_label-lesion_desc-T1lesion_mask.nii.gz",
+            )
+            for centre, subject, session in CENTRES
+        },
+    ),
+    "atlas30-native": Tree(
+        {
+            f"{subject}_ses-{session}": {
+                "t1": f"{R3}_Raw/{centre}/{subject}/ses-{session}/anat/"
+                f"{subject}_ses-{session}_space-orig_desc-brain_T1w.nii.gz"
+            }
+            for centre, subject, session in CENTRES
+        },
+        {
+            f"{subject}_ses-{session}": (
+                f"{R3}_Raw/{centre}/{subject}/ses-{session}/anat/"
+                f"{subject}_ses-{session}_space-orig_label-lesion_desc-T1lesion_mask.nii.gz",
+            )
+            for centre, subject, session in CENTRES
+        },
     ),
     "aims-tbi": Tree(
         {"scan_0001": {"t1": "scan_0001_T1.nii.gz"}, "scan_0132": {"t1": "scan_0132_T1.nii.gz"}},

@@ -27,10 +27,10 @@ from segsync_train.data.dataset import (
     open_cases,
     prepare_case,
     read_label,
-    split_cases,
 )
 from segsync_train.data.formats import bids_channels, nnunet_description
 from segsync_train.data.layout import CaseFiles, compiled
+from segsync_train.data.splits import split_cases
 from segsync_train.data.validate import validate_folder
 from training_cases import run_config
 

@@ -17,9 +17,10 @@ from segsync.errors import InputError
 from segsync_train.cli import main
 from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.config.settings import load_settings
-from segsync_train.data.dataset import find_cases, split_cases
+from segsync_train.data.dataset import find_cases
 from segsync_train.data.layout import CaseFiles
 from segsync_train.data.sources import Data
+from segsync_train.data.splits import split_cases
 from segsync_train.runs.devices import Processes
 from segsync_train.ssl.config import HeldOutConfig, PretrainConfig
 from segsync_train.ssl.volumes import divide, find_volumes, open_volumes

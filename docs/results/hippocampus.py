@@ -19,7 +19,8 @@ from scipy import stats
 
 from segsync_train.config.run import FolderData, RunConfig, TransferConfig
 from segsync_train.config.settings import load_settings
-from segsync_train.data.dataset import build_cache, find_cases, open_cases, split_cases
+from segsync_train.data.dataset import build_cache, find_cases, open_cases
+from segsync_train.data.splits import split_cases
 from segsync_train.evaluation.probe import linear_probe
 from segsync_train.networks.build import build_network
 from segsync_train.networks.xlstm_unet import XLSTMUNet

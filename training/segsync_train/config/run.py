@@ -63,6 +63,9 @@ class FolderData(Frozen):
     #: Number of folds of a cross-validation, and which of them validates this run.
     folds: Annotated[int, Field(ge=2)] | None = None
     fold: NonNegativeInt = 0
+    #: What stays on one side of the split: the cases of a `subject` always, with `site` those of a hospital as well, or
+    #: any column of `participants.tsv`.
+    group: str = "subject"
     #: Seed of the split and of the choice of labelled cases: the same for every run that is to be compared.
     split_seed: Seed = 0
     #: Fraction of the training cases whose labels are used, at least one case; the smaller is part of the larger.

@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from segsync.geometry import Grid, Volume, resample
 from segsync.images import read
 from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
-from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.run import RunConfig
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.cases import LabelledCase, build_case, open_case, store_case
 from segsync_train.data.formats import bids_cases, nnunet_cases
@@ -28,14 +27,6 @@ log = logging.getLogger(__name__)
 
 #: Part of the cache's name: counted up when what is stored changes.
 CACHE_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which cases train and which validate."""
-
-    training: tuple[CaseFiles, ...]
-    validation: tuple[CaseFiles, ...]
 
 
 def find_cases(layout: str, folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
@@ -74,40 +65,6 @@ def check_files(cases: Sequence[CaseFiles], config: RunConfig | ModelSpec, folde
 def public(cases: Sequence[CaseFiles]) -> list[CaseFiles]:
     """The cases whose labels are not held back."""
     return [case for case in cases if not case.held_back]
-
-
-def split_cases(cases: Sequence[CaseFiles], data: FolderData) -> Split:
-    """Divide by names, by fold, or by a seeded fraction; `labelled` keeps the first part of the training cases.
-
-    The order is a function of `split_seed` and the names alone, so that 5 % of the labels are part of 10 % of them.
-    Cases whose labels are held back belong to neither part.
-    Raises InputError where a part would be empty or a name is unknown.
-    """
-    by_name = {case.name: case for case in public(cases)}
-    if data.training_cases:
-        for name in (*data.training_cases, *data.validation_cases):
-            if name not in by_name:
-                raise InputError(f"{data.folder}: expected the case {name!r} of the settings, found no such case")
-        training = [by_name[name] for name in data.training_cases]
-        validation = [by_name[name] for name in data.validation_cases]
-    else:
-        names = sorted(by_name)
-        order = [by_name[names[i]] for i in np.random.default_rng(data.split_seed).permutation(len(names))]
-        if data.folds is not None:
-            validation = order[data.fold :: data.folds]
-            held = {case.name for case in validation}
-            training = [case for case in order if case.name not in held]
-        else:
-            count = round(len(order) * data.validation)
-            validation, training = order[:count], order[count:]
-    training = training[: max(1, round(len(training) * data.labelled))]
-    for part, name in ((training, "training"), (validation, "validation")):
-        if not part:
-            raise InputError(
-                f"{data.folder}: expected cases for {name}, found none ({len(cases)} cases in all); "
-                "give more cases or another split"
-            )
-    return Split(tuple(training), tuple(validation))
 
 
 def prepare_case(files: CaseFiles, config: RunConfig, region_model: RegionModel | None = None) -> LabelledCase:

@@ -19,6 +19,7 @@ from segsync.images import stem_of, suffix_of
 Patterns = tuple[str, ...]
 
 TOKENS = re.compile(r"(\*\*/|\*|\{\w+\})")
+BIDS_SUBJECT = re.compile(r"sub-[^_]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class CaseFiles:
 
     label: a label map. masks: instead of it, binary masks by the name of the label; several of one label are united.
     values: what the label map's values are called here; empty where they are taken as they are. held_back: its labels
-    are not public, as those of a challenge's test cases.
+    are not public, as those of a challenge's test cases. subject, site: whose images these are and where they were
+    taken, where the layout says so.
     """
 
     name: str
@@ -36,6 +38,14 @@ class CaseFiles:
     masks: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     values: Mapping[int, int] = field(default_factory=dict)
     held_back: bool = False
+    subject: str | None = None
+    site: str | None = None
+
+    @property
+    def subject_name(self) -> str:
+        """The subject: of a BIDS name (`sub-01_ses-1`) its first part, else a case is a subject of its own."""
+        found = BIDS_SUBJECT.match(self.name)
+        return self.subject or (found[0] if found else self.name)
 
     @property
     def label_files(self) -> tuple[Path, ...]:
@@ -51,7 +61,9 @@ class DataSet:
     channels: patterns of each image, the one that the labels lie on first. optional: channels that some cases lack.
     label: patterns of the label map, or masks: patterns of binary masks by the label's name (a placeholder in the name
     is filled in from the file's). labels: numbers and names used in settings. values: values in the files as these
-    numbers, where they differ. unlabelled: a folder whose name holds one of these words keeps cases without labels.
+    numbers, where they differ. subject, site: regular expressions whose group is a case's subject or site, searched in
+    its first file's path below the folder, where names are not those of BIDS.
+    unlabelled: a folder whose name holds one of these words keeps cases without labels.
     """
 
     name: str
@@ -65,6 +77,8 @@ class DataSet:
     values: Mapping[int, int] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ("test", "val")
+    subject: str | None = None
+    site: str | None = None
     note: str = ""
 
     @property
@@ -104,12 +118,27 @@ class DataSet:
             CaseFiles(name, images.get(name, {}), labels.get(name), masks.get(name, {}), self.values)
             for name in sorted({*images, *labels, *masks})
         ]
-        return [replace(case, held_back=self._held_back(case, folder)) for case in cases]
+        return [
+            replace(
+                case,
+                held_back=self._held_back(case, folder),
+                subject=_searched(self.subject, case, folder),
+                site=_searched(self.site, case, folder),
+            )
+            for case in cases
+        ]
 
     def _held_back(self, case: CaseFiles, folder: Path) -> bool:
         """Whether the case has no labels and lies where the set keeps such cases."""
         parents = {part for path in case.images.values() for part in below(folder, path).lower().split("/")[:-1]}
         return not case.label_files and any(word in parent for word in self.unlabelled for parent in parents)
+
+
+def _searched(pattern: str | None, case: CaseFiles, folder: Path) -> str | None:
+    """What the first group of a regular expression finds in the path of the case's first file."""
+    path = (*case.images.values(), *case.label_files)[0]
+    found = re.search(pattern, below(folder, path), re.IGNORECASE) if pattern else None
+    return None if found is None else next(group for group in found.groups() if group)
 
 
 def image_files(folder: Path) -> Iterator[Path]:

@@ -15,8 +15,9 @@ from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
 from segsync_train.config.run import FolderData, RunConfig, SyntheticData
 from segsync_train.data.cases import LabelledCase, build_case, store_case
-from segsync_train.data.dataset import build_cache, check_files, find_cases, labels_onto, open_cases, split_cases
+from segsync_train.data.dataset import build_cache, check_files, find_cases, labels_onto, open_cases
 from segsync_train.data.patches import CaseSource, FolderSource
+from segsync_train.data.splits import Split, split_of_run
 from segsync_train.runs.devices import Processes
 from segsync_train.runs.folder import RunFolder
 from segsync_train.runs.progress import StepProgress
@@ -30,11 +31,15 @@ TRAINING, VALIDATION, CHOICE = 11, 12, 13
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains and validates on; optional: numbers of the channels that augmentation may take away."""
+    """What a run trains and validates on.
+
+    optional: numbers of the channels that augmentation may take away. split: of labelled cases, for the run's folder.
+    """
 
     source: CaseSource
     validation: Sequence[LabelledCase]
     optional: tuple[int, ...]
+    split: Split | None = None
 
 
 def open_data(config: RunConfig, folder: Path, group: Processes) -> Data:
@@ -51,7 +56,7 @@ def _labelled(config: RunConfig, data: FolderData, folder: Path, group: Processe
     names = [channel.name for channel in config.channels]
     cases = find_cases(data.layout, data.folder, names)
     check_files(cases, config, data.folder)
-    split = split_cases(cases, data)
+    split = split_of_run(folder, cases, data, config.labels, threads=config.workers)
     both = (*split.training, *split.validation)
     with group.first(), StepProgress("preparing cases", len(both), quiet=not group.main) as progress:
         folders = build_cache(
@@ -61,7 +66,7 @@ def _labelled(config: RunConfig, data: FolderData, folder: Path, group: Processe
     count = len(split.training)
     log.info("%d cases to train on, %d to validate", count, len(split.validation))
     optional = tuple(i for i, channel in enumerate(config.channels) if channel.optional)
-    return Data(FolderSource(opened[:count], config.seed), opened[count:], optional)
+    return Data(FolderSource(opened[:count], config.seed), opened[count:], optional, split)
 
 
 def _synthetic(config: RunConfig, data: SyntheticData, folder: Path, group: Processes) -> Data:

@@ -33,9 +33,9 @@ from segsync_train.data.dataset import (
     find_cases,
     public,
     read_label,
-    split_cases,
 )
 from segsync_train.data.layout import CaseFiles
+from segsync_train.data.splits import split_of_run
 from segsync_train.evaluation.metrics import RULES, Rules, score
 from segsync_train.evaluation.operating_point import read_operating_point
 from segsync_train.evaluation.summary import Group, Row, write_results
@@ -79,6 +79,8 @@ class EvaluatedModel:
     config: RunConfig | None = None
     budget: Budget | None = None
     region_model: RegionModel | None = None
+    #: The folder of the run, which says what cases it trained on; exported weights have none.
+    run: Path | None = None
 
     @property
     def data(self) -> FolderData | None:
@@ -186,7 +188,7 @@ def _of_run(run: Path, device: str, checkpoint: Path) -> EvaluatedModel:
     best = checkpoint.resolve() == RunFolder(run).best.resolve()
     weights = Weights(checkpoint.name, found.state["step"], best, point.threshold, point.min_component_ml, point.cases)
     region_model = None if config.region_model is None else RegionModel(load_bundle(config.region_model), device)
-    return EvaluatedModel(spec, predictor, weights, config, budget, region_model)
+    return EvaluatedModel(spec, predictor, weights, config, budget, region_model, run)
 
 
 def _exported(folder: Path, device: str) -> EvaluatedModel:
@@ -226,7 +228,12 @@ def labelled_cases(
     check_files(cases, model.spec, chosen.folder)
     if data is not None or part == "all":
         return public(cases)
-    split = split_cases(cases, chosen)
+    if model.run is None:
+        raise InputError(
+            "expected labelled cases, found none: weights do not say which cases they were trained on; give --data "
+            "FOLDER, or the run in place of its weights"
+        )
+    split = split_of_run(model.run, cases, chosen, model.spec.labels)
     return list(split.validation if part == "validation" else split.training)
 
 

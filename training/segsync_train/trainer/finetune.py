@@ -19,11 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segsync.errors import ResourceError, SegsyncError
-from segsync_train.config.run import RunConfig
+from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.data.augment import Augmentation
 from segsync_train.data.loader import batches
 from segsync_train.data.patches import Batch, PatchDataset
 from segsync_train.data.sources import Data, open_data
+from segsync_train.data.splits import SPLIT_FILE, write_split
 from segsync_train.networks import SegmentationNetwork
 from segsync_train.networks.build import build_network
 from segsync_train.runs.checkpoints import (
@@ -101,6 +102,8 @@ def _run(config: RunConfig, run: RunFolder, group: Processes, resume: bool, shou
     if resume:
         run.reopen(config, 0 if checkpoint is None else checkpoint.state["step"])
     else:
+        if group.main and not run.begun and data.split is not None and isinstance(config.data, FolderData):
+            write_split(data.split, config.data.group, run.folder / SPLIT_FILE)
         run.create(config)
     if group.main:
         for value, name in labels_in_none(data.validation, config.labels).items():

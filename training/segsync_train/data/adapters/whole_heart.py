@@ -45,6 +45,7 @@ def _whs(modality: str, short: str, count: int) -> DataSet:
         label=(f"**/*{short}_{{part}}/{{case}}_label",),
         labels=LABELS,
         values=VALUES,
+        site=rf"(?:^|/)([^/]+) {short}_[^/]+/",
     )
 
 
