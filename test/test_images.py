@@ -147,14 +147,13 @@ def test_a_spacing_in_another_unit_is_refused(tmp_path: Path, mm: float) -> None
         read(path)
 
 
-def test_an_ending_in_mixed_case_is_told(tmp_path: Path) -> None:
+def test_an_ending_in_mixed_case_is_read(tmp_path: Path) -> None:
     path = write_image(tmp_path / "image.nii.gz", np.ones((4, 4, 4), np.float32)).rename(tmp_path / "image.Nii.gz")
-    with pytest.raises(InputError, match=r"found the ending \.Nii\.gz; write it in lower case"):
-        read(path)
+    assert read(path).array.shape == (4, 4, 4)
 
 
 def test_a_nifti_is_compressed_or_not_by_its_content(tmp_path: Path) -> None:
-    """Files that were unpacked or packed and not renamed: the one is read, of the other the name to give is said."""
+    """Files that were unpacked or packed and not renamed."""
     array = np.arange(5 * 6 * 7, dtype=np.int16).reshape(5, 6, 7)
     unpacked = write_image(tmp_path / "image.nii", array).rename(tmp_path / "unpacked.nii.gz")
     assert np.array_equal(read(unpacked).array, array)
@@ -164,8 +163,7 @@ def test_a_nifti_is_compressed_or_not_by_its_content(tmp_path: Path) -> None:
     ):
         read(unpacked)
     packed = write_image(tmp_path / "image.nii.gz", array).rename(tmp_path / "packed.nii")
-    with pytest.raises(InputError, match=r"packed\.nii: expected .* found a compressed file; name it \.nii\.gz"):
-        read(packed)
+    assert np.array_equal(read(packed).array, array)
 
 
 @pytest.mark.parametrize("fraction", [0.3, 0.6, 0.97])
@@ -189,7 +187,7 @@ def test_an_nrrd_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(InputError, match="expected a whole gzip file"):
+    with pytest.raises(InputError, match="expected whole compressed voxels"):
         read(path)
 
 
@@ -208,20 +206,19 @@ def test_memory_that_ends_while_reading_is_no_fault_of_the_file(
 ) -> None:
     path = write_image(tmp_path / "image.nii.gz", np.ones((4, 4, 4), np.float32))
 
-    def execute(reader: object) -> None:
-        raise RuntimeError("Exception thrown in SimpleITK\nITK ERROR: nifti_image_load failed for file: image")
+    def empty(*arguments: object, **options: object) -> None:
+        raise MemoryError
 
-    monkeypatch.setattr(sitk.ImageFileReader, "Execute", execute)
-    with pytest.raises(ResourceError, match=r"image.nii.gz: expected memory for 4×4×4 voxels, found too little"):
+    monkeypatch.setattr("segsync.readers.stream.np.empty", empty)
+    with pytest.raises(ResourceError, match=r"image.nii.gz: expected memory for its voxels, found too little"):
         read(path)
 
 
 def test_voxels_that_are_no_number(tmp_path: Path) -> None:
-    """MetaImage keeps them for `preprocess` to deal with; ITK reads those of NIfTI as 0, which is the same."""
+    """They are kept for `preprocess` to deal with."""
     array = np.array([np.nan, np.inf, -np.inf, -5.0, 0.0, 1.0, 2.0, 3.0], dtype=np.float32).reshape(2, 2, 2)
-    assert np.array_equal(read(write_image(tmp_path / "odd.mha", array)).array, array, equal_nan=True)
-    finite = np.where(np.isfinite(array), array, 0)
-    assert np.array_equal(read(write_image(tmp_path / "odd.nii.gz", array)).array, finite)
+    for name in ("odd.mha", "odd.nii.gz"):
+        assert np.array_equal(read(write_image(tmp_path / name, array)).array, array, equal_nan=True)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from builders import Cli, Outcome, files_below, write_dicom, write_image, write_isles22_platform
 from case_folders import BIDS, GRID, LESION, VOLUMES, bids, platform, write_case
 from segsync.errors import WeightsError
-from segsync.integrity import nifti_spacing
 from segsync.lesions import measure
 from segsync.predict import Case, Model, Result
+from segsync.readers.stream import is_gzip
 
 
 def predict(cli: Cli, source: Path, output: Path, weights: Path, *options: object) -> Outcome:
@@ -193,12 +193,12 @@ def test_a_disk_that_does_not_answer_costs_the_case(
     for name in ("a", "b", "c"):
         write_case(tmp_path / "study", name + "_{}.nii.gz", BIDS)
 
-    def failing(path: Path) -> tuple[float, float, float]:
+    def failing(path: Path) -> bool:
         if path.name == "b_adc.nii.gz":
             raise OSError(5, "Input/output error")
-        return nifti_spacing(path)
+        return is_gzip(path)
 
-    monkeypatch.setattr("segsync.images.nifti_spacing", failing)
+    monkeypatch.setattr("segsync.readers.nifti.is_gzip", failing)
     done = predict(cli, tmp_path / "study", tmp_path / "masks", weights, "-q")
     assert done.code == 7
     assert files_below(tmp_path / "masks") == ["a.nii.gz", "c.nii.gz"]

@@ -1,0 +1,234 @@
+"""A folder with one DICOM series: classic slices or enhanced multi-frame, parsed by pydicom.
+
+pydicom reads from memory, where no length that a file claims can be longer than the file. Pixels that are compressed
+are decoded in a child process.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segsync.errors import InputError
+from segsync.readers.decoder import decode
+from segsync.readers.slices import Slice, stack
+from segsync.readers.stored import Stored, understood
+
+if TYPE_CHECKING:
+    from pydicom import Dataset, FileDataset
+
+#: Where a DICOM file is marked, and with what.
+MARK_AT, MARK = 128, b"DICM"
+#: How a file without the mark begins: with an element of the group 0002 or 0008, little or big endian.
+UNMARKED = (b"\x02\x00\x00\x00", b"\x08\x00", b"\x00\x08")
+#: A transfer syntax that is inflated in one piece, to whatever size.
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+#: Siemens' number of images in a mosaic, which export keeps where it rewrites Image Type.
+MOSAIC_COUNT = (0x0019, 0x100A)
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+
+def looks_like_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does."""
+    with path.open("rb") as file:
+        start = file.read(MARK_AT + len(MARK))
+    return start[MARK_AT:] == MARK or start.startswith(UNMARKED)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The visible files of a folder, links to what is not there among them."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+
+
+def read(folder: Path) -> Stored:
+    """Read the one series in a folder.
+
+    Raises InputError where there is none or more than one, a file that should be a slice cannot be read, the geometry
+    is not told, or slices are missing.
+    """
+    datasets = series(folder)
+    slices: list[Slice] = []
+    for path, dataset in datasets.items():
+        with understood(path, "a DICOM image"):
+            slices += _slices(path, dataset, len(slices))
+    return stack(folder, slices, _pixels(folder, datasets, len(slices)))
+
+
+def series(folder: Path) -> dict[Path, "FileDataset"]:
+    """The images of the one series in a folder, by file; raises InputError as `read` does."""
+    files = files_in(folder)
+    images: dict[Path, FileDataset] = {}
+    lost: list[Path] = []
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"{path}: expected a file, found a link to none; fetch it (git annex get)")
+        if not looks_like_dicom(path):
+            lost.append(path)
+            continue
+        dataset = _parsed(path)
+        if any(name in dataset for name in PIXELS) and "Rows" in dataset:
+            images[path] = dataset
+    found = {str(dataset.get("SeriesInstanceUID", "")) for dataset in images.values()}
+    if len(found) != 1:
+        what = "no DICOM files" if not found else f"{len(found)} series"
+        raise InputError(f"{folder}: expected the files of one DICOM series, found {what}; give one folder a series")
+    endings = {_ending(path) for path in images}
+    for path in lost:
+        if _ending(path) in endings:
+            raise InputError(
+                f"{path}: expected a slice of the series as the {len(images)} files beside it, found "
+                f"{path.stat().st_size} bytes that are none; copy it again, or take the file out of the folder"
+            )
+    return images
+
+
+def _ending(path: Path) -> str:
+    """The ending that a series' files have in common: in names like 1.2.840.5 what follows the last point is none."""
+    return "" if path.suffix[1:].isdigit() else path.suffix.lower()
+
+
+def _parsed(path: Path) -> "FileDataset":
+    from pydicom import dcmread  # its import takes time that a start without DICOM need not spend
+
+    content = path.read_bytes()
+    if DEFLATED in content:
+        raise InputError(f"{path}: expected DICOM as scanners write it, found a deflated file; convert it with dcmconv")
+    with understood(path, "a DICOM file"):
+        dataset = dcmread(io.BytesIO(content), force=True)
+        # Elements are parsed as they are asked for: what is damaged shows now and not later.
+        dataset.get("SeriesInstanceUID"), dataset.get("Rows")
+    return dataset
+
+
+def _pixels(folder: Path, datasets: dict[Path, "FileDataset"], count: int) -> npt.NDArray[np.generic]:
+    """Every plane (number, Y, X) as stored, in the order of the files."""
+    from pydicom.pixels.utils import pixel_array
+
+    kinds = {_kind(path, dataset) for path, dataset in datasets.items()}
+    if len(kinds) != 1:
+        raise InputError(f"{folder}: expected slices of one size and type, found {len(kinds)}; give one volume")
+    [(rows, columns, allocated, _, _, compressed)] = kinds
+    if compressed:
+        planes = decode("dicom", list(datasets), count * rows * columns * allocated // 8, folder)
+    else:
+        found = []
+        for path, dataset in datasets.items():
+            with understood(path, "a DICOM image's pixels"):
+                found.append(pixel_array(dataset, raw=True).reshape(-1, rows, columns))
+        planes = np.concatenate(found)
+    if planes.shape != (count, rows, columns):
+        raise InputError(f"{folder}: expected {count} slices of pixels, found {len(planes)}; copy the series again")
+    return _meant(planes, next(iter(datasets.values())))
+
+
+def _kind(path: Path, dataset: "FileDataset") -> tuple[int, int, int, int, int, bool]:
+    with understood(path, "a DICOM image"):
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+            implicit, little = dataset.original_encoding
+            plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
+        if dataset.get("SamplesPerPixel", 1) != 1 or "PALETTE" in str(dataset.get("PhotometricInterpretation", "")):
+            raise InputError(f"{path}: expected grey values, found colours; give the image series")
+        if dataset.BitsAllocated not in (8, 16, 32, 64):
+            raise InputError(
+                f"{path}: expected whole bytes a pixel, found {dataset.BitsAllocated} bits; give the image series"
+            )
+        stored = dataset.get("BitsStored", dataset.BitsAllocated)
+        return (
+            int(dataset.Rows),
+            int(dataset.Columns),
+            int(dataset.BitsAllocated),
+            int(stored),
+            int(dataset.get("PixelRepresentation", 0)),
+            bool(dataset.file_meta.TransferSyntaxUID.is_encapsulated),
+        )
+
+
+def _meant(planes: npt.NDArray[np.generic], dataset: "FileDataset") -> npt.NDArray[np.generic]:
+    """Without the bits beside the stored ones, in which old scanners keep overlays."""
+    if planes.dtype.kind == "f":
+        return planes
+    bits = 8 * planes.dtype.itemsize
+    stored = int(dataset.get("BitsStored", bits))
+    high = int(dataset.get("HighBit", stored - 1))
+    if not 0 < stored <= high + 1 <= bits or stored == bits:
+        return planes
+    shifted: npt.NDArray[np.generic] = np.right_shift(np.left_shift(planes, bits - 1 - high), bits - stored)
+    return shifted
+
+
+def _slices(path: Path, dataset: "FileDataset", before: int) -> Iterator[Slice]:
+    """The planes of one file, numbered on from `before`."""
+    if "MOSAIC" in dataset.get("ImageType", ()) or MOSAIC_COUNT in dataset:
+        raise InputError(
+            f"{path}: expected a slice, found a Siemens mosaic of many; convert the series with dcm2niix, which knows "
+            "where they lie"
+        )
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    groups = dataset.get("PerFrameFunctionalGroupsSequence")
+    if groups is None and frames > 1:
+        raise InputError(
+            f"{path}: expected slices with a place each, found {frames} frames without one; convert the series"
+        )
+    if groups is not None and len(groups) != frames:
+        raise InputError(f"{path}: expected the places of {frames} frames, found {len(groups)}; copy the file again")
+    shared = dataset.get("SharedFunctionalGroupsSequence")
+    for number in range(frames):
+        where = [groups[number], *(shared or [])] if groups is not None else []
+        yield _slice(path, dataset, where, before + number)
+
+
+def _slice(path: Path, dataset: "FileDataset", groups: "list[Dataset]", number: int) -> Slice:
+    def told(sequence: str, name: str) -> Any:
+        """A value of the frame's groups, then of those that all share; of a classic slice its own."""
+        for group in groups:
+            for item in group.get(sequence) or ():
+                if item.get(name) is not None:
+                    return item.get(name)
+        return None if groups else dataset.get(name)
+
+    def numbers(sequence: str, name: str, count: int) -> npt.NDArray[np.float64]:
+        value = told(sequence, name)
+        if value is None or isinstance(value, str | float | int) or len(value) != count:
+            raise InputError(
+                f"{path}: expected {name} of {count} numbers, found none; without it nobody can tell where the slice "
+                "lies: export the series again, or convert it with dcm2niix and look at it"
+            )
+        found = np.array([float(number) for number in value])
+        if not np.isfinite(found).all():
+            raise InputError(f"{path}: expected {name} of finite numbers, found {found.tolist()}; export it again")
+        return found
+
+    axes = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6).reshape(2, 3)
+    rows_mm, columns_mm = numbers("PixelMeasuresSequence", "PixelSpacing", 2)
+    if not (rows_mm > 0 and columns_mm > 0):
+        raise InputError(f"{path}: expected a positive pixel spacing in mm, found {rows_mm:g} and {columns_mm:g}")
+    slope = told("PixelValueTransformationSequence", "RescaleSlope")
+    intercept = told("PixelValueTransformationSequence", "RescaleIntercept")
+    slope, intercept = 1.0 if slope is None else float(slope), float(intercept or 0.0)
+    if slope == 0 or not np.isfinite([slope, intercept]).all():
+        raise InputError(f"{path}: expected a rescale slope other than 0, found {slope:g}; export it again")
+    b = told("MRDiffusionSequence", "DiffusionBValue")
+    return Slice(
+        position=numbers("PlanePositionSequence", "ImagePositionPatient", 3),
+        axes=axes,
+        pixel=np.array([columns_mm, rows_mm]),
+        number=number,
+        slope=slope,
+        intercept=intercept,
+        thickness=float(told("PixelMeasuresSequence", "SliceThickness") or 0.0),
+        spacing=float(told("PixelMeasuresSequence", "SpacingBetweenSlices") or 0.0),
+        b=None if b is None else float(b),
+        path=path,
+    )
+
+
+def holds_series(folder: Path) -> bool:
+    """Whether a file of a folder begins as DICOM does."""
+    return any(path.is_file() and os.access(path, os.R_OK) and looks_like_dicom(path) for path in files_in(folder))
