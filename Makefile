@@ -20,7 +20,7 @@ setup: .venv/.dev  ## make .venv with everything: runtime, training and developm
 	$(PYTHON) -m venv .venv
 	source .venv/bin/activate
 	pip install torch==2.13.0
-	pip install --quiet --constraint requirements/dev.lock --editable '.[cpu,train,dev]'
+	pip install --quiet --constraint requirements/dev.lock --editable '.[cpu,train,dev,dicom]'
 	touch .venv/.runtime .venv/.dev
 
 .PHONY: check
@@ -104,7 +104,7 @@ lock: .venv/.dev  ## resolve the lock files in requirements/ anew
 	$(UV_COMPILE) --generate-hashes --extra gpu --constraint requirements/runtime-cpu.lock \
 	  --output-file requirements/runtime-gpu.lock pyproject.toml
 	$(UV_COMPILE) --generate-hashes --output-file requirements/build.lock - <<< $$'hatchling>=1.27\neditables>=0.5'
-	$(UV_COMPILE) --annotation-style line --extra cpu --extra train --extra dev \
+	$(UV_COMPILE) --annotation-style line --extra cpu --extra train --extra dev --extra dicom \
 	  --constraint requirements/runtime-cpu.lock pyproject.toml |
 	  sed -E '/^(cuda|nvidia|triton)/d; s/^(torch==[0-9.]+)\+cpu/\1/' > dev.lock.part
 	mv dev.lock.part requirements/dev.lock

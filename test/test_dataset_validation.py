@@ -64,7 +64,7 @@ FAULTS = {
         ("expected the label values 0, 1, found 2", "expected the label values 0, 1, found 0.5"),
         written={MASK1: (2, GRID), MASK2: (0.5, GRID)},
     ),
-    "an image is cut": Fault(("expected a whole gzip file",), cut=f"{CASE1}_dwi.nii.gz"),
+    "an image is cut": Fault(("expected whole compressed voxels",), cut=f"{CASE1}_dwi.nii.gz"),
 }
 
 

@@ -17,12 +17,15 @@ from segsync.errors import InputError
 from segsync.readers.decoder import decode
 from segsync.readers.slices import Slice, stack
 from segsync.readers.stored import Stored, understood
+from segsync.readers.stream import DEFLATE_LIMIT
 
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
 
 #: Where a DICOM file is marked, and with what.
 MARK_AT, MARK = 128, b"DICM"
+#: The name that the standard (PS3.10) keeps for the index of a medium's files.
+INDEX = "DICOMDIR"
 #: How a file without the mark begins: with an element of the group 0002 or 0008, little or big endian.
 UNMARKED = (b"\x02\x00\x00\x00", b"\x08\x00", b"\x00\x08")
 #: A transfer syntax that is inflated in one piece, to whatever size.
@@ -40,8 +43,9 @@ def looks_like_dicom(path: Path) -> bool:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The visible files of a folder, links to what is not there among them."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    """The visible files of a folder, links to what is not there among them, without the index of a medium."""
+    files = (path for path in folder.iterdir() if not path.name.startswith(".") and path.name.upper() != INDEX)
+    return sorted(path for path in files if not path.is_dir())
 
 
 def read(folder: Path) -> Stored:
@@ -113,7 +117,13 @@ def _pixels(folder: Path, datasets: dict[Path, "FileDataset"], count: int) -> np
         raise InputError(f"{folder}: expected slices of one size and type, found {len(kinds)}; give one volume")
     [(rows, columns, allocated, _, _, compressed)] = kinds
     if compressed:
-        planes = decode("dicom", list(datasets), count * rows * columns * allocated // 8, folder)
+        promised, held = count * rows * columns * allocated // 8, sum(path.stat().st_size for path in datasets)
+        if promised > held * DEFLATE_LIMIT:
+            raise InputError(
+                f"{folder}: expected the {promised} bytes of pixels that the headers promise, found {held}; "
+                "the file is cut: copy it again"
+            )
+        planes = decode("dicom", list(datasets), promised, folder)
     else:
         found = []
         for path, dataset in datasets.items():

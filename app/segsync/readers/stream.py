@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from segsync.errors import InputError
 
-#: No deflate stream is denser: a header that promises more voxels than this is wrong.
+#: No deflate stream is denser, nor any other of an image: a header that promises more voxels than this is wrong.
 DEFLATE_LIMIT = 1032
 #: What a gzip file begins with, whatever its name ends with.
 GZIP_MAGIC = b"\x1f\x8b"
