@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 CLASSIC, ENHANCED = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
 SERIES, STUDY, FRAME = "1.2.826.0.1.3680043.2.1125.7", "1.2.826.0.1.3680043.2.1125.8", "1.2.826.0.1.3680043.2.1125.9"
@@ -16,7 +16,7 @@ AXIAL = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
 def dataset(pixels: npt.NDArray[np.generic], number: int = 1, kind: str = CLASSIC) -> FileDataset:
     """A file of one plane or more, with no place yet."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = kind, generate_uid()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(kind), generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made = FileDataset("slice", {}, file_meta=meta, preamble=bytes(128))
     made.SOPClassUID, made.SOPInstanceUID = kind, meta.MediaStorageSOPInstanceUID

@@ -40,10 +40,10 @@ def written(
 def test_a_nifti_that_says_nothing_of_its_place_is_read_as_nibabel_does(tmp_path: Path) -> None:
     path = written(tmp_path / "t1.nii", codes=(0, 0))
     volume = read(path)
-    affine = np.diag([-1, -1, 1, 1]) @ nibabel.load(path).affine  # type: ignore[attr-defined]
+    affine = np.diag([-1, -1, 1, 1]) @ nibabel.load(path).affine
     assert volume.grid.matrix * volume.grid.spacing_xyz == pytest.approx(affine[:3, :3])
     assert volume.grid.origin == pytest.approx(affine[:3, 3])
-    assert nibabel.aff2axcodes(nibabel.load(path).affine) == ("L", "A", "S")  # type: ignore[attr-defined]
+    assert nibabel.aff2axcodes(nibabel.load(path).affine) == ("L", "A", "S")
     assert "left and right are a guess" in volume.warnings[0]
 
 
@@ -90,7 +90,7 @@ def test_a_sheared_sform_is_set_upright_and_said(tmp_path: Path) -> None:
     [warning] = volume.warnings
     assert "the header shears the image" in warning
     corners = np.array([(k, j, i) for k in (0, 9) for j in (0, 8) for i in (0, 7)])
-    affine = np.diag([-1, -1, 1, 1]) @ nibabel.load(path).affine  # type: ignore[attr-defined]
+    affine = np.diag([-1, -1, 1, 1]) @ nibabel.load(path).affine
     apart = np.linalg.norm(volume.grid.corners() - (corners[:, ::-1] @ affine[:3, :3].T + affine[:3, 3]), axis=1).max()
     assert f"{apart:.1f} mm" in warning
     assert 0.05 < apart < 0.2
@@ -119,7 +119,7 @@ BVALUES = (0.0, 5.0, 500.0, 1000.0, 990.0)
 def series(folder: Path, bval: str | None) -> Path:
     """A tissue of 700·10⁻⁶ mm²/s at five b-values."""
     array = np.stack([ARRAY * np.exp(-b * 7e-4) for b in BVALUES], axis=-1).astype(np.float32)
-    nibabel.save(nibabel.Nifti1Image(array, AFFINE), folder / "p_dwi.nii.gz")  # type: ignore[attr-defined]
+    nibabel.save(nibabel.Nifti1Image(array, AFFINE), folder / "p_dwi.nii.gz")
     if bval is not None:
         (folder / "p_dwi.bval").write_text(bval)
     return folder / "p_dwi.nii.gz"

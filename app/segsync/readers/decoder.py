@@ -5,7 +5,6 @@
 
 import io
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -91,9 +90,12 @@ def _tiff(paths: Sequence[Path]) -> npt.NDArray[np.generic]:
 def main() -> None:
     """Decode the files that standard input names, within the limits given, and write the array to standard output."""
     kind, memory, seconds = sys.argv[1:]
-    resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform != "win32":  # which has no such limits; the caller's clock ends the child there
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
     paths = [Path(name) for name in sys.stdin.buffer.read().decode("utf-8", "surrogateescape").split("\0")]
     try:
