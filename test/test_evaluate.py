@@ -17,9 +17,10 @@ from segsync.bundle import ChannelSpec
 from segsync.errors import InputError
 from segsync.images import read
 from segsync_train.cli import main
-from segsync_train.evaluation.evaluate import evaluate, evaluate_folders, labelled_cases, load_model, parse_labels
+from segsync_train.evaluation.evaluate import evaluate, labelled_cases, load_model, parse_labels
 from segsync_train.evaluation.metrics import RULES, score
 from segsync_train.evaluation.operating_point import OperatingPoint
+from segsync_train.evaluation.prediction_folders import evaluate_folders
 from segsync_train.evaluation.summary import Group, Row, Statistic, summarise, table_of, write_results
 from segsync_train.runs.folder import read_log
 from segsync_train.trainer.finetune import finetune

@@ -201,7 +201,11 @@ def evaluate(
     ] = None,
     part: Annotated[PartOfSplit, typer.Option("--part", help="Which cases of the run's own split.")] = "validation",
     rules: Annotated[
-        str | None, typer.Option("--rules", help="isles22, isles24, atlas or aims-tbi; else the task's.")
+        str | None, typer.Option("--rules", help="isles22, isles24, isles26, atlas or aims-tbi; else the task's.")
+    ] = None,
+    probabilities: Annotated[
+        Path | None,
+        typer.Option("--probabilities", help="Folder of probability maps beside predictions, which isles26 scores."),
     ] = None,
     checkpoint: CheckpointOption = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
@@ -216,9 +220,9 @@ def evaluate(
     from segsync_train.evaluation.summary import table_of
 
     groups, chosen = run(
-        source, output, references=references, labels=parse_labels(label or []), data=data, layout=layout,
-        channels=parse_channels(channel or []), part=part, rules=rules, checkpoint=checkpoint, device=device,
-        mirror=mirror, masks=masks,
+        source, output, references=references, probabilities=probabilities, labels=parse_labels(label or []),
+        data=data, layout=layout, channels=parse_channels(channel or []), part=part, rules=rules,
+        checkpoint=checkpoint, device=device, mirror=mirror, masks=masks,
     )  # fmt: skip
     on_stdout().print(table_of(groups, chosen))
 

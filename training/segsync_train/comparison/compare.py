@@ -22,6 +22,7 @@ from segsync_train.comparison.figures import (
     significance_figure,
 )
 from segsync_train.comparison.grouping import group_runs
+from segsync_train.comparison.leaderboard import leaderboard_table
 from segsync_train.comparison.montage import montage_figure
 from segsync_train.comparison.order import order_table, pairs
 from segsync_train.comparison.page import Chapter, Picture, page
@@ -113,6 +114,9 @@ def _apart(
         tables = [data_table(setting, tests, reference, paper)]
         if tests:
             tables.append(differences_table(setting, tests, reference))
+        ranked = leaderboard_table(setting)
+        if ranked is not None:
+            tables.append(ranked)
         ordered = pairs(setting, paper)
         if ordered:
             tables.append(order_table(setting, ordered))

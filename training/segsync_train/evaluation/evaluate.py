@@ -5,13 +5,11 @@ grid. `metrics` says what is measured, `summary` and `system` what is written.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from segsync.arrays import Array
 from segsync.atomic import make_folder, write_texts
@@ -19,7 +17,7 @@ from segsync.bundle import MODEL_FILE, SPEC_FILE, ModelSpec, load_bundle
 from segsync.engine import open_engine
 from segsync.errors import ChannelError, InputError
 from segsync.geometry import Volume
-from segsync.images import read, stem_of, suffix_of, write
+from segsync.images import read, write
 from segsync.postprocess import labels_on
 from segsync.preprocess import prepare
 from segsync.region_model import RegionModel, region_model_for
@@ -36,8 +34,9 @@ from segsync_train.data.dataset import (
 )
 from segsync_train.data.layout import CaseFiles
 from segsync_train.data.splits import split_of_run
-from segsync_train.evaluation.metrics import RULES, Rules, score
+from segsync_train.evaluation.metrics import RULES, Rules
 from segsync_train.evaluation.operating_point import read_operating_point
+from segsync_train.evaluation.prediction_folders import evaluate_folders, label_maps, score_case
 from segsync_train.evaluation.summary import Group, Row, write_results
 from segsync_train.evaluation.system import SYSTEM_FILE, Budget, System, budget_of, folder_name, resolved, system_of
 from segsync_train.networks.build import build_network
@@ -86,74 +85,6 @@ class EvaluatedModel:
     def data(self) -> FolderData | None:
         """The folder of cases that it was trained on."""
         return self.config.data if self.config and isinstance(self.config.data, FolderData) else None
-
-
-# --- folders of predictions ------------------------------------------------------------------------------------------
-
-
-def evaluate_folders(
-    predictions: Path, references: Path, rules: Rules, labels: Mapping[int, str] | None = None
-) -> list[Row]:
-    """Score every reference of a folder against the prediction of the same name.
-
-    labels: values and names; None takes the values that the references hold. Raises InputError where a prediction is
-    missing, on another grid than its reference, or holds a label that is not known.
-    """
-    expected, found = _label_maps(references), _label_maps(predictions)
-    missing = sorted(expected.keys() - found.keys())
-    if missing:
-        raise InputError(
-            f"{predictions}: expected a prediction for each of the {len(expected)} references in {references}, found "
-            f"none for {len(missing)} ({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); predict them too"
-        )
-    extra = sorted(found.keys() - expected.keys())
-    if extra:
-        log.warning("%s: %d predictions have no reference and are left out (%s …)", predictions, len(extra), extra[0])
-    known = labels or _values_of(expected.values())
-    rows: list[Row] = []
-    with StepProgress("scoring", len(expected)) as progress:
-        for name, path in expected.items():
-            reference, predicted = read(path), read(found[name])
-            check_grid(found[name], predicted.grid, path, reference.grid)
-            check_values(path, reference, known)
-            check_values(found[name], predicted, known)
-            rows += score_case(name, reference, predicted, known, rules)
-            progress.advance(name)
-    return rows
-
-
-def _label_maps(folder: Path) -> dict[str, Path]:
-    """The images of a folder by name; raises InputError where there are none, or two of one name."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of label maps, found none; check the path")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and suffix_of(path) and not path.name.startswith("."):
-            first = found.setdefault(stem_of(path), path)
-            if first != path:
-                raise InputError(f"{path}: expected one label map of this name, found {first.name} as well; take one")
-    if not found:
-        raise InputError(f"{folder}: expected label maps, found none; give the folder that holds them itself")
-    return found
-
-
-def _values_of(paths: Iterable[Path]) -> dict[int, str]:
-    values: set[float] = set()
-    for path in paths:
-        values |= set(np.unique(read(path).array).tolist())
-    labels = {int(value): str(int(value)) for value in sorted(values) if value > 0 and value == int(value)}
-    if not labels:
-        raise InputError("expected labels in the references, found none in any; give --label VALUE=NAME")
-    return labels
-
-
-def score_case(name: str, reference: Volume, predicted: Volume, labels: Mapping[int, str], rules: Rules) -> list[Row]:
-    """A row for each label of two label maps on one grid."""
-    spacing = reference.grid.spacing_zyx
-    return [
-        Row(name, value, label, score(reference.array == value, predicted.array == value, spacing, rules))
-        for value, label in labels.items()
-    ]
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -312,6 +243,7 @@ def evaluate(
     output: Path,
     *,
     references: Path | None = None,
+    probabilities: Path | None = None,
     labels: Mapping[int, str] | None = None,
     data: Path | None = None,
     layout: str = "nnunet",
@@ -325,11 +257,11 @@ def evaluate(
 ) -> tuple[list[Group], Rules]:
     """Score a run, a folder of weights or (with `references`) a folder of predictions; write the results to `output`.
 
-    labels: of the references, values and names; None takes the values they hold. data, layout: a folder of cases
-    instead of the run's own; channels: what it calls the model's channels; part: which of its own. rules: a name of
-    `metrics.RULES`; None takes those of the model's task. checkpoint: another one than the run's best. masks: keep
-    what was found. Returns the summary and the rules. Raises InputError for what would be passed over: an option that
-    does not belong to what is scored.
+    probabilities: folder of probability maps, beside predictions. labels: of the references, values and names; None
+    takes the values they hold. data, layout: a folder of cases instead of the run's own; channels: what it calls the
+    model's channels; part: which of its own. rules: a name of `metrics.RULES`; None takes those of the model's task.
+    checkpoint: another one than the run's best. masks: keep what was found. Returns the summary and the rules. Raises
+    InputError for what would be passed over: an option that does not belong to what is scored.
     """
     if rules is not None and rules not in RULES:
         raise InputError(f"--rules: expected one of {', '.join(RULES)}, found {rules!r}")
@@ -343,6 +275,7 @@ def evaluate(
         ("--masks", masks, network, "a network"),
         ("--channel", bool(channels), network, "a network"),
         ("--label", bool(labels), not network, "--references"),
+        ("--probabilities", probabilities is not None, not network, "--references"),
         ("--layout", layout != "nnunet", data is not None, "--data"),
         ("--part", part != "validation", network and data is None, "the cases of a run's own split"),
     ):
@@ -352,13 +285,13 @@ def evaluate(
     weights: Weights | None = None
     if references is not None:
         chosen = RULES[rules or "isles22"]
-        rows = evaluate_folders(source, references, chosen, labels)
+        rows = evaluate_folders(source, references, chosen, labels, probabilities)
         system = System(
             name=folder_name(source),
             data=folder_name(references),
             rules=chosen.name,
-            cases=resolved([CaseFiles(name, {}, path) for name, path in _label_maps(references).items()]),
-            masks={name: path.resolve() for name, path in _label_maps(source).items()},
+            cases=resolved([CaseFiles(name, {}, path) for name, path in label_maps(references).items()]),
+            masks={name: path.resolve() for name, path in label_maps(source).items()},
         )
     elif (source / SPEC_FILE).is_file() or (source / CONFIG_FILE).is_file():
         model = load_model(source, device, checkpoint)

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy import ndimage
+from sklearn.metrics import auc, precision_recall_curve
 
-from segsync.arrays import Mask, Triple, bounding_box
+from segsync.arrays import Array, Mask, Triple, bounding_box
 
 Components = npt.NDArray[np.int32]
 
@@ -26,7 +27,8 @@ class Rules:
 
     neighbours: 26 or 6 voxels that make two voxels one lesion. min_iou: a reference lesion is found by a predicted one
     whose intersection over union reaches this, one by one; 0: by any voxel of the prediction. ignored_voxels: lesions
-    of so many voxels or fewer are removed from both masks before anything is measured.
+    of so many voxels or fewer are removed from both masks before anything is measured. probability_map: whether a
+    probability map is scored beside the mask. ranked: the fields of `Scores` that the leaderboard ranks.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Rules:
     neighbours: Literal[6, 26] = 26
     min_iou: float = 0.0
     ignored_voxels: int = 0
+    probability_map: bool = False
+    ranked: tuple[str, ...] = ("dice", "volume_difference_ml", "lesion_count_difference", "lesion_f1")
 
 
 RULES = {
@@ -48,6 +52,14 @@ RULES = {
             min_iou=0.2,
         ),
         Rules(
+            "isles26",
+            "ISLES'26: panoptica, intersection over union of at least 0.25; area of the probability map",
+            "isles-26.grand-challenge.org",
+            min_iou=0.25,
+            probability_map=True,
+            ranked=("dice", "volume_difference_ml", "lesion_count_difference", "lesion_f1", "pr_auc"),
+        ),
+        Rules(
             "atlas",
             "ATLAS R2.0: lesions are 6-connected",
             "github.com/npnl/atlas2_grand_challenge, isles/scoring.py",
@@ -58,9 +70,14 @@ RULES = {
             "AIMS-TBI 2026: lesions of 50 voxels or fewer do not count",
             "aims-tbi.grand-challenge.org",
             ignored_voxels=50,
+            ranked=("dice", "hd95_mm", "assd_mm"),
         ),
     )
 }
+
+
+#: Of these fields of `Scores` larger values are better, of all others smaller ones.
+LARGER_IS_BETTER = frozenset({"dice", "lesion_f1", "pr_auc"})
 
 
 @dataclass(frozen=True)
@@ -91,15 +108,33 @@ class Scores:
     lesion_count_difference: int
     #: 2 TP / (2 TP + FP + FN): found, false and missed lesions.
     lesion_f1: float
+    #: Area under the precision-recall curve of the probability map; None where no map is scored.
+    pr_auc: float | None = None
 
 
-def score(reference: Mask, predicted: Mask, spacing_zyx: Triple, rules: Rules) -> Scores:
-    """Compare two masks (Z, Y, X) of one grid.
+def score(
+    reference: Mask, predicted: Mask, spacing_zyx: Triple, rules: Rules, probability: Array | None = None
+) -> Scores:
+    """Compare two masks of one grid by the rules of a challenge.
 
-    Raises ValueError where their shapes differ.
+    Args:
+        reference: (Z, Y, X), what is there.
+        predicted: (Z, Y, X), what was found.
+        spacing_zyx: Distance of voxel centres, mm.
+        rules: What counts as a lesion, and when one is found.
+        probability: (Z, Y, X) of the label, for rules that score it (`Rules.probability_map`).
+
+    Returns:
+        The scores; `pr_auc` where a probability map is given and the rules score it.
+
+    Raises:
+        ValueError: The shapes differ.
     """
-    if reference.shape != predicted.shape:
-        raise ValueError(f"masks of one grid expected, found {reference.shape} and {predicted.shape}")
+    for other in (predicted, probability):
+        if other is not None and reference.shape != other.shape:
+            raise ValueError(f"masks of one grid expected, found {reference.shape} and {other.shape}")
+    # On the whole grid: every voxel of the background counts there.
+    area = precision_recall_area(reference, probability) if rules.probability_map and probability is not None else None
     either = reference | predicted
     if either.any():
         # Nothing outside counts, and most of a CT is outside.
@@ -126,6 +161,7 @@ def score(reference: Mask, predicted: Mask, spacing_zyx: Triple, rules: Rules) -
         predicted_lesions=count,
         lesion_count_difference=abs(count - lesions),
         lesion_f1=_ratio(2 * found, found + lesions + false, empty=1.0),
+        pr_auc=area,
     )
 
 
@@ -154,7 +190,7 @@ def matches(
 
     With min_iou 0 a reference lesion is found, and a predicted one is not false, where one voxel meets the other mask
     (ISLES'22): two lesions may be found by one. Else pairs are taken from the best intersection over union down, each
-    lesion once (panoptica's NaiveThresholdMatching, ISLES'24).
+    lesion once (panoptica's NaiveThresholdMatching, ISLES'24 and ISLES'26).
     """
     pairs, shared = np.unique(np.stack([reference[both], predicted[both]]), axis=1, return_counts=True)
     if min_iou == 0:
@@ -169,6 +205,25 @@ def matches(
             matched_reference.add(one)
             matched_predicted.add(other)
     return len(matched_reference), counts[1] - len(matched_predicted)
+
+
+def precision_recall_area(reference: Mask, probability: Array) -> float:
+    """Area under the precision-recall curve of a probability map, voxel by voxel (ISLES'26).
+
+    The curve goes through every distinct probability and is integrated by trapezoids (not average precision). Without
+    a reference there is no recall: a map that is the same everywhere then gives 1, any other 0.
+
+    Args:
+        reference: (Z, Y, X).
+        probability: (Z, Y, X), any monotone function of the probability.
+
+    Returns:
+        The area, 0 to 1. A map that is the same everywhere gives (1 + p) / 2, with p the reference's part of the grid.
+    """
+    if not reference.any():
+        return float(probability.min() == probability.max())
+    precision, recall, _ = precision_recall_curve(reference.ravel(), probability.ravel())
+    return float(auc(recall, precision))
 
 
 def surface_distances(reference: Mask, predicted: Mask, spacing_zyx: Triple) -> tuple[float, float, float]:

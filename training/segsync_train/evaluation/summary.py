@@ -29,6 +29,7 @@ SHOWN = (
     ("volume_difference_ml", "volume difference ml", 2),
     ("lesion_f1", "lesion F1", 3),
     ("lesion_count_difference", "lesion difference", 2),
+    ("pr_auc", "PR area", 3),
 )
 
 
@@ -79,6 +80,11 @@ class Group:
     occurs: bool = True
 
 
+def measured(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The metrics that these rows hold: without `pr_auc` where no probability map was scored."""
+    return tuple(metric for metric in METRICS if any(getattr(row.scores, metric) is not None for row in rows))
+
+
 def summarise(rows: Sequence[Row]) -> list[Group]:
     """Statistics of each label, and with several labels of the mean over them in each case (the paper's `Avg`).
 
@@ -102,7 +108,8 @@ def summarise(rows: Sequence[Row]) -> list[Group]:
             if row.label not in nowhere:
                 cases.setdefault(row.case, []).append(row.scores)
         means = {
-            metric: Statistic.of(_mean_of_labels(scores, metric) for scores in cases.values()) for metric in METRICS
+            metric: Statistic.of(_mean_of_labels(scores, metric) for scores in cases.values())
+            for metric in measured(rows)
         }
         groups.append(Group(0, "mean of labels", "all", means))
     return groups
@@ -129,7 +136,7 @@ def _mean_of_labels(scores: Sequence[Scores], metric: str) -> float:
 def _group(
     label: int, name: str, cases: Literal["all", "with", "without"], rows: Sequence[Row], *, occurs: bool = True
 ) -> Group:
-    metrics = {metric: Statistic.of(getattr(row.scores, metric) for row in rows) for metric in METRICS}
+    metrics = {metric: Statistic.of(getattr(row.scores, metric) for row in rows) for metric in measured(rows)}
     return Group(label, name, cases, metrics, occurs)
 
 
@@ -146,7 +153,8 @@ def write_results(
             "label %d (%s): no reference holds it; it is left out of the mean of labels. Check the names and values of "
             "the labels", label, name,
         )  # fmt: skip
-    every = [[row.case, row.label, row.name, *asdict(row.scores).values()] for row in rows]
+    metrics = measured(rows)
+    every = [[row.case, row.label, row.name, *(getattr(row.scores, metric) for metric in metrics)] for row in rows]
     flat = [
         [group.label, group.name, group.cases, str(group.occurs).lower(), metric, *asdict(statistic).values()]
         for group in groups
@@ -160,7 +168,7 @@ def write_results(
         "groups": [asdict(group) for group in groups],
     }
     texts = {
-        CASES_FILE: csv_of(["case", "label", "name", *METRICS], every),
+        CASES_FILE: csv_of(["case", "label", "name", *metrics], every),
         "summary.csv": csv_of(["label", "name", "cases", "occurs", "metric", *statistic_names], flat),
         "summary.json": json.dumps(about, indent=2) + "\n",
     }
@@ -189,13 +197,14 @@ def table_of(groups: Sequence[Group], rules: Rules) -> Table:
     table = Table(title=f"mean ± SD; {rules.title}", title_justify="left")
     table.add_column("label")
     table.add_column("cases", justify="right")
-    for _, heading, _ in SHOWN:
+    columns = [column for column in SHOWN if any(column[0] in group.metrics for group in groups)]
+    for _, heading, _ in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for group in groups:
         name = group.name if group.cases == "all" else f"  {group.cases} it"
         name += "" if group.occurs else ", in no reference"
         dice = group.metrics["dice"]
-        shown = [_shown(group.metrics[metric], digits) for metric, _, digits in SHOWN]
+        shown = [_shown(group.metrics[metric], digits) for metric, _, digits in columns]
         table.add_row(name, str(dice.n), *shown)
     return table
 
