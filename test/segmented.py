@@ -9,7 +9,8 @@ from PIL import Image
 
 from segsync.bundle import Bundle, ChannelSpec, ModelSpec, ZScore
 from segsync.geometry import Grid, Volume
-from segsync.predict import Case, Result
+from segsync.pipeline import Case
+from segsync.predict import Result
 from segsync.sliding_window import InferenceStatistics
 from segsync.tasks import TASKS
 

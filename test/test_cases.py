@@ -13,7 +13,7 @@ from case_folders import BIDS, GRID, LESION, SOCKETS, VOLUMES, bids, platform, w
 from segsync.cases import find_cases, find_task
 from segsync.errors import InputError
 from segsync.geometry import Grid
-from segsync.predict import Case
+from segsync.pipeline import Case
 from segsync.tasks import TASKS, Task, own_task
 
 ISLES22 = TASKS["isles22"]

@@ -146,13 +146,13 @@ def test_cases_whose_labels_are_held_back_neither_train_nor_validate(tmp_path: P
     config = config_for("whspp-ct", folder, dict(DATASETS["whspp-ct"].labels))
     cases = find_cases("whspp-ct", folder, ["ct"])
     assert [case.name for case in cases if case.held_back] == ["val-Case4001"]
-    check_files(cases, config, folder)
+    check_files(cases, config.channels, folder)
     assert isinstance(config.data, FolderData)
     split = split_cases(cases, config.data.model_copy(update={"validation": 0.5}))
     assert {case.name for case in (*split.training, *split.validation)} == {"train-Case1001", "train-Case2001"}
     (folder / TREES["whspp-ct"].labels["train-Case2001"][0]).unlink()
     with pytest.raises(InputError, match=r"case train-Case2001: expected a label map, found none \(1 of 2 cases"):
-        check_files(find_cases("whspp-ct", folder, ["ct"]), config, folder)
+        check_files(find_cases("whspp-ct", folder, ["ct"]), config.channels, folder)
 
 
 def test_every_case_validates_in_one_fold_and_trains_in_all_others() -> None:

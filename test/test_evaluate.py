@@ -264,7 +264,7 @@ def test_each_label_of_a_network_has_its_row(tmp_path: Path) -> None:
 def test_cases_are_looked_at_before_the_first_is_segmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, data = copying_weights(tmp_path / "weights"), labelled(tmp_path / "data", (4, 4), (4, 4))
     write_image(data / "labelsTr" / "case1.nii.gz", 3 * square(4), GRID)
-    monkeypatch.setattr("segsync_train.evaluation.evaluate.predict", lambda *_, **__: pytest.fail("segmented"))
+    monkeypatch.setattr("segsync.pipeline.predict", lambda *_, **__: pytest.fail("segmented"))
     with pytest.raises(InputError, match=r"case1.nii.gz: expected the label values 0, 1, found 3"):
         evaluate(weights, tmp_path / "out", data=data)
     write_image(data / "labelsTr" / "case1.nii.gz", square(4), grid_of(GRID.size_zyx))

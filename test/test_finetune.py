@@ -16,8 +16,9 @@ import pytest
 import torch
 import yaml
 
+from segsync.bundle import ChannelSpec, InferenceSpec, ZScore
 from segsync.errors import InputError, OutputError, SegsyncError, WeightsError
-from segsync.sliding_window import Windows
+from segsync.pipeline import Pipeline
 from segsync_train.config.run import TransferConfig
 from segsync_train.data.cases import build_case
 from segsync_train.data.loader import batches
@@ -203,8 +204,16 @@ def test_a_validated_case_by_hand() -> None:
     probabilities[0, 1, 6, 6, 6] = 0.5
     image = np.ones((1, 12, 12, 12), dtype=np.float32)
     case = build_case("c", image, label, label >= 0, (2.0, 1.0, 1.0))
-    windows = Windows((12, 12, 12), (1, 1, 1))
-    [(_, predicted, found)] = validate(torch.nn.Identity(), [case], lambda array: probabilities, windows, 2)
+    channels = (ChannelSpec(name="t1", normalisation=ZScore()),)
+    spec = InferenceSpec(
+        channels=channels,
+        labels={3: "one", 7: "other"},
+        spacing_zyx=case.spacing_zyx,
+        patch_zyx=(12, 12, 12),
+        multiple_zyx=(1, 1, 1),
+    )
+    pipeline = Pipeline(spec, lambda array: probabilities)
+    [(_, predicted, found)] = validate(torch.nn.Identity(), [case], pipeline, 0.5)
     assert np.array_equal(predicted, probabilities[0].argmax(0) + 1 - (probabilities[0].sum(0) == 0))
     assert found == CaseScore(
         "c", dice=(1.0, 0.0), holds=(True, True), lesions=2, found=1, false=1, volume_ml=0.07, predicted_ml=0.056

@@ -205,9 +205,9 @@ def test_reading_and_putting_back_count_for_the_deadline(t1: segsync.Model, monk
         deadlines.append(deadline)
         return predict(*arguments, **others)
 
-    monkeypatch.setattr("segsync.predict.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr("segsync.predict.prepare", slowly)
-    monkeypatch.setattr("segsync.predict.predict", noted)
+    monkeypatch.setattr("segsync.pipeline.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("segsync.pipeline.prepare", slowly)
+    monkeypatch.setattr("segsync.pipeline.predict", noted)
     grid = grid_of((8, 8, 8))
     t1.predict({"t1": Volume(ball(grid, 3.0), grid)}, Settings(deadline_s=100.0))
     assert deadlines == [70.0]
@@ -255,7 +255,7 @@ def test_images_that_do_not_fit_into_memory_are_a_resource_error(
     def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("segsync.predict.prepare", full)
+    monkeypatch.setattr("segsync.pipeline.prepare", full)
     with pytest.raises(ResourceError, match="give the container more memory"):
         t1.predict({"t1": Volume(tissue_of(grid_of((4, 4, 4)), 1), grid_of((4, 4, 4)))})
 

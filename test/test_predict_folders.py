@@ -11,7 +11,8 @@ from builders import Cli, Outcome, files_below, write_dicom, write_image, write_
 from case_folders import BIDS, GRID, LESION, VOLUMES, bids, platform, write_case
 from segsync.errors import WeightsError
 from segsync.lesions import measure
-from segsync.predict import Case, Model, Result
+from segsync.pipeline import Case
+from segsync.predict import Model, Result
 from segsync.readers.stream import is_gzip
 
 

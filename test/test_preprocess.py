@@ -458,17 +458,26 @@ def test_every_channel_is_averaged_to_the_models_resolution(name: str) -> None:
     assert found.array[["dwi", "flair"].index(name), 1:-1, 1:-1, 1:-1].std() < 0.1
 
 
+class Organ:
+    """A region model that knows the answer."""
+
+    name = "organ"
+
+    def __call__(self, image: Volume) -> Volume:
+        return Volume(ball(GRID, 8.0), image.grid)
+
+
 def test_outside_of_the_region_every_channel_is_0() -> None:
     """As if the skull had been removed from each image before."""
     volumes, organ = brain(), ball(GRID, 8.0)
-    found = prepare(volumes.get, spec_of(), "dwi", lambda image: Volume(organ, image.grid))
+    found = prepare(volumes.get, spec_of(), "dwi", Organ())
     blanked = {name: Volume(floats(volume) * organ, GRID) for name, volume in volumes.items()}
     assert np.array_equal(found.array, prepared(blanked).array)
     assert np.array_equal(found.tissue, organ > 0)
 
 
 def test_a_model_that_does_not_read_the_reference_is_refused() -> None:
-    with pytest.raises(WeightsError, match=r"expected it to read the channel 'dwi'"):
+    with pytest.raises(WeightsError, match=r"expected a model that reads the channel 'dwi', found one that reads adc"):
         prepared(brain(), spec_of(ADC_CHANNEL))
 
 

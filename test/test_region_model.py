@@ -126,13 +126,13 @@ def test_a_run_and_its_export_use_the_region_model(tmp_path: Path) -> None:
     exported = tmp_path / "weights" / "custom"
     assert str(tmp_path) not in (exported / "model.json").read_text(), "a path of this machine"
     of_run, of_export = load_model(tmp_path / "run", "cpu"), load_model(exported, "cpu")
-    assert of_run.spec.region_model == of_export.spec.region_model == "organ"
+    assert load_bundle(exported).spec.region_model == "organ"
     assert isinstance(config.data, FolderData)
     cases = labelled_cases(of_run, config.data, "all")[:1]
     found = []
     for model in (of_run, of_export):
-        assert model.region_model is not None
-        assert model.region_model.bundle.folder == organ
+        assert isinstance(model.pipeline.region_model, RegionModel)
+        assert model.pipeline.region_model.bundle.folder == organ
         evaluate_model(model, cases, RULES["isles22"], masks=tmp_path)
         found.append(read(tmp_path / f"{cases[0].name}.nii.gz").array)
     assert found[0].any()

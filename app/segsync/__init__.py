@@ -8,7 +8,8 @@
 
 from segsync.errors import SegsyncError
 from segsync.geometry import Grid, Volume
-from segsync.predict import Case, Model, Result, Settings, load
+from segsync.pipeline import Case
+from segsync.predict import Model, Result, Settings, load
 
 __all__ = ["Case", "Grid", "Model", "Result", "SegsyncError", "Settings", "Volume", "load"]
 __version__ = "0.1.0"

@@ -7,9 +7,10 @@ repeats the sha256 of every file and its licence.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -80,25 +81,40 @@ class ChannelSpec(_Frozen):
     optional: bool = False
 
 
-class ModelSpec(_Frozen):
-    """What `model.json` holds: everything the runtime must know of a model, and where the model comes from.
+class PreprocessingSpec(_Frozen):
+    """What preprocessing needs of a model. Sizes and spacings are in array order (Z, Y, X), here and below."""
 
-    Sizes and spacings are in array order (Z, Y, X). The network maps `(N, C, Z, Y, X)` float32 to the probabilities of
-    the foreground labels, `(N, L, Z, Y, X)` float32 with L = len(labels); background is what is left to one.
-    """
-
-    format: Literal[1] = 1
-    name: str
-    task: str
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
     #: The channel whose grid the mask lies on, where no challenge's task says it; None takes the first.
     reference: str | None = None
-    #: Name of the region model: weights in the folder beside these that segment a region (the brain) in the reference
-    #: image. Voxels outside its mask are set to 0. None: the network sees the whole image.
-    region_model: FolderName | None = None
+    spacing_zyx: tuple[Spacing, Spacing, Spacing]
+
+    @property
+    def reference_channel(self) -> str:
+        """Name of the channel that `reference` means."""
+        return self.reference or self.channels[0].name
+
+    @model_validator(mode="after")
+    def _channels_once(self) -> Self:
+        _each_once("channels", [channel.name for channel in self.channels])
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_there(self) -> Self:
+        if self.reference_channel not in {channel.name for channel in self.channels if not channel.optional}:
+            raise ValueError(f"reference {self.reference_channel!r} is not among the channels that are always there")
+        return self
+
+
+class InferenceSpec(PreprocessingSpec):
+    """What the whole way from images to labels needs of a model.
+
+    The network maps `(N, C, Z, Y, X)` float32 to the probabilities of the foreground labels, `(N, L, Z, Y, X)` float32
+    with L = len(labels); background is what is left to one.
+    """
+
     #: Label values written to the mask, in the order of the network's output, with their names.
     labels: dict[Label, str] = Field(min_length=1)
-    spacing_zyx: tuple[Spacing, Spacing, Spacing]
     patch_zyx: tuple[Side, Side, Side]
     #: Any window whose sides are multiples of these can be given to the network.
     multiple_zyx: tuple[Side, Side, Side]
@@ -108,40 +124,39 @@ class ModelSpec(_Frozen):
     min_component_ml: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     #: Axes (0 = Z, 1 = Y, 2 = X) along which mirroring is part of the test-time augmentation.
     mirror_axes: tuple[Literal[0, 1, 2], ...] = (2,)
+
+    @model_validator(mode="after")
+    def _labels_and_axes_once(self) -> Self:
+        _each_once("labels", [name.replace("/", "-") for name in self.labels.values()])  # as their files are called
+        _each_once("mirror_axes", self.mirror_axes)
+        return self
+
+    @model_validator(mode="after")
+    def _patch_fits(self) -> Self:
+        if any(side % multiple for side, multiple in zip(self.patch_zyx, self.multiple_zyx, strict=True)):
+            raise ValueError(f"patch_zyx {self.patch_zyx} is not a multiple of multiple_zyx {self.multiple_zyx}")
+        return self
+
+
+class ModelSpec(InferenceSpec):
+    """What `model.json` holds: everything the runtime must know of a model, and where the model comes from."""
+
+    format: Literal[1] = 1
+    name: str
+    task: str
+    #: Name of the region model: weights in the folder beside these that segment a region (the brain) in the reference
+    #: image. Voxels outside its mask are set to 0. None: the network sees the whole image.
+    region_model: FolderName | None = None
     opset: PositiveInt
     sha256: Sha256
     licence: str
     #: Free record of the training: configuration, commit, data, hours, hardware.
     provenance: dict[str, Any] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _each_once(self) -> "ModelSpec":
-        listed: dict[str, list[object]] = {
-            "channels": [channel.name for channel in self.channels],
-            "labels": [name.replace("/", "-") for name in self.labels.values()],  # as their files are called
-            "mirror_axes": [*self.mirror_axes],
-        }
-        for what, values in listed.items():
-            if len(set(values)) < len(values):
-                raise ValueError(f"{what} {values} are not each listed once")
-        return self
 
-    @model_validator(mode="after")
-    def _patch_fits(self) -> "ModelSpec":
-        if any(side % multiple for side, multiple in zip(self.patch_zyx, self.multiple_zyx, strict=True)):
-            raise ValueError(f"patch_zyx {self.patch_zyx} is not a multiple of multiple_zyx {self.multiple_zyx}")
-        return self
-
-    @model_validator(mode="after")
-    def _reference_is_there(self) -> "ModelSpec":
-        if self.reference_channel not in {channel.name for channel in self.channels if not channel.optional}:
-            raise ValueError(f"reference {self.reference_channel!r} is not among the channels that are always there")
-        return self
-
-    @property
-    def reference_channel(self) -> str:
-        """Name of the channel that `reference` means."""
-        return self.reference or self.channels[0].name
+def _each_once(what: str, values: Sequence[object]) -> None:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{what} {[*values]} are not each listed once")
 
 
 class ManifestEntry(_Frozen):

@@ -11,7 +11,7 @@ from segsync.errors import InputError, os_errors
 from segsync.grand_challenge import choose_task, is_platform_folder, read_case, read_inputs
 from segsync.images import holds_dicom, stem_of, suffix_of
 from segsync.names import ImageName, read_name
-from segsync.predict import Case
+from segsync.pipeline import Case
 from segsync.tasks import TASKS, Task
 
 log = logging.getLogger(__name__)

@@ -33,7 +33,8 @@ from segsync.images import stem_of, write
 from segsync.installation import as_table, folders_of_weights, installation
 from segsync.lesions import measure
 from segsync.output_paths import check_folders, check_output_paths, output_paths_of, probability_paths
-from segsync.predict import WEIGHTS_PLACES, Case, Model, Result, Settings, Tta, find_task, find_weights, load, task_of
+from segsync.pipeline import Case
+from segsync.predict import WEIGHTS_PLACES, Model, Result, Settings, Tta, find_task, find_weights, load, task_of
 from segsync.progress import report_progress
 from segsync.server import HOST, PORT, make_server
 from segsync.tasks import TASKS, Task, task_named

@@ -15,7 +15,8 @@ import numpy as np
 from segsync.atomic import write_texts
 from segsync.errors import InputError, ResourceError, os_errors
 from segsync.images import stem_of, suffix_of, write
-from segsync.predict import Case, Result
+from segsync.pipeline import Case
+from segsync.predict import Result
 from segsync.tasks import TASKS, Content, Task
 
 log = logging.getLogger(__name__)

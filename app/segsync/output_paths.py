@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segsync.errors import OutputError, os_errors
 from segsync.images import WRITABLE, stem_of, suffix_of
-from segsync.predict import Case
+from segsync.pipeline import Case
 from segsync.tasks import Task
 
 #: What ends a file's name (`.png`) and hardly a folder's: one that is meant to be a folder is made beforehand.

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from segsync.arrays import Array, LabelMap, Mask, bounding_box
-from segsync.bundle import ModelSpec
+from segsync.bundle import InferenceSpec
 from segsync.errors import memory_errors
 from segsync.geometry import Grid, Volume, resample
 
@@ -14,7 +14,7 @@ from segsync.geometry import Grid, Volume, resample
 BYTES_A_VOXEL = 17
 
 
-def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: ModelSpec) -> tuple[LabelMap, int]:
+def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: InferenceSpec) -> tuple[LabelMap, int]:
     """Labels (Z, Y, X) uint8 on the reference grid, and how many small components were removed.
 
     probabilities: (L, Z, Y, X) of the foreground labels on the model's grid. They are interpolated to the reference

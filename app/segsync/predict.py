@@ -1,24 +1,23 @@
-"""The whole way of a case, in one page: channels in, labels on the reference grid out."""
+"""What the commands, the server and Python call: a task's weights, found and loaded once, and a result to keep."""
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from segsync.arrays import Array, LabelMap
+from segsync.arrays import Array
 from segsync.bundle import MODEL_FILE, SPEC_FILE, Bundle, ModelSpec, load_bundle
 from segsync.engine import open_engine
-from segsync.errors import ChannelError, InputError, ResourceError, WeightsError, os_errors
-from segsync.geometry import Grid, Volume, resample
-from segsync.images import read, write
+from segsync.errors import WeightsError, os_errors
+from segsync.geometry import Volume, resample
+from segsync.images import write
 from segsync.memory import Footprint
-from segsync.postprocess import BYTES_A_VOXEL, labels_on
-from segsync.preprocess import prepare
+from segsync.pipeline import Case, Options, Pipeline, Segmentation, no_progress
 from segsync.region_model import region_model_for
 from segsync.shipped import WEIGHTS
-from segsync.sliding_window import InferenceStatistics, Windows, all_flips, predict
 from segsync.tasks import TASKS, Task, own_task, task_named
 
 log = logging.getLogger(__name__)
@@ -41,45 +40,14 @@ class Settings:
     deadline_s: float | None = None
 
 
-@dataclass(frozen=True)
-class Case:
-    """One patient's images: a path (file, or folder of one DICOM series) or a volume for each channel."""
-
-    name: str
-    channels: Mapping[str, Path | Volume]
-    #: What the JSON inputs said, for the report.
-    metadata: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was found in a case, on the grid of its reference image."""
+@dataclass(frozen=True, kw_only=True)
+class Result(Segmentation):
+    """What was segmented in a case, and by which weights."""
 
     case: Case
     task: Task
     bundle: Bundle
-    #: The image the task measures on, as read.
-    reference: Volume
-    #: (Z, Y, X) uint8: 0 is background, other values as in `bundle.spec.labels`.
-    mask: LabelMap
-    #: (L, Z, Y, X) float32 on `model_grid`, as the network gave them.
-    model_probabilities: Array
-    model_grid: Grid
-    statistics: InferenceStatistics
     device: str
-    warnings: tuple[str, ...]
-    #: Seconds of each step.
-    seconds: Mapping[str, float]
-
-    @property
-    def grid(self) -> Grid:
-        """The grid of `mask`: size, spacing, origin and direction of the reference image."""
-        return self.reference.grid
-
-    @property
-    def volume_ml(self) -> float:
-        """Volume of everything that is not background, in millilitres."""
-        return float((self.mask > 0).sum() * self.grid.voxel_ml)
 
     def probability(self, label: int = 1) -> Array:
         """The probability of one label (Z, Y, X) float32 on the reference grid."""
@@ -120,12 +88,15 @@ class Model:
         self.task = task
         began = time.monotonic()
         self.engine = open_engine(bundle, device, memory_bytes=max_memory)
-        self.region_model = region_model_for(bundle, device, memory_bytes=max_memory)
-        spec = bundle.spec
-        self._max_memory, self._footprint = max_memory, None
+        spec, largest = bundle.spec, None
+        region_model = region_model_for(bundle, device, memory_bytes=max_memory)
         if max_memory is not None:
             z, y, x = (max(m, p // 2 // m * m) for p, m in zip(spec.patch_zyx, spec.multiple_zyx, strict=True))
-            self._footprint = Footprint.measure(self.engine.warm_up, (z, y, x))
+            footprint = Footprint.measure(self.engine.warm_up, (z, y, x))
+            largest = partial(footprint.largest, spec.patch_zyx, spec.multiple_zyx, limit=max_memory)
+        self.pipeline = Pipeline(
+            spec, self.engine, reference=task.reference, region_model=region_model, largest_window=largest
+        )
         self.load_seconds = time.monotonic() - began
         log.info("%s on %s, loaded in %.2f s from %s", spec.name, self.engine.device, self.load_seconds, bundle.folder)
 
@@ -133,7 +104,7 @@ class Model:
         self,
         images: Mapping[str, Path | str | Volume] | Case,
         settings: Settings | None = None,
-        progress: Callable[[float], None] = lambda fraction: None,
+        progress: Callable[[float], None] = no_progress,
     ) -> Result:
         """Segment one case.
 
@@ -144,78 +115,9 @@ class Model:
         case = images if isinstance(images, Case) else _case(images)
         for name in case.channels:
             self.task.channel(name)
-        began = time.monotonic()
-        spec, references = self.bundle.spec, {}
-
-        def load(name: str) -> Volume | None:
-            source = case.channels.get(name)
-            volume = read(source) if isinstance(source, Path) else source
-            if name == self.task.reference and volume is not None:
-                references[name] = volume
-            return volume
-
-        try:
-            prepared = prepare(load, spec, self.task.reference, self.region_model)
-            for line in prepared.warnings:
-                log.warning("%s: %s", case.name, line)
-            reference = references[self.task.reference]
-            ready = time.monotonic()
-            windows = self._windows(settings, prepared.array.nbytes + BYTES_A_VOXEL * reference.array.size)
-            deadline = None
-            if settings.deadline_s is not None:
-                # The way back takes about as long as the way there.
-                deadline = began + settings.deadline_s - (ready - began)
-            try:
-                probabilities, statistics = predict(
-                    prepared.array,
-                    self.engine,
-                    len(spec.labels),
-                    windows,
-                    tissue=prepared.tissue,
-                    deadline=deadline,
-                    progress=progress,
-                )
-            except ResourceError as error:
-                raise ResourceError(f"case {case.name}: {error}") from error
-            network = time.monotonic()
-            mask, removed = labels_on(probabilities, prepared.grid, reference.grid, spec)
-        except ChannelError as error:
-            source = case.channels.get(error.channel)
-            raise InputError(f"{source if isinstance(source, Path) else f'case {case.name}'}: {error}") from error
-        except MemoryError as error:
-            raise ResourceError(
-                f"case {case.name}: expected memory for its images, found too little; give the container more memory"
-            ) from error
-        if removed:
-            statistics.notes.append(f"{removed} components below {spec.min_component_ml:g} ml removed")
-        seconds = {
-            "read and prepare": ready - began,
-            "network": network - ready,
-            "put back": time.monotonic() - network,
-            "total": time.monotonic() - began,
-        }
-        return Result(
-            case=case,
-            task=self.task,
-            bundle=self.bundle,
-            reference=reference,
-            mask=mask,
-            model_probabilities=probabilities,
-            model_grid=prepared.grid,
-            statistics=statistics,
-            device=str(self.engine.device),
-            warnings=prepared.warnings,
-            seconds=seconds,
-        )
-
-    def _windows(self, settings: Settings, arrays: int) -> Windows:
-        spec = self.bundle.spec
         mirror = settings.tta == "mirror" or (settings.tta == "auto" and self.engine.device.cuda is not None)
-        patch = spec.patch_zyx
-        if self._max_memory is not None and self._footprint is not None:
-            patch = self._footprint.largest(patch, spec.multiple_zyx, arrays, self._max_memory)
-        flips = all_flips(spec.mirror_axes) if mirror else ((),)
-        return Windows(patch, spec.multiple_zyx, settings.overlap, flips)
+        segmented = self.pipeline.segment(case, Options(settings.overlap, mirror, settings.deadline_s), progress)
+        return Result(**vars(segmented), case=case, task=self.task, bundle=self.bundle, device=str(self.engine.device))
 
 
 def task_of(spec: ModelSpec) -> Task:

@@ -3,17 +3,25 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from segsync.arrays import Array, Mask
-from segsync.bundle import ChannelSpec, Fixed, ModelSpec, ZScore
+from segsync.bundle import ChannelSpec, Fixed, PreprocessingSpec, ZScore
 from segsync.errors import ChannelError, WeightsError
 from segsync.geometry import Grid, Volume, resample, respaced
 from segsync.units import settle_units
 
-#: Segments a region in an image: 1 inside, 0 outside, on the image's grid; None if it finds nothing.
-RegionFinder = Callable[[Volume], Volume | None]
+
+class RegionFinder(Protocol):
+    """Segments a region in an image: 1 inside, 0 outside, on the image's grid; None if it finds nothing."""
+
+    name: str
+
+    def __call__(self, image: Volume, /) -> Volume | None:
+        """The region's mask."""
+
 
 #: Tissue is brighter than this fraction of the image's bright end (its 98th percentile above zero); air and noise are
 #: not.
@@ -69,27 +77,31 @@ def normalise(array: Array, how: ZScore | Fixed) -> Array:
 
 
 def prepare(
-    load: Callable[[str], Volume | None], spec: ModelSpec, reference: str, region_model: RegionFinder | None = None
+    load: Callable[[str], Volume | None],
+    spec: PreprocessingSpec,
+    reference: str,
+    region_model: RegionFinder | None = None,
 ) -> Prepared:
     """Bring every channel of `spec` onto one grid, by physical space, and normalise it.
 
     load: gives a channel's volume by name, or None where the case has none; called once a channel, so that only one
     full-size image is in memory at a time. reference: the channel whose field of view the model's grid covers.
-    region_model: what `spec.region_model` names, opened; outside of it all channels are 0, as in images whose
-    skull was removed. None: nothing is blanked.
+    region_model: outside of the region that it segments all channels are 0, as in images whose skull was removed.
+    None: nothing is blanked.
     Raises ChannelError where a needed channel is missing, empty, or lies elsewhere in space.
     """
     warnings: list[str] = []
     channels = {channel.name: channel for channel in spec.channels}
     if reference not in channels:
         raise WeightsError(
-            f"model {spec.name!r}: expected it to read the channel {reference!r}, found {list(channels)}"
+            f"expected a model that reads the channel {reference!r}, found one that reads {', '.join(channels)}; "
+            "give other weights"
         )
     volume = _loaded(load, reference, warnings)
     if volume is None:
         raise ChannelError(reference, "expected an image, found none; give the image that the task measures on")
     grid = respaced(volume.grid, spec.spacing_zyx)
-    kept = _inside(region_model, volume, grid, spec, reference, warnings) if region_model is not None else None
+    kept = _inside(region_model, volume, grid, reference, warnings) if region_model is not None else None
     raw: dict[str, Array] = {}
     here: Mask | None = None
     for name in (reference, *(name for name in channels if name != reference)):
@@ -110,14 +122,12 @@ def prepare(
     return Prepared(stack, grid, here, tuple(warnings))
 
 
-def _inside(
-    region_model: RegionFinder, image: Volume, grid: Grid, spec: ModelSpec, reference: str, warnings: list[str]
-) -> Mask | None:
+def _inside(region_model: RegionFinder, image: Volume, grid: Grid, reference: str, warnings: list[str]) -> Mask | None:
     """Where to look, on the model's grid; None, the whole image, if the region model finds nothing."""
     found = region_model(image)
     if found is None:
         warnings.append(
-            f"channel {reference}: the region model {spec.region_model} finds nothing in it; the whole image is used"
+            f"channel {reference}: the region model {region_model.name} finds nothing in it; the whole image is used"
         )
         return None
     inside: Mask = resample(found, grid, antialias=True) >= 0.5

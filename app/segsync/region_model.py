@@ -7,9 +7,7 @@ from segsync.bundle import SPEC_FILE, Bundle, load_bundle
 from segsync.engine import open_engine
 from segsync.errors import WeightsError, os_errors
 from segsync.geometry import Volume
-from segsync.postprocess import labels_on
-from segsync.preprocess import prepare
-from segsync.sliding_window import Windows, predict
+from segsync.pipeline import Options, Pipeline
 
 #: Overlap of a region model's windows: its masks are smooth and its grid is coarse.
 OVERLAP = 0.25
@@ -27,8 +25,8 @@ class RegionModel:
                 f"{bundle.folder}: expected a region model, weights that read a single image, found weights that read "
                 f"{', '.join(names)}{f' and need the region model {nested}' if nested else ''}; give others"
             )
-        self.bundle = bundle
-        self._engine = open_engine(bundle, device, memory_bytes=memory_bytes)
+        self.bundle, self.name = bundle, bundle.folder.name
+        self._pipeline = Pipeline(bundle.spec, open_engine(bundle, device, memory_bytes=memory_bytes))
 
     def __call__(self, image: Volume) -> Volume | None:
         """Segment the region in an image.
@@ -43,11 +41,9 @@ class RegionModel:
             ChannelError: The image shows nothing.
             MemoryError: Even the smallest window does not fit.
         """
-        spec = self.bundle.spec
-        prepared = prepare(lambda name: image, spec, spec.reference_channel)
-        windows = Windows(spec.patch_zyx, spec.multiple_zyx, OVERLAP)
-        probabilities, _ = predict(prepared.array, self._engine, len(spec.labels), windows, tissue=prepared.tissue)
-        mask, _ = labels_on(probabilities, prepared.grid, image.grid, spec)
+        prepared, _ = self._pipeline.prepare(lambda name: image)
+        probabilities, _ = self._pipeline.predict(prepared.array, prepared.tissue, Options(overlap=OVERLAP))
+        mask, _ = self._pipeline.labels(probabilities, prepared.grid, image.grid)
         return Volume((mask > 0).astype("float32"), image.grid) if mask.any() else None
 
 

@@ -8,7 +8,6 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +22,16 @@ from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import load_settings
 from segsync_train.data.dataset import build_cache, find_cases, open_cases
 from segsync_train.runs.checkpoints import load_checkpoint
-from segsync_train.runs.devices import Processes, amp_dtype, autocast, training_device
+from segsync_train.runs.devices import Processes, training_device
 from segsync_train.runs.folder import RunFolder, read_log
 from segsync_train.ssl.config import PretrainConfig
 from segsync_train.synthesis.contrast import CONTRASTS
 from segsync_train.synthesis.synthesize import render_brains
 from segsync_train.trainer.finetune import finetune
+from segsync_train.trainer.predictor import torch_pipeline
 from segsync_train.trainer.pretrain import pretrain
 from segsync_train.trainer.transfer import trained_network
-from segsync_train.trainer.validation import foreground_predictor, validate, windows_of
+from segsync_train.trainer.validation import validate
 
 DOCS = Path(__file__).parents[1]
 TITLES = {"t1": "T1-like", "t2": "T2-like", "ct": "CT-like"}
@@ -149,13 +149,11 @@ def tested_on(run: RunFolder, folders: Sequence[Path], heads: Heads, cache: Path
     config, network = trained_network(load_checkpoint(run.last))
     device = training_device(config.device, Processes())
     network.to(device)
-    autocasting = partial(autocast, amp_dtype(config.amp, device), device)
-    predictor = foreground_predictor(network, device, autocasting)
-    windows = windows_of(config.patch_zyx, network.multiple_zyx, config.validation.overlap)
+    pipeline = torch_pipeline(config, network, device)
     for folder in folders:
         found = find_cases("nnunet", folder, [channel.name for channel in config.channels])
         cases = open_cases(build_cache([case for case in found if case.name in heads.test], config, cache))
-        scores = validate(network, cases, predictor, windows, len(config.labels))
+        scores = validate(network, cases, pipeline, config.validation.overlap)
         yield np.array([np.mean(score.dice) for _, _, score in scores])
 
 

@@ -18,8 +18,9 @@ from segsync.geometry import Grid, Volume, resample
 from segsync.images import read
 from segsync.lesions import measure
 from segsync.montage import draw
+from segsync.pipeline import Case
 from segsync.postprocess import components_of
-from segsync.predict import Case, Result, Settings
+from segsync.predict import Result, Settings
 from segsync_train.runs.folder import commit
 
 HERE = Path(__file__).parent

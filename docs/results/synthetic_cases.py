@@ -12,10 +12,8 @@ from thresholds import CONTRASTS, Values, best_mask, dice_of_all
 from segsync.arrays import Mask
 from segsync.bundle import Bundle, ModelSpec
 from segsync.engine import Device, Engine
-from segsync.geometry import Grid
-from segsync.postprocess import remove_small
+from segsync.pipeline import Pipeline
 from segsync.region_model import region_model_for
-from segsync.sliding_window import Windows, predict
 from segsync_train.config.run import RunConfig, SyntheticData
 from segsync_train.config.synthesis import SynthesisConfig, T1Acquisition
 from segsync_train.data.cases import LabelledCase
@@ -66,10 +64,10 @@ def scored_cases(bundle: Bundle, sources: Path, cache: Path, count: int) -> Iter
     region_model = region_model_for(bundle, "cpu")
     if region_model is not None:
         data = data.model_copy(update={"settings": with_skulls(data.settings)})
-    source, engine = SyntheticSource(config, data, cache), Engine(bundle, Device())
+    source, pipeline = SyntheticSource(config, data, cache), Pipeline(bundle.spec, Engine(bundle, Device()))
     for number in range(count):
         log.info("%s: synthetic case %d of %d", bundle.spec.task, number + 1, count)
-        yield scored_case(source.draw(TEST, number, region_model=region_model), bundle.spec, engine)
+        yield scored_case(source.draw(TEST, number, region_model=region_model), bundle.spec.task, pipeline)
 
 
 def with_skulls(settings: SynthesisConfig) -> SynthesisConfig:
@@ -79,15 +77,12 @@ def with_skulls(settings: SynthesisConfig) -> SynthesisConfig:
     return settings.model_copy(update={"t1": settings.t1.model_copy(update={"acquisition": acquisition})})
 
 
-def scored_case(case: LabelledCase, spec: ModelSpec, engine: Engine) -> Scored:
+def scored_case(case: LabelledCase, task: str, pipeline: Pipeline) -> Scored:
     """The network with its threshold and smallest component, as in the container, on the model's grid."""
-    windows = Windows(spec.patch_zyx, spec.multiple_zyx, 0.5)
-    probabilities, _ = predict(case.image, engine, 1, windows, tissue=case.tissue)
-    z, y, x = case.label.shape
-    grid = Grid((z, y, x), case.spacing_zyx, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
-    found, _ = remove_small((probabilities[0] >= spec.threshold).astype(np.uint8), grid, spec.min_component_ml)
+    probabilities, _ = pipeline.predict(case.image, case.tissue)
+    found, _ = pipeline.labels(probabilities, case.grid, case.grid)
     truth, rules = case.label > 0, RULES["isles22"]
-    high, low = CONTRASTS[spec.task][1](case.image)
+    high, low = CONTRASTS[task][1](case.image)
     oracle = best_mask(high, low, case.tissue, truth)
     network, yardstick = (score(truth, mask, case.spacing_zyx, rules) for mask in (found > 0, oracle))
     return Scored(case, found > 0, network, yardstick, dice_of_all(high, low, case.tissue, truth))

@@ -106,7 +106,7 @@ def untouched(model: segsync.Model, heads: dict[str, Volume]) -> Iterator[Row]:
     for name, head in heads.items():
         result = model.predict({"t1": head}, Settings(tta="none"))
         found = measure(result.mask, result.grid, {1: "lesion"})
-        mask = model.region_model(head) if model.region_model is not None else None
+        mask = model.pipeline.region_model(head) if model.pipeline.region_model is not None else None
         brain = "–" if mask is None else f"{mask.array.sum() * mask.grid.voxel_ml:.0f}"
         yield name, f"{result.volume_ml:.2f}", str(len(found)), brain
 
@@ -114,7 +114,7 @@ def untouched(model: segsync.Model, heads: dict[str, Volume]) -> Iterator[Row]:
 def planted(model: segsync.Model, heads: dict[str, Volume]) -> Iterator[Row]:
     """A row for each cavity that is put into each image: brain made as dark as its darkest percentiles, fluid."""
     for name, head in heads.items():
-        inside = model.region_model(head) if model.region_model is not None else None
+        inside = model.pipeline.region_model(head) if model.pipeline.region_model is not None else None
         image = head.array.astype(np.float32)
         brain = image > 0 if inside is None else inside.array.astype(bool)
         index = np.stack(np.meshgrid(*(np.arange(side) for side in head.grid.size_zyx), indexing="ij"), axis=-1)

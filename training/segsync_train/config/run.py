@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from segsync.bundle import ChannelSpec, ModelSpec
+from segsync.bundle import ChannelSpec, InferenceSpec, PreprocessingSpec
 from segsync_train.config.recipes import WeightsPath
 from segsync_train.config.settings import Frozen
 from segsync_train.config.synthesis import SynthesisConfig
@@ -288,21 +288,30 @@ class RunConfig(Frozen):
         """Channels of the network's output: background and every label."""
         return len(self.labels) + 1
 
-    def model_spec(self, multiple_zyx: SizeZYX, *, sha256: str, opset: int, licence: str, **values: Any) -> ModelSpec:
-        """The `model.json` of this run's network; `values` are further fields of ModelSpec (threshold, provenance)."""
-        return ModelSpec(
-            name=self.name,
-            task=self.task,
-            channels=self.channels,
-            reference=self.reference,
-            region_model=None if self.region_model is None else self.region_model.name,
+    @property
+    def preprocessing(self) -> PreprocessingSpec:
+        """What preprocessing needs of the run's network."""
+        return PreprocessingSpec(channels=self.channels, reference=self.reference, spacing_zyx=self.spacing_zyx)
+
+    def inference_spec(
+        self, multiple_zyx: SizeZYX, *, threshold: float = 0.5, min_component_ml: float = 0.0
+    ) -> InferenceSpec:
+        """What the whole way from images to labels needs of the run's network.
+
+        Args:
+            multiple_zyx: What divides the sides of the network's windows.
+            threshold: As in `InferenceSpec`.
+            min_component_ml: As in `InferenceSpec`.
+
+        Returns:
+            The part of `model.json` that `export` fills from here.
+        """
+        return InferenceSpec(
+            **dict(self.preprocessing),
             labels=self.labels,
-            spacing_zyx=self.spacing_zyx,
             patch_zyx=self.patch_zyx,
             multiple_zyx=multiple_zyx,
+            threshold=threshold,
+            min_component_ml=min_component_ml,
             mirror_axes=self.mirror_axes,
-            sha256=sha256,
-            opset=opset,
-            licence=licence,
-            **values,
         )

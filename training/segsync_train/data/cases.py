@@ -11,12 +11,15 @@ from scipy import ndimage
 from segsync.arrays import Array, LabelMap, Mask
 from segsync.atomic import whole_folder, why_not
 from segsync.errors import OutputError
+from segsync.geometry import Grid
 
 #: Voxel indices (N, 3) in (Z, Y, X).
 Points = npt.NDArray[np.int32]
 
 #: Voxels remembered per case to centre patches on.
 POINTS = 2048
+#: Axes of a grid that are those of the patient.
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 #: 26 neighbours, as the runtime counts components.
 NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
@@ -43,8 +46,13 @@ class LabelledCase:
     @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres."""
-        z, y, x = self.spacing_zyx
-        return z * y * x / 1000.0
+        return self.grid.voxel_ml
+
+    @property
+    def grid(self) -> Grid:
+        """The case's voxels in space, the origin and the axes being the grid's own."""
+        z, y, x = self.label.shape
+        return Grid((z, y, x), self.spacing_zyx, (0.0, 0.0, 0.0), IDENTITY)
 
 
 def build_case(

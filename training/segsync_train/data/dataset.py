@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from segsync.arrays import LabelMap
-from segsync.bundle import ModelSpec, load_bundle, load_bundle_spec
-from segsync.errors import ChannelError, InputError
+from segsync.bundle import ChannelSpec, load_bundle, load_bundle_spec
+from segsync.errors import InputError
 from segsync.geometry import Grid, Volume, resample
 from segsync.images import read
+from segsync.pipeline import Case
 from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
 from segsync_train.config.run import RunConfig
@@ -38,7 +39,7 @@ def find_cases(layout: str, folder: Path, channels: Sequence[str]) -> list[CaseF
     return LAYOUTS[layout](folder, channels)
 
 
-def check_files(cases: Sequence[CaseFiles], config: RunConfig | ModelSpec, folder: Path) -> None:
+def check_files(cases: Sequence[CaseFiles], channels: Sequence[ChannelSpec], folder: Path) -> None:
     """What can be seen without reading an image: there are cases, each with its label and its channels.
 
     Cases whose labels are held back are passed over. Raises InputError with what is missing.
@@ -46,7 +47,7 @@ def check_files(cases: Sequence[CaseFiles], config: RunConfig | ModelSpec, folde
     cases = public(cases)
     if not cases:
         raise InputError(f"{folder}: expected labelled cases, found none; check data.folder and data.layout")
-    needed = [channel.name for channel in config.channels if not channel.optional]
+    needed = [channel.name for channel in channels if not channel.optional]
     for case in cases:
         if not case.label_files:
             count = sum(1 for other in cases if not other.label_files)
@@ -74,21 +75,17 @@ def prepare_case(files: CaseFiles, config: RunConfig, region_model: RegionModel 
     needed) is background throughout. Raises InputError where the label is on another grid than the reference image or
     holds a value that is not listed.
     """
-    reference = config.reference_channel
+    reference, case = config.reference_channel, Case(files.name, files.images)
     grids: dict[str, Grid] = {}
 
     def load(name: str) -> Volume | None:
-        path = files.images.get(name)
-        volume = read(path) if path is not None else None
+        volume = case.load(name)
         if volume is not None:
             grids[name] = volume.grid
         return volume
 
-    spec = config.model_spec((1, 1, 1), sha256="0" * 64, opset=1, licence="none")
-    try:
-        prepared = prepare(load, spec, reference, region_model)
-    except ChannelError as error:
-        raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
+    with case.named_in_errors():
+        prepared = prepare(load, config.preprocessing, reference, region_model)
     for line in prepared.warnings:
         log.warning("%s: %s", files.name, line)
     if not files.label_files:

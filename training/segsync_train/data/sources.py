@@ -14,7 +14,7 @@ from segsync.geometry import Grid, Volume
 from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
 from segsync_train.config.run import FolderData, RunConfig, SyntheticData
-from segsync_train.data.cases import LabelledCase, build_case, store_case
+from segsync_train.data.cases import IDENTITY, LabelledCase, build_case, store_case
 from segsync_train.data.dataset import build_cache, check_files, find_cases, labels_onto, open_cases
 from segsync_train.data.patches import CaseSource, FolderSource
 from segsync_train.data.splits import Split, split_of_run
@@ -55,7 +55,7 @@ def open_data(config: RunConfig, folder: Path, group: Processes) -> Data:
 def _labelled(config: RunConfig, data: FolderData, folder: Path, group: Processes) -> Data:
     names = [channel.name for channel in config.channels]
     cases = find_cases(data.layout, data.folder, names)
-    check_files(cases, config, data.folder)
+    check_files(cases, config.channels, data.folder)
     split = split_of_run(folder, cases, data, config.labels, threads=config.workers)
     both = (*split.training, *split.validation)
     with group.first(), StepProgress("preparing cases", len(both), quiet=not group.main) as progress:
@@ -142,7 +142,7 @@ def prepare_synthetic(
     """A drawn case through the preprocessing that a patient's images go through; region_model: as in `prepare`."""
     spacing = (drawn.spacing_mm,) * 3
     z, y, x = drawn.target.shape
-    grid = Grid((z, y, x), spacing, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    grid = Grid((z, y, x), spacing, (0.0, 0.0, 0.0), IDENTITY)
     images = dict(zip(drawn.channels, zip(drawn.images.cpu().numpy(), drawn.present, strict=True), strict=True))
     target = drawn.target.cpu().numpy()
 
@@ -150,8 +150,7 @@ def prepare_synthetic(
         image, present = images[channel]
         return Volume(image, grid) if present else None
 
-    spec = config.model_spec((1, 1, 1), sha256="0" * 64, opset=1, licence="none")
     # What it warns of is drawn on purpose: a missing channel, ADC in another unit.
-    prepared = prepare(load, spec, config.reference_channel, region_model)
+    prepared = prepare(load, config.preprocessing, config.reference_channel, region_model)
     label = labels_onto(Volume(target, grid), prepared.grid, list(config.labels))
     return build_case(name, prepared.array, label, prepared.tissue, config.spacing_zyx)

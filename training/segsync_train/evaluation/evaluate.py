@@ -1,27 +1,23 @@
 """Score segmentations: a folder of predictions, a run's network, or exported weights, on labelled cases.
 
-Networks go the app's own way: its preprocessing, sliding window and postprocessing, scored on the reference image's
-grid. `metrics` says what is measured, `summary` and `system` what is written.
+Networks go through `segsync.pipeline` as users' cases do, and are scored on the reference image's grid. `metrics` says
+what is measured, `summary` and `system` what is written.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from segsync.arrays import Array
 from segsync.atomic import make_folder, write_texts
-from segsync.bundle import MODEL_FILE, SPEC_FILE, ModelSpec, load_bundle
-from segsync.engine import open_engine
-from segsync.errors import ChannelError, InputError
+from segsync.bundle import MODEL_FILE, SPEC_FILE, load_bundle
+from segsync.errors import InputError
 from segsync.geometry import Volume
 from segsync.images import read, write
-from segsync.postprocess import labels_on
-from segsync.preprocess import prepare
-from segsync.region_model import RegionModel, region_model_for
-from segsync.sliding_window import Windows, all_flips, predict
+from segsync.pipeline import Case, Options, Pipeline
+from segsync.predict import Model, task_of
+from segsync.region_model import RegionModel
 from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.config.settings import check_settings
 from segsync_train.data.dataset import (
@@ -41,11 +37,11 @@ from segsync_train.evaluation.summary import Group, Row, write_results
 from segsync_train.evaluation.system import SYSTEM_FILE, Budget, System, budget_of, folder_name, resolved, system_of
 from segsync_train.networks.build import build_network
 from segsync_train.runs.checkpoints import load_checkpoint
-from segsync_train.runs.devices import Processes, amp_dtype, autocast, training_device
+from segsync_train.runs.devices import Processes, training_device
 from segsync_train.runs.folder import CONFIG_FILE, RunFolder
 from segsync_train.runs.progress import StepProgress
+from segsync_train.trainer.predictor import torch_pipeline
 from segsync_train.trainer.transfer import trained_network
-from segsync_train.trainer.validation import foreground_predictor
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +66,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A network as the app runs it, with its region model if any. config, budget: of its training, where known."""
+    """A model with the pipeline that users run. config, budget: of its training, where known."""
 
-    spec: ModelSpec
-    predictor: Callable[[Array], Array]
+    name: str
+    task: str
+    pipeline: Pipeline
     weights: Weights
     config: RunConfig | None = None
     budget: Budget | None = None
-    region_model: RegionModel | None = None
     #: The folder of the run, which says what cases it trained on; exported weights have none.
     run: Path | None = None
 
@@ -107,34 +103,32 @@ def _of_run(run: Path, device: str, checkpoint: Path) -> EvaluatedModel:
     place = training_device(device, Processes())
     network.to(place)
     point = read_operating_point(run)
-    spec = config.model_spec(
-        network.multiple_zyx,
-        sha256="0" * 64,
-        opset=1,
-        licence="none",
+    region_model = None if config.region_model is None else RegionModel(load_bundle(config.region_model), device)
+    pipeline = torch_pipeline(
+        config,
+        network.eval(),
+        place,
         threshold=point.threshold,
         min_component_ml=point.min_component_ml,
+        region_model=region_model,
     )
-    predictor = foreground_predictor(network, place, partial(autocast, amp_dtype(config.amp, place), place))
     best = checkpoint.resolve() == RunFolder(run).best.resolve()
     weights = Weights(checkpoint.name, found.state["step"], best, point.threshold, point.min_component_ml, point.cases)
-    region_model = None if config.region_model is None else RegionModel(load_bundle(config.region_model), device)
-    return EvaluatedModel(spec, predictor, weights, config, budget, region_model, run)
+    return EvaluatedModel(config.name, config.task, pipeline, weights, config, budget, run)
 
 
 def _exported(folder: Path, device: str) -> EvaluatedModel:
     bundle = load_bundle(folder)
-    engine, region_model = open_engine(bundle, device), region_model_for(bundle, device)
     spec, provenance = bundle.spec, bundle.spec.provenance
+    pipeline = Model(bundle, task_of(spec), device=device).pipeline
     tuned_on = provenance.get("operating_point", {}).get("cases", 0)
     weights = Weights(MODEL_FILE, provenance.get("steps"), None, spec.threshold, spec.min_component_ml, tuned_on)
     if "config" not in provenance:
-        return EvaluatedModel(spec, engine, weights, region_model=region_model)
+        return EvaluatedModel(spec.name, spec.task, pipeline, weights)
     config = check_settings(RunConfig, provenance["config"], str(folder / SPEC_FILE))
     made = {**provenance, "step": provenance["steps"], "hours": provenance["training_hours"]}
-    return EvaluatedModel(
-        spec, engine, weights, config, budget_of(config, build_network(config), made, None), region_model
-    )
+    budget = budget_of(config, build_network(config), made, None)
+    return EvaluatedModel(spec.name, spec.task, pipeline, weights, config, budget)
 
 
 def labelled_cases(
@@ -148,15 +142,16 @@ def labelled_cases(
     chosen = data or model.data
     if chosen is None:
         raise InputError("expected labelled cases, found none: the run's own are drawn; give --data FOLDER")
-    theirs = {channel.name: channel.name for channel in model.spec.channels} | dict(channels or {})
-    if len(theirs) > len(model.spec.channels):
-        names = ", ".join(channel.name for channel in model.spec.channels)
+    own_channels = model.pipeline.spec.channels
+    theirs = {channel.name: channel.name for channel in own_channels} | dict(channels or {})
+    if len(theirs) > len(own_channels):
+        names = ", ".join(channel.name for channel in own_channels)
         raise InputError(f"--channel: expected a channel of the model ({names}), found {', '.join(channels or {})}")
     cases = [
         replace(case, images={own: case.images[their] for own, their in theirs.items() if their in case.images})
         for case in find_cases(chosen.layout, chosen.folder, list(theirs.values()))
     ]
-    check_files(cases, model.spec, chosen.folder)
+    check_files(cases, own_channels, chosen.folder)
     if data is not None or part == "all":
         return public(cases)
     if model.run is None:
@@ -164,7 +159,7 @@ def labelled_cases(
             "expected labelled cases, found none: weights do not say which cases they were trained on; give --data "
             "FOLDER, or the run in place of its weights"
         )
-    split = split_of_run(model.run, cases, chosen, model.spec.labels)
+    split = split_of_run(model.run, cases, chosen, model.pipeline.spec.labels)
     return list(split.validation if part == "validation" else split.training)
 
 
@@ -176,51 +171,27 @@ def evaluate_model(
     mirror: average over mirrored copies. masks: a folder to keep what was found in. Raises InputError for a bad case;
     labels and reference images are looked at before the first is segmented.
     """
-    spec = model.spec
-    flips = all_flips(spec.mirror_axes) if mirror else ((),)
-    windows = Windows(spec.patch_zyx, spec.multiple_zyx, 0.5, flips)
+    pipeline = model.pipeline
     for files in cases:
-        read_pair(files, model)
+        check_pair(files, pipeline)
     rows: list[Row] = []
     with StepProgress("segmenting", len(cases)) as progress:
         for files in cases:
-            reference, label = read_pair(files, model)
-            predicted = segment(model, files, reference, windows)
-            rows += score_case(files.name, label, predicted, spec.labels, rules)
+            segmented = pipeline.segment(Case(files.name, files.images), Options(mirror=mirror))
+            predicted, label = Volume(segmented.mask, segmented.grid), read_label(files, pipeline.spec.labels)
+            rows += score_case(files.name, label, predicted, pipeline.spec.labels, rules)
             if masks is not None:
                 write(predicted.array, predicted.grid, masks / f"{files.name}.nii.gz")
             progress.advance(f"{files.name}: Dice {rows[-1].scores.dice:.3f}")
     return rows
 
 
-def read_pair(files: CaseFiles, model: EvaluatedModel) -> tuple[Volume, Volume]:
-    """The reference image and the labels; raises InputError where their grids differ or a label is not the model's."""
-    reference, label = read(files.images[model.spec.reference_channel]), read_label(files, model.spec.labels)
-    path = files.label_files[0]
-    check_grid(path, label.grid, files.images[model.spec.reference_channel], reference.grid)
-    check_values(path, label, model.spec.labels)
-    return reference, label
-
-
-def segment(model: EvaluatedModel, files: CaseFiles, reference: Volume, windows: Windows) -> Volume:
-    """The labels that a model gives one case, on the grid of its reference image."""
-
-    def load(name: str) -> Volume | None:
-        if name == model.spec.reference_channel:
-            return reference
-        path = files.images.get(name)
-        return read(path) if path is not None else None
-
-    try:
-        prepared = prepare(load, model.spec, model.spec.reference_channel, model.region_model)
-    except ChannelError as error:
-        raise InputError(f"{files.images.get(error.channel, f'case {files.name}')}: {error}") from error
-    for line in prepared.warnings:
-        log.warning("%s: %s", files.name, line)
-    count = len(model.spec.labels)
-    probabilities, _ = predict(prepared.array, model.predictor, count, windows, tissue=prepared.tissue)
-    mask, _ = labels_on(probabilities, prepared.grid, reference.grid, model.spec)
-    return Volume(mask, reference.grid)
+def check_pair(files: CaseFiles, pipeline: Pipeline) -> None:
+    """Raise InputError where reference image and labels are on different grids or a label is not the model's."""
+    image, path, labels = files.images[pipeline.reference], files.label_files[0], pipeline.spec.labels
+    label = read_label(files, labels)
+    check_grid(path, label.grid, image, read(image).grid)
+    check_values(path, label, labels)
 
 
 def warn_of_choices(source: Path, weights: Weights) -> None:
@@ -295,7 +266,7 @@ def evaluate(
         )
     elif (source / SPEC_FILE).is_file() or (source / CONFIG_FILE).is_file():
         model = load_model(source, device, checkpoint)
-        chosen = RULES[rules or (model.spec.task if model.spec.task in RULES else "isles22")]
+        chosen = RULES[rules or (model.task if model.task in RULES else "isles22")]
         other = FolderData(folder=data, layout=layout) if data else None
         cases = labelled_cases(model, other, part, channels)
         weights = model.weights
@@ -303,7 +274,16 @@ def evaluate(
             warn_of_choices(source, weights)
         rows = evaluate_model(model, cases, chosen, mirror=mirror, masks=output / "masks" if masks else None)
         system = system_of(
-            model.spec, model.config, model.budget, other, chosen.name, cases, mirror=mirror, masks=masks
+            cases,
+            name=model.name,
+            task=model.task,
+            reference=model.pipeline.reference,
+            config=model.config,
+            budget=model.budget,
+            data=other,
+            rules=chosen.name,
+            mirror=mirror,
+            masks=masks,
         )
     else:
         raise InputError(

@@ -5,7 +5,6 @@ import itertools
 import logging
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +14,15 @@ from scipy import ndimage
 from segsync.arrays import Array
 from segsync.atomic import whole_file, why_not
 from segsync.errors import InputError, OutputError
-from segsync.sliding_window import predict
 from segsync_train.config.run import Fraction, SyntheticData
 from segsync_train.config.settings import Frozen
 from segsync_train.data.cases import NEIGHBOURS, LabelledCase
 from segsync_train.data.sources import open_data
 from segsync_train.runs.checkpoints import load_checkpoint
-from segsync_train.runs.devices import Processes, amp_dtype, autocast, training_device
+from segsync_train.runs.devices import Processes, training_device
 from segsync_train.runs.folder import RunFolder
+from segsync_train.trainer.predictor import torch_pipeline
 from segsync_train.trainer.transfer import trained_network
-from segsync_train.trainer.validation import foreground_predictor, windows_of
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +69,11 @@ def choose_operating_point(
         config = config.model_copy(update={"data": config.data.model_copy(update={"validation_cases": cases})})
     place = training_device(device, Processes())
     network.to(place)
-    precision = partial(autocast, amp_dtype(config.amp, place), place)
-    predictor = foreground_predictor(network, place, precision)
-    windows = windows_of(config.patch_zyx, network.multiple_zyx, 0.5)
+    pipeline = torch_pipeline(config, network, place)
     pairs = list(itertools.product(THRESHOLDS, COMPONENTS_ML))
     scores: list[list[_Case]] = []
     for case in open_data(config, run, Processes()).validation:
-        array = np.array(case.image)
-        probabilities, _ = predict(array, predictor, len(config.labels), windows, tissue=np.array(case.tissue))
+        probabilities, _ = pipeline.predict(np.array(case.image), np.array(case.tissue))
         scores.append(score_pairs(case, probabilities.sum(0), THRESHOLDS, COMPONENTS_ML))
         log.info("%s scored", case.name)
     table = np.array([[(score.dice, score.lesion_f1) for score in row] for row in scores])

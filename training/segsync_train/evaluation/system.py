@@ -13,7 +13,6 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from segsync.bundle import ModelSpec
 from segsync_train.config.run import FolderData, RunConfig, SizeZYX, SyntheticData
 from segsync_train.config.settings import Frozen
 from segsync_train.data.adapters import DATASETS
@@ -111,27 +110,45 @@ def folder_name(folder: Path) -> str:
 
 
 def system_of(
-    spec: ModelSpec,
+    cases: Sequence[CaseFiles],
+    *,
+    name: str,
+    task: str,
+    reference: str,
     config: RunConfig | None,
     budget: Budget | None,
     data: FolderData | None,
     rules: str,
-    cases: Sequence[CaseFiles],
-    *,
     mirror: bool,
     masks: bool,
 ) -> System:
-    """The record of a network. data: other cases than those of its run; masks: whether what was found is kept."""
+    """The record of a network.
+
+    Args:
+        cases: What was scored.
+        name: Of the weights, for those whose settings are not known.
+        task: Of the weights.
+        reference: The channel that pictures show.
+        config: Settings of the training, where known.
+        budget: Its cost, where known.
+        data: Other cases than those of the training's data.
+        rules: Name of the metrics' rules.
+        mirror: Whether mirrored copies were averaged.
+        masks: Whether the masks are kept, in a folder `masks` beside the record.
+
+    Returns:
+        What `system.json` holds.
+    """
     trained_on = data_name(config.data, config.task) if config else None
     return System(
-        name=system_name(config, budget.inherited_pretext if budget else None) if config else spec.name,
-        data=data_name(data, spec.task) if data else trained_on or spec.task,
+        name=system_name(config, budget.inherited_pretext if budget else None) if config else name,
+        data=data_name(data, task) if data else trained_on or task,
         trained_on=trained_on,
         rules=rules,
         mirror=mirror,
         settings=config.model_dump(mode="json") if config else None,
         budget=budget,
-        reference=spec.reference_channel,
+        reference=reference,
         cases=resolved(cases),
         masks={case.name: Path("masks", f"{case.name}.nii.gz") for case in cases} if masks else {},
     )

@@ -12,7 +12,7 @@ import torch
 
 from segsync.arrays import Array
 from segsync.atomic import whole_folder, why_not
-from segsync.bundle import CARD_FILE, MODEL_FILE, SPEC_FILE, sha256_of, write_manifest
+from segsync.bundle import CARD_FILE, MODEL_FILE, SPEC_FILE, ModelSpec, sha256_of, write_manifest
 from segsync.errors import InputError, OutputError, WeightsError
 from segsync_train.config.run import RunConfig
 from segsync_train.data.sources import open_data
@@ -66,13 +66,17 @@ def export(run: Path, weights: Path, *, licence: str = "Apache-2.0", checkpoint:
     try:
         with whole_folder(folder, replace=True) as part:
             agreements = _write_network(network, part / MODEL_FILE, inputs, point.threshold, found.path)
-            spec = config.model_spec(
-                network.multiple_zyx,
+            needs = config.inference_spec(
+                network.multiple_zyx, threshold=point.threshold, min_component_ml=point.min_component_ml
+            )
+            spec = ModelSpec(
+                **dict(needs),
+                name=config.name,
+                task=config.task,
+                region_model=None if config.region_model is None else config.region_model.name,
                 sha256=sha256_of(part / MODEL_FILE),
                 opset=OPSET,
                 licence=licence,
-                threshold=point.threshold,
-                min_component_ml=point.min_component_ml,
                 provenance=_provenance(found.state, network, agreements, point),
             )
             (part / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")

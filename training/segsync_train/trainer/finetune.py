@@ -9,9 +9,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,16 +49,10 @@ from segsync_train.runs.progress import StepProgress
 from segsync_train.trainer.figures import save_overlay
 from segsync_train.trainer.freezing import freeze
 from segsync_train.trainer.losses import SegmentationLoss
+from segsync_train.trainer.predictor import torch_pipeline
 from segsync_train.trainer.schedule import learning_rate, make_optimiser, set_learning_rate
 from segsync_train.trainer.transfer import Inherited, transfer
-from segsync_train.trainer.validation import (
-    CaseScore,
-    foreground_predictor,
-    labels_in_none,
-    summary,
-    validate,
-    windows_of,
-)
+from segsync_train.trainer.validation import CaseScore, labels_in_none, summary, validate
 
 log = logging.getLogger(__name__)
 
@@ -231,13 +224,13 @@ class _FineTuning:
 
     def _validate(self) -> None:
         """Score this process's part of the cases, keep the best weights, draw the first cases."""
-        config, network = self.config, self.ema.module if self.ema is not None else self.network
-        predictor = foreground_predictor(network, self.device, partial(autocast, self.dtype, self.device))
-        windows = windows_of(config.patch_zyx, self.network.multiple_zyx, config.validation.overlap)
+        config = self.config
+        network = self.network if self.ema is None else cast(SegmentationNetwork, self.ema.module)
+        pipeline = torch_pipeline(config, network, self.device)
         mine = range(self.group.rank, len(self.data.validation), self.group.count)
         scores: list[CaseScore] = []
         cases = [self.data.validation[index] for index in mine]
-        found = validate(network, cases, predictor, windows, len(config.labels))
+        found = validate(network, cases, pipeline, config.validation.overlap)
         for index, (case, predicted, score) in zip(mine, found, strict=True):
             scores.append(score)
             if index < config.validation.overlays:

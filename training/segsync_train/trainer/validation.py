@@ -1,21 +1,17 @@
-"""Validation while training: the runtime's sliding window on fixed cases, a score per case, pictures to look at."""
+"""Validation while training: the runtime's pipeline on fixed prepared cases, a score per case."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from segsync.arrays import Array, LabelMap, Mask, SizeZYX
+from segsync.arrays import LabelMap, Mask, SizeZYX
+from segsync.pipeline import Options, Pipeline
 from segsync.postprocess import components_of
-from segsync.sliding_window import Windows, predict
+from segsync.sliding_window import Windows
 from segsync_train.data.cases import LabelledCase
-
-#: A foreground voxel is one where the labels' probabilities together reach this, until export chooses better.
-THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -37,42 +33,39 @@ class CaseScore:
     predicted_ml: float
 
 
-def foreground_predictor(
-    network: Callable[[Tensor], Tensor], device: torch.device, autocast: Callable[[], AbstractContextManager[object]]
-) -> Callable[[Array], Array]:
-    """A predictor for `segsync.sliding_window`: (1, C, z, y, x) -> probabilities of the labels (1, L, z, y, x).
-
-    network: gives logits (N, 1 + L, z, y, x), background first.
-    """
-
-    def predictor(array: Array) -> Array:
-        with torch.inference_mode(), autocast():
-            logits = network(torch.from_numpy(array).to(device))
-        probabilities: Array = logits.float().softmax(1)[:, 1:].cpu().numpy()
-        return probabilities
-
-    return predictor
-
-
 def validate(
-    network: nn.Module,
-    cases: Sequence[LabelledCase],
-    predictor: Callable[[Array], Array],
-    windows: Windows,
-    labels: int,
+    network: nn.Module, cases: Sequence[LabelledCase], pipeline: Pipeline, overlap: float
 ) -> Iterator[tuple[LabelledCase, LabelMap, CaseScore]]:
-    """Each case, what the network makes of it (Z, Y, X), and its score. The network is in eval mode meanwhile."""
+    """Segment and score prepared cases on the model's grid. The network is in eval mode meanwhile.
+
+    Args:
+        network: What `pipeline` calls.
+        cases: On the model's grid.
+        pipeline: Its way from an image to labels.
+        overlap: Fraction of a window that neighbours have in common.
+
+    Yields:
+        Each case, the labels found in it as places in the settings (Z, Y, X), and its score.
+    """
     was_training = network.training
     network.eval()
     try:
         for case in cases:
-            image = np.array(case.image)  # off the disk, in one go
-            probabilities, _ = predict(image, predictor, labels, windows, tissue=np.array(case.tissue))
-            predicted = (probabilities.argmax(0) + 1).astype(np.uint8)
-            predicted[probabilities.sum(0) < THRESHOLD] = 0
-            yield case, predicted, score_case(case, predicted, labels)
+            image, tissue = np.array(case.image), np.array(case.tissue)  # off the disk, in one go
+            probabilities, _ = pipeline.predict(image, tissue, Options(overlap))
+            labels, _ = pipeline.labels(probabilities, case.grid, case.grid)
+            predicted = places_of(labels, list(pipeline.spec.labels))
+            yield case, predicted, score_case(case, predicted, len(pipeline.spec.labels))
     finally:
         network.train(was_training)
+
+
+def places_of(labels: LabelMap, values: Sequence[int]) -> LabelMap:
+    """Labels by their place among the values, from 1, as in `LabelledCase.label`; 0 stays background."""
+    places = np.zeros(256, dtype=np.uint8)
+    places[list(values)] = np.arange(1, len(values) + 1)
+    placed: LabelMap = places[labels]
+    return placed
 
 
 def score_case(case: LabelledCase, predicted: LabelMap, labels: int) -> CaseScore:

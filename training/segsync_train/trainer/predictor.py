@@ -1,0 +1,66 @@
+"""A network in torch on the runtime's way of a case: what validation, tuning and the evaluation of runs measure."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from segsync.arrays import Array
+from segsync.pipeline import Pipeline
+from segsync.preprocess import RegionFinder
+from segsync.sliding_window import Predictor
+from segsync_train.config.run import RunConfig
+from segsync_train.networks import SegmentationNetwork
+from segsync_train.runs.devices import amp_dtype, autocast
+
+
+def foreground_predictor(
+    network: Callable[[Tensor], Tensor], device: torch.device, autocast: Callable[[], AbstractContextManager[object]]
+) -> Predictor:
+    """Wrap a network for the sliding window.
+
+    Args:
+        network: Gives logits (N, 1 + L, z, y, x), background first.
+        device: Where it lies.
+        autocast: The precision that it is called with.
+
+    Returns:
+        A predictor (1, C, z, y, x) -> probabilities of the labels (1, L, z, y, x).
+    """
+
+    def predictor(array: Array) -> Array:
+        with torch.inference_mode(), autocast():
+            logits = network(torch.from_numpy(array).to(device))
+        probabilities: Array = logits.float().softmax(1)[:, 1:].cpu().numpy()
+        return probabilities
+
+    return predictor
+
+
+def torch_pipeline(
+    config: RunConfig,
+    network: SegmentationNetwork,
+    device: torch.device,
+    *,
+    threshold: float = 0.5,
+    min_component_ml: float = 0.0,
+    region_model: RegionFinder | None = None,
+) -> Pipeline:
+    """The pipeline of a run's network.
+
+    Args:
+        config: The run's settings.
+        network: Its network, on `device`.
+        device: Where it lies.
+        threshold: A voxel is foreground where the labels' probabilities together reach this.
+        min_component_ml: Components smaller than this are removed.
+        region_model: What `config.region_model` names, opened; None for cases that are prepared already.
+
+    Returns:
+        The same way that the exported weights will go, with torch as the predictor.
+    """
+    spec = config.inference_spec(network.multiple_zyx, threshold=threshold, min_component_ml=min_component_ml)
+    precision = partial(autocast, amp_dtype(config.amp, device), device)
+    return Pipeline(spec, foreground_predictor(network, device, precision), region_model=region_model)
