@@ -273,3 +273,16 @@ def test_a_file_that_reads_back_differently_does_not_count(tmp_path: Path, monke
     assert files_below(tmp_path) == ["mask.mha"]
     kept: npt.NDArray[np.uint8] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     assert np.array_equal(kept, old)
+
+
+def test_reading_leaves_itks_warnings_as_they_were(tmp_path: Path) -> None:
+    """They belong to the whole process: a notebook's own ITK filters are to be heard after the first image, too."""
+    path = write_image(tmp_path / "image.mha", np.zeros((3, 4, 5), dtype=np.int16))
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    try:
+        for shown in (True, False):
+            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+            read(path)
+            assert sitk.ProcessObject.GetGlobalWarningDisplay() is shown
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)

@@ -13,7 +13,7 @@ from monai.inferers import SlidingWindowInferer
 
 from segsync.arrays import Array, SizeZYX, bounding_box
 from segsync.errors import ResourceError
-from segsync.sliding_window import Predictor, Windows, all_flips, gaussian, predict, starts
+from segsync.sliding_window import LESS_CONTEXT, Predictor, Windows, all_flips, gaussian, predict, starts
 
 
 def position_dependent(window: Array) -> Array:
@@ -298,8 +298,23 @@ def test_windows_are_halved_until_they_fit() -> None:
 
 
 def test_too_little_memory_for_the_smallest_window_is_said() -> None:
-    with pytest.raises(ResourceError, match=r"memory for one window of 8×8×8 voxels, found too little"):
-        predict(volume_of((40, 40, 40)), short_of_memory(0), 1, Windows((32, 32, 32), (8, 8, 8)))
+    """Below half of the training's windows too much context is lost for a mask to be of use."""
+    for enough in (0, 8**3):
+        with pytest.raises(ResourceError, match=r"memory for one window of 16×16×16 voxels, found too little"):
+            predict(volume_of((40, 40, 40)), short_of_memory(enough), 1, Windows((32, 32, 32), (8, 8, 8)))
+
+
+def test_windows_smaller_than_in_training_are_said_or_refused() -> None:
+    array = volume_of((40, 40, 12))
+    for patch, said in (
+        ((32, 32, 32), []),
+        ((32, 32, 16), []),  # all that the volume needs
+        ((16, 16, 16), [f"memory: windows of 16×16×16 instead of 32×32×16; {LESS_CONTEXT}"]),
+    ):
+        _, statistics = predict(array, lambda w: w, 1, Windows(patch, (8, 8, 8), trained_zyx=(32, 32, 32)))
+        assert statistics.warnings == statistics.notes == said
+    with pytest.raises(ResourceError, match=r"expected windows of at least 16×16×8 voxels, half of those in training"):
+        predict(array, lambda w: w, 1, Windows((8, 8, 8), (8, 8, 8), trained_zyx=(32, 32, 32)))
 
 
 def test_halved_windows_stay_multiples() -> None:

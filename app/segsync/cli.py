@@ -71,7 +71,7 @@ WeightsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-TtaOption = Annotated[Tta, typer.Option("--tta", help="Average over mirrored copies; auto: on a GPU.")]
+TtaOption = Annotated[Tta, typer.Option("--tta", help="auto, mirror: average over mirrored copies; none: not.")]
 OverlapOption = Annotated[
     float, typer.Option("--overlap", min=0.0, max=0.9, help="Fraction of a window that its neighbour covers too.")
 ]
@@ -84,7 +84,8 @@ DeadlineOption = Annotated[
     ),
 ]
 MemoryOption = Annotated[
-    float | None, typer.Option("--max-memory", min=0.1, help="GB of memory to stay below; windows shrink.")
+    float | None,
+    typer.Option("--max-memory", min=0.1, help="GB of memory to stay below; windows shrink, to half at most."),
 ]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Every step, and tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]

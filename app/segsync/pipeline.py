@@ -132,7 +132,7 @@ class Pipeline:
         *,
         reference: str | None = None,
         region_model: RegionFinder | None = None,
-        largest_window: Callable[[int], SizeZYX] | None = None,
+        largest_window: Callable[[int, SizeZYX], SizeZYX] | None = None,
     ) -> None:
         """Put the way together; nothing is loaded here.
 
@@ -141,8 +141,8 @@ class Pipeline:
             predictor: As the attribute.
             reference: As the attribute; None: the one that `spec` names.
             region_model: As the attribute.
-            largest_window: The largest window that fits into memory beside arrays of so many bytes; None: the one of
-                `spec`.
+            largest_window: The largest window that fits into memory beside arrays of so many bytes, for a volume of a
+                size; None: the one of `spec`.
         """
         self.spec, self.predictor, self.region_model = spec, predictor, region_model
         self.reference = reference or spec.reference_channel
@@ -197,7 +197,8 @@ class Pipeline:
             "put back": time.monotonic() - network,
             "total": time.monotonic() - began,
         }
-        return Segmentation(reference, mask, probabilities, prepared.grid, statistics, prepared.warnings, seconds)
+        warnings = (*prepared.warnings, *statistics.warnings)
+        return Segmentation(reference, mask, probabilities, prepared.grid, statistics, warnings, seconds)
 
     def prepare(self, load: Loader) -> tuple[Prepared, Volume]:
         """The first step: bring the channels onto the model's grid.
@@ -250,9 +251,10 @@ class Pipeline:
         """
         options, spec = options or Options(), self.spec
         largest = self._largest_window
-        patch = spec.patch_zyx if largest is None else largest(array.nbytes + beside)
+        z, y, x = tissue.shape
+        patch = spec.patch_zyx if largest is None else largest(array.nbytes + beside, (z, y, x))
         flips = all_flips(spec.mirror_axes) if options.mirror else ((),)
-        windows = Windows(patch, spec.multiple_zyx, options.overlap, flips)
+        windows = Windows(patch, spec.multiple_zyx, options.overlap, flips, trained_zyx=spec.patch_zyx)
         return predict(
             array, self.predictor, len(spec.labels), windows, tissue=tissue, deadline=deadline, progress=progress
         )

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,7 @@ from segsync.engine import open_engine
 from segsync.errors import WeightsError, os_errors
 from segsync.geometry import Volume, resample
 from segsync.images import write
-from segsync.memory import Footprint
+from segsync.memory import Budget, reset_peak
 from segsync.pipeline import Case, Options, Pipeline, Segmentation, no_progress
 from segsync.region_model import region_model_for
 from segsync.shipped import WEIGHTS
@@ -32,7 +31,7 @@ Tta = Literal["auto", "none", "mirror"]
 class Settings:
     """How to predict: the same for every case of a run."""
 
-    #: `mirror` averages over mirrored copies, `none` does not; `auto` mirrors on a GPU.
+    #: `auto` and `mirror` average over mirrored copies, as long as a deadline leaves time for them; `none` does not.
     tta: Tta = "auto"
     #: Fraction of a window that neighbours have in common.
     overlap: float = 0.5
@@ -82,20 +81,22 @@ class Model:
     def __init__(self, bundle: Bundle, task: Task, *, device: str = "auto", max_memory: int | None = None) -> None:
         """Open a verified bundle on a device (`auto`, `cpu`, `cuda`, `cuda:N`).
 
-        max_memory: bytes the process should stay below; windows give way. None: no limit.
+        max_memory: bytes the process should stay below; windows give way, down to half their size. None: the
+        container's own limit, if it has one.
         """
         self.bundle = bundle
         self.task = task
         began = time.monotonic()
         self.engine = open_engine(bundle, device, memory_bytes=max_memory)
-        spec, largest = bundle.spec, None
+        spec, on_gpu = bundle.spec, self.engine.device.cuda is not None
         region_model = region_model_for(bundle, device, memory_bytes=max_memory)
-        if max_memory is not None:
-            z, y, x = (max(m, p // 2 // m * m) for p, m in zip(spec.patch_zyx, spec.multiple_zyx, strict=True))
-            footprint = Footprint.measure(self.engine.warm_up, (z, y, x))
-            largest = partial(footprint.largest, spec.patch_zyx, spec.multiple_zyx, limit=max_memory)
+        self._budget = Budget.measure(self.engine.warm_up, spec.patch_zyx, spec.multiple_zyx, max_memory, gpu=on_gpu)
         self.pipeline = Pipeline(
-            spec, self.engine, reference=task.reference, region_model=region_model, largest_window=largest
+            spec,
+            self.engine,
+            reference=task.reference,
+            region_model=region_model,
+            largest_window=None if self._budget is None else self._budget.largest_window,
         )
         self.load_seconds = time.monotonic() - began
         log.info("%s on %s, loaded in %.2f s from %s", spec.name, self.engine.device, self.load_seconds, bundle.folder)
@@ -115,9 +116,14 @@ class Model:
         case = images if isinstance(images, Case) else _case(images)
         for name in case.channels:
             self.task.channel(name)
-        mirror = settings.tta == "mirror" or (settings.tta == "auto" and self.engine.device.cuda is not None)
-        segmented = self.pipeline.segment(case, Options(settings.overlap, mirror, settings.deadline_s), progress)
-        return Result(**vars(segmented), case=case, task=self.task, bundle=self.bundle, device=str(self.engine.device))
+        reset_peak()
+        options = Options(settings.overlap, settings.tta != "none", settings.deadline_s)
+        segmented = vars(self.pipeline.segment(case, options, progress))
+        exceeded = self._budget.exceeded() if self._budget is not None else None
+        if exceeded is not None:
+            log.warning("%s: %s", case.name, exceeded)
+            segmented = {**segmented, "warnings": (*segmented["warnings"], exceeded)}
+        return Result(**segmented, case=case, task=self.task, bundle=self.bundle, device=str(self.engine.device))
 
 
 def task_of(spec: ModelSpec) -> Task:

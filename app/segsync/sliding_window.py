@@ -27,18 +27,25 @@ GAUSSIAN_SIGMA = 1 / 8
 MIN_WEIGHT = 1e-3
 #: Overlaps to fall back to when there is no time for the one asked for.
 COARSER_OVERLAPS = (0.25, 0.0)
+#: What windows smaller than in training mean.
+LESS_CONTEXT = "the network sees less context than in training, and large lesions may be missed"
 #: Part of the time left that is planned with: the last window may be slower than the first.
 SAFE_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
 class Windows:
-    """How a volume is covered. sizes in voxels; flips: sets of mirrored axes (0 = Z, 1 = Y, 2 = X), () first."""
+    """How a volume is covered.
+
+    Sizes in voxels; flips: sets of mirrored axes (0 = Z, 1 = Y, 2 = X), () first; trained_zyx: the windows that the
+    network was trained on, where `patch_zyx` had to be smaller.
+    """
 
     patch_zyx: SizeZYX
     multiple_zyx: SizeZYX
     overlap: float = 0.5
     flips: tuple[Flip, ...] = ((),)
+    trained_zyx: SizeZYX | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
@@ -55,6 +62,14 @@ class InferenceStatistics:
     overlap: float = 0.0
     flips: int = 0
     notes: list[str] = field(default_factory=list)
+    #: Those notes that a reader of the mask should know: windows smaller than in training.
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, line: str) -> None:
+        """Note what matters for the mask, and log it."""
+        self.notes.append(line)
+        self.warnings.append(line)
+        log.warning(line)
 
 
 def all_flips(axes: Sequence[int]) -> tuple[Flip, ...]:
@@ -130,23 +145,34 @@ class _Run:
 
     def all_windows(self) -> Array:
         z, y, x = self.array.shape[1:]
-        shape = (z, y, x)
-        patch = _fitted(self.windows.patch_zyx, self.windows.multiple_zyx, shape)
+        shape, multiple = (z, y, x), self.windows.multiple_zyx
+        patch = fitted(self.windows.patch_zyx, multiple, shape)
+        trained = fitted(self.windows.trained_zyx or self.windows.patch_zyx, multiple, shape)
+        smallest = halved(trained, multiple)
+        if any(side < least for side, least in zip(patch, smallest, strict=True)):
+            raise ResourceError(
+                f"expected windows of at least {voxels_of(smallest)} voxels, half of those in training, found "
+                f"{voxels_of(patch)}; give more memory"
+            )
+        if patch != trained:
+            self.statistics.warn(
+                f"memory: windows of {voxels_of(patch)} instead of {voxels_of(trained)}; {LESS_CONTEXT}"
+            )
         while True:
             try:
                 return self._stitched(patch, self.windows.overlap, self.windows.flips)
             except MemoryError as error:
-                smaller = _halved(patch, self.windows.multiple_zyx)
-                if smaller == patch:
+                if patch == smallest:
                     raise ResourceError(
-                        f"expected memory for one window of {_voxels(patch)} voxels, found too little even for that; "
+                        f"expected memory for one window of {voxels_of(patch)} voxels, found too little even for that; "
                         "give the container more memory or choose another device"
                     ) from error
                 self.statistics.notes.append(
-                    f"out of memory with windows of {_voxels(patch)}; went on with {_voxels(smaller)}"
+                    f"out of memory with windows of {voxels_of(patch)}; went on with {voxels_of(smallest)}"
                 )
-                log.warning(self.statistics.notes[-1])
-                patch = smaller
+                self.statistics.warnings.append(f"{self.statistics.notes[-1]}; {LESS_CONTEXT}")
+                log.warning(self.statistics.warnings[-1])
+                patch = smallest
 
     def _stitched(self, patch: SizeZYX, overlap: float, flips: tuple[Flip, ...]) -> Array:
         padded, tissue = _padded(self.array, patch), _padded(self.tissue[None], patch)[0]
@@ -207,13 +233,14 @@ class _Run:
             log.warning(self.statistics.notes[-1])
 
 
-def _fitted(patch: SizeZYX, multiple: SizeZYX, shape: SizeZYX) -> SizeZYX:
+def fitted(patch: SizeZYX, multiple: SizeZYX, shape: SizeZYX) -> SizeZYX:
     """The patch, no larger than the volume needs: an axis shorter than it takes the next multiple."""
     z, y, x = (min(p, math.ceil(n / m) * m) for p, m, n in zip(patch, multiple, shape, strict=True))
     return z, y, x
 
 
-def _halved(patch: SizeZYX, multiple: SizeZYX) -> SizeZYX:
+def halved(patch: SizeZYX, multiple: SizeZYX) -> SizeZYX:
+    """Half of a patch: the smallest window that a network is given, which has lost much of its context."""
     z, y, x = (max(m, p // 2 // m * m) for p, m in zip(patch, multiple, strict=True))
     return z, y, x
 
@@ -239,5 +266,6 @@ def _window(at: SizeZYX, patch: SizeZYX) -> tuple[slice, slice, slice]:
     return z, y, x
 
 
-def _voxels(patch: SizeZYX) -> str:
+def voxels_of(patch: SizeZYX) -> str:
+    """A window's sides for people: `64×64×64`."""
     return "×".join(str(side) for side in patch)
