@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from builders import ADC, ball, grid_of, isles22_volumes, rotated, tissue_of
 from segsync.arrays import Array, Triple
-from segsync.bundle import ChannelSpec, Fixed, ModelSpec, ZScore
+from segsync.bundle import ChannelSpec, Fixed, ModelSpec, OrganSpec, ZScore
 from segsync.errors import ChannelError, WeightsError
 from segsync.geometry import Grid, Volume
 from segsync.images import read
@@ -462,6 +462,7 @@ class Organ:
     """A region model that knows the answer."""
 
     name = "organ"
+    organ: OrganSpec | None = None
 
     def __call__(self, image: Volume) -> Volume:
         return Volume(ball(GRID, 8.0), image.grid)

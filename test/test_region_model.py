@@ -8,10 +8,11 @@ import pytest
 import segsync
 from builders import AS_IT_IS, Cli, ball, grid_of, orientations, rotated, write_bundle, write_image
 from segsync.arrays import Array
-from segsync.bundle import ChannelSpec, Fixed, load_bundle, write_manifest
+from segsync.bundle import ChannelSpec, Fixed, OrganSpec, load_bundle, write_manifest
 from segsync.errors import WeightsError
 from segsync.geometry import Grid, Volume
 from segsync.images import read
+from segsync.postprocess import in_one_piece
 from segsync.region_model import RegionModel, region_model_for
 from segsync_train.config.run import FolderData
 from segsync_train.data.dataset import build_cache, open_cases
@@ -35,10 +36,11 @@ def image_of(grid: Grid) -> Array:
     return np.maximum(image, 2 * ball(grid, 2.0, OUTSIDE))
 
 
-def write_organ(folder: Path, threshold: float = 0.5) -> Path:
+def write_organ(folder: Path, threshold: float = 0.5, organ: OrganSpec | None = None) -> Path:
     """Weights that take what is bright and large for the organ."""
     channels = (ChannelSpec(name="t1", normalisation=AS_IT_IS),)
-    return write_bundle(folder, "organ", channels=channels, min_component_ml=0.2, threshold=threshold)
+    known = organ and organ.model_dump(mode="json")
+    return write_bundle(folder, "organ", channels=channels, min_component_ml=0.2, threshold=threshold, organ=known)
 
 
 @pytest.fixture
@@ -60,6 +62,51 @@ def test_only_what_lies_in_the_region_is_found(with_region: Path, direction: tup
     write_manifest(with_region)
     result = segsync.load("aims-tbi", weights=with_region, device="cpu").predict({"t1": image})
     assert np.array_equal(result.mask, np.maximum(ball(grid, 2.5, IN_ORGAN), ball(grid, 2.0, OUTSIDE)))
+
+
+def test_nothing_is_marked_outside_whatever_a_network_makes_of_the_blank(with_region: Path) -> None:
+    everywhere = ChannelSpec(name="t1", normalisation=Fixed(low=0, high=1, mean=-1, std=1))
+    write_bundle(with_region / "aims-tbi", "aims-tbi", channels=(everywhere,), region_model="organ")
+    write_manifest(with_region)
+    grid = grid_of((30, 31, 29))
+    result = segsync.load("aims-tbi", weights=with_region, device="cpu").predict({"t1": Volume(image_of(grid), grid)})
+    assert np.array_equal(result.mask, ball(grid, 8.0))
+
+
+def test_an_organ_of_another_volume_is_said_of_itself_and_of_what_lies_in_it(with_region: Path, tmp_path: Path) -> None:
+    """A ball of 8 mm has 2.1 ml."""
+    grid = grid_of((30, 31, 29))
+    image = Volume(image_of(grid), grid)
+    for plausible, said in (((2.0, 3.0), False), ((3.0, 4.0), True)):
+        write_organ(with_region / "organ", organ=OrganSpec(plausible_ml=plausible))
+        write_manifest(with_region)
+        lesion, organ = (
+            segsync.load(task, weights=with_region, device="cpu").predict({"t1": image})
+            for task in ("aims-tbi", "organ")
+        )
+        assert any("region model organ segments 2 ml, expected 3 to 4 ml" in line for line in lesion.warnings) == said
+        assert any("lesion: 2 ml, expected 3 to 4 ml" in line for line in organ.warnings) == said
+
+
+def test_an_organ_is_one_piece_with_its_notches_filled() -> None:
+    """A cube with a notch of 3 voxels and a hole, and a smaller piece beside it."""
+    grid = grid_of((20, 20, 30))
+    given = np.zeros((1, 20, 20, 30), np.float32)
+    given[0, 4:16, 4:16, 4:16] = 0.8
+    given[0, 8:11, 8:11, 10:16] = 0.1
+    given[0, 6, 6, 6] = 0.0
+    given[0, 4:12, 4:12, 22:28] = 0.9
+    whole = np.zeros((20, 20, 30), bool)
+    whole[4:16, 4:16, 4:16] = True
+    piece = in_one_piece(given, grid, 0.5, OrganSpec(closing_mm=3.0, plausible_ml=(0, 1)))[0] >= 0.5
+    # A ball dips a little into the notch's mouth.
+    assert np.array_equal(piece[:, :, :14], whole[:, :, :14])
+    assert not (piece & ~whole).any()
+    open_notch = in_one_piece(given, grid, 0.5, OrganSpec(plausible_ml=(0, 1)))[0] >= 0.5
+    assert not open_notch[9, 9, 15]
+    assert open_notch[6, 6, 6]
+    empty = np.zeros_like(given)
+    assert np.array_equal(in_one_piece(empty, grid, 0.5, OrganSpec(plausible_ml=(0, 1))), empty)
 
 
 def test_where_no_organ_is_found_all_is_looked_at_and_said(with_region: Path) -> None:

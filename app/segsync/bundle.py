@@ -81,6 +81,28 @@ class ChannelSpec(_Frozen):
     optional: bool = False
 
 
+class OrganSpec(_Frozen):
+    """What is known of an organ that lies in one piece, as the brain does."""
+
+    #: Notches and holes narrower than twice this belong to it, as cavities that reach the brain's surface do.
+    closing_mm: Annotated[float, Field(ge=0, le=50)] = 0.0
+    #: Volumes that it can have; others are warned of.
+    plausible_ml: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.plausible_ml[0] >= self.plausible_ml[1]:
+            raise ValueError(f"plausible_ml {self.plausible_ml} is not the smaller first")
+        return self
+
+    def doubt(self, volume_ml: float) -> str | None:
+        """What a person should know of an organ of this volume; None if it is plausible."""
+        low, high = self.plausible_ml
+        if low <= volume_ml <= high:
+            return None
+        return f"{volume_ml:.0f} ml, expected {low:g} to {high:g} ml; check that the image shows it whole, of an adult"
+
+
 class PreprocessingSpec(_Frozen):
     """What preprocessing needs of a model. Sizes and spacings are in array order (Z, Y, X), here and below."""
 
@@ -122,6 +144,8 @@ class InferenceSpec(PreprocessingSpec):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     #: Components (26-connected, on the reference grid) smaller than this are removed.
     min_component_ml: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    #: For weights that segment an organ in one piece: its largest component alone is kept, and closed. None: no organ.
+    organ: OrganSpec | None = None
     #: Axes (0 = Z, 1 = Y, 2 = X) along which mirroring is part of the test-time augmentation.
     mirror_axes: tuple[Literal[0, 1, 2], ...] = (2,)
 

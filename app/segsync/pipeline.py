@@ -188,17 +188,24 @@ class Pipeline:
             except ResourceError as error:
                 raise ResourceError(f"case {case.name}: {error}") from error
             network = time.monotonic()
+            if prepared.region is not None:
+                # What a network makes of the blank around a brain is no lesion.
+                probabilities *= prepared.region
             mask, removed = self.labels(probabilities, prepared.grid, reference.grid)
         if removed:
             statistics.notes.append(f"{removed} components below {self.spec.min_component_ml:g} ml removed")
+        warnings = [*prepared.warnings, *statistics.warnings]
+        doubt = self.spec.organ and self.spec.organ.doubt(float((mask > 0).sum()) * reference.grid.voxel_ml)
+        if doubt:
+            warnings.append(f"{'/'.join(self.spec.labels.values())}: {doubt}")
+            log.warning("%s: %s", case.name, warnings[-1])
         seconds = {
             "read and prepare": ready - began,
             "network": network - ready,
             "put back": time.monotonic() - network,
             "total": time.monotonic() - began,
         }
-        warnings = (*prepared.warnings, *statistics.warnings)
-        return Segmentation(reference, mask, probabilities, prepared.grid, statistics, warnings, seconds)
+        return Segmentation(reference, mask, probabilities, prepared.grid, statistics, tuple(warnings), seconds)
 
     def prepare(self, load: Loader) -> tuple[Prepared, Volume]:
         """The first step: bring the channels onto the model's grid.

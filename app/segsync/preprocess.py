@@ -8,16 +8,22 @@ from typing import Protocol
 import numpy as np
 
 from segsync.arrays import Array, Mask
-from segsync.bundle import ChannelSpec, Fixed, PreprocessingSpec, ZScore
+from segsync.bundle import ChannelSpec, Fixed, OrganSpec, PreprocessingSpec, ZScore
 from segsync.errors import ChannelError, WeightsError
 from segsync.geometry import Grid, Volume, resample, respaced
 from segsync.units import settle_units
 
 
 class RegionFinder(Protocol):
-    """Segments a region in an image: 1 inside, 0 outside, on the image's grid; None if it finds nothing."""
+    """Segments a region in an image: 1 inside, 0 outside, on the image's grid; None if it finds nothing.
+
+    Attributes:
+        name: Of the region.
+        organ: What is known of it; None if it is no organ in one piece.
+    """
 
     name: str
+    organ: OrganSpec | None
 
     def __call__(self, image: Volume, /) -> Volume | None:
         """The region's mask."""
@@ -39,13 +45,15 @@ class Prepared:
     """What the network sees.
 
     array: (C, Z, Y, X) float32, normalised; grid: the model's grid; tissue: (Z, Y, X) bool, where the reference channel
-    shows the patient; warnings: what a person should know, one line each.
+    shows the patient; warnings: what a person should know, one line each; region: (Z, Y, X) bool, outside of which the
+    array was blanked, or None if all is shown.
     """
 
     array: Array
     grid: Grid
     tissue: Mask
     warnings: tuple[str, ...]
+    region: Mask | None = None
 
 
 def tissue(array: Array, how: ZScore | Fixed) -> Mask:
@@ -119,7 +127,7 @@ def prepare(
     for index, (name, channel) in enumerate(channels.items()):
         if name in raw:
             stack[index] = normalise(raw.pop(name), channel.normalisation)
-    return Prepared(stack, grid, here, tuple(warnings))
+    return Prepared(stack, grid, here, tuple(warnings), kept)
 
 
 def _inside(region_model: RegionFinder, image: Volume, grid: Grid, reference: str, warnings: list[str]) -> Mask | None:
@@ -130,6 +138,9 @@ def _inside(region_model: RegionFinder, image: Volume, grid: Grid, reference: st
             f"channel {reference}: the region model {region_model.name} finds nothing in it; the whole image is used"
         )
         return None
+    doubt = region_model.organ and region_model.organ.doubt(float(found.array.sum()) * found.grid.voxel_ml)
+    if doubt:
+        warnings.append(f"channel {reference}: the region model {region_model.name} segments {doubt}")
     inside: Mask = resample(found, grid, antialias=True) >= 0.5
     return inside
 

@@ -25,7 +25,7 @@ class RegionModel:
                 f"{bundle.folder}: expected a region model, weights that read a single image, found weights that read "
                 f"{', '.join(names)}{f' and need the region model {nested}' if nested else ''}; give others"
             )
-        self.bundle, self.name = bundle, bundle.folder.name
+        self.bundle, self.name, self.organ = bundle, bundle.folder.name, bundle.spec.organ
         self._pipeline = Pipeline(bundle.spec, open_engine(bundle, device, memory_bytes=memory_bytes))
 
     def __call__(self, image: Volume) -> Volume | None:

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from segsync.bundle import ChannelSpec, InferenceSpec, PreprocessingSpec
+from segsync.bundle import ChannelSpec, InferenceSpec, OrganSpec, PreprocessingSpec
 from segsync_train.config.recipes import WeightsPath
 from segsync_train.config.settings import Frozen
 from segsync_train.config.synthesis import SynthesisConfig
@@ -231,6 +231,8 @@ class RunConfig(Frozen):
     #: outside its mask are set to 0, in training as at inference. Synthetic cases are not masked but drawn so
     #: (`skull_stripped` in their settings).
     region_model: WeightsPath | None = None
+    #: What is known of the organ that the network segments, if it is one in one piece.
+    organ: OrganSpec | None = None
     #: Label values and names; background is 0 and not listed.
     labels: dict[PositiveInt, str] = Field(min_length=1)
     spacing_zyx: Triple
@@ -313,5 +315,6 @@ class RunConfig(Frozen):
             multiple_zyx=multiple_zyx,
             threshold=threshold,
             min_component_ml=min_component_ml,
+            organ=self.organ,
             mirror_axes=self.mirror_axes,
         )
