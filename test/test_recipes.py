@@ -22,6 +22,8 @@ SMALL = (
     "steps=1",
     "workers=0",
     "device=cpu",
+    # There are two cases.
+    "data.folds=2",
 )
 
 
