@@ -32,9 +32,7 @@ POSTFIXES = frozenset(("tilt", "eq", "moco"))
 #: Words whose images no network is given, by what they are.
 OTHERS = {
     "a phase image or one part of a complex image": _words("phase ph phasediff phase1 phase2 real imag imaginary"),
-    "a mask or label map": _words(
-        "mask msk seg dseg aseg probseg roi label labels labelmap segmentation lesion probability"
-    ),
+    "a mask or label map": _words("mask msk seg dseg aseg probseg roi label labels labelmap segmentation lesion"),
     "another map of diffusion": _words("fa colfa cfa rd ad eadc expadc exponential b0 s0 sbref tensor"),
 }
 #: Contrasts: an image named after one is not an image of another.
