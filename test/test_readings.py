@@ -25,8 +25,8 @@ from segsync_train.trainer.schedule import Pace
 from training_cases import run_config, write_cases
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"
-PRETRAINING = sorted(CONFIGS.glob("pretrain-paper-*.yaml"))
-FINETUNING = sorted(CONFIGS.glob("finetune-paper-*.yaml"))
+PRETRAINING = sorted(CONFIGS.glob("pretrain-reading-*.yaml"))
+FINETUNING = sorted(CONFIGS.glob("finetune-reading-*.yaml"))
 MINIATURE = "{preset: tiny, overrides: {widths: [4, 8], strides_zyx: [[1, 1, 1], [2, 2, 2]], vil_stages: [1]}}"
 
 
@@ -60,7 +60,7 @@ def test_a_recipe_for_fine_tuning_freezes_parts_of_the_papers_network(path: Path
         network = build_network(config)
     freeze(network, config.transfer, {})
     trained = {name.split(".")[2] for name, p in network.named_parameters() if p.requires_grad and "encoder" in name}
-    assert trained == ({"5"} if path.stem == "finetune-paper-bottom-frozen" else set("012345"))
+    assert trained == ({"5"} if path.stem == "finetune-reading-bottom-frozen" else set("012345"))
 
 
 @pytest.mark.parametrize("keep", ["student", "teacher"])
