@@ -14,13 +14,11 @@ from segsync.errors import InputError, WeightsError
 from segsync.images import read
 from segsync.preprocess import prepare
 from segsync_train.config.run import CardConfig, TransferConfig
-from segsync_train.data.cases import build_case
 from segsync_train.evaluation.operating_point import (
     OperatingPoint,
     choose,
     choose_operating_point,
     read_operating_point,
-    score_pairs,
 )
 from segsync_train.export.card import model_card
 from segsync_train.export.export import export
@@ -65,7 +63,8 @@ def test_the_folder_says_where_it_comes_from(run: Path, weights: Path) -> None:
     assert spec.provenance["steps"] == 60
     assert spec.provenance["config"]["name"] == "miniature"
     point = json.loads((run / "operating_point.json").read_text())
-    assert (spec.threshold, spec.min_component_ml) == (point["threshold"], point["min_component_ml"])
+    for field in ("threshold", "min_component_ml", "min_component_confidence"):
+        assert getattr(spec, field) == point[field]
     card = (weights / "custom" / "MODEL_CARD.md").read_text()
     assert "research, not for care" in card.splitlines()[2]
     assert "An xLSTM-UNet of 0.0" in card
@@ -132,24 +131,6 @@ def test_a_file_that_differs_from_the_network_is_not_kept(
     assert list((tmp_path / "weights").iterdir()) == []
 
 
-def test_scores_by_hand_at_each_threshold_and_smallest_component() -> None:
-    """Two lesions of 8 and 1 voxels of 2 ml; the large one, whose halves meet at a corner, is found.
-
-    A false voxel reaches 0.5 and is a component of 2 ml.
-    """
-    label = np.zeros((1, 8, 12), np.uint8)
-    label[0, 1:3, 1:3] = label[0, 3:5, 3:5] = 1
-    probability = 0.9 * label.astype(np.float32)
-    label[0, 7, 1] = 1
-    probability[0, 6, 8] = 0.5
-    case = build_case("c", label[None].astype(np.float32), label, label > 0, (20.0, 10.0, 10.0))
-    *loose, clean, high, _, _ = score_pairs(case, probability, (0.5, 0.8), (0.0, 2.0, 2.1))
-    for score in loose:
-        assert (score.dice, score.lesion_f1) == pytest.approx((2 * 8 / (9 + 9), 2 / (2 + 1 + 1)))
-    for score in (clean, high):
-        assert (score.dice, score.lesion_f1) == pytest.approx((2 * 8 / (8 + 9), 2 / (2 + 1)))
-
-
 def test_the_choice_stays_near_a_half_where_the_cases_cannot_tell() -> None:
     """Pairs at 0.2, 0.5, 0.5, 0.8. The best by mean is the first; how sure that is decides."""
     unsure = np.array([[1.0, 0.2, 0.1, 0.0], [0.0, 0.6, 0.5, 0.1], [0.5, 0.6, 0.6, 0.0]])
@@ -173,16 +154,6 @@ def test_a_worse_pair_is_not_taken_because_its_distance_is_less_sure() -> None:
     """At 0.5 one pair is 0.01 behind in every case, the other 0.1 in one of four, which may be chance."""
     scores = np.array([[0.7, 0.69, 0.7], [0.7, 0.69, 0.7], [0.7, 0.69, 0.7], [0.7, 0.69, 0.6]])
     assert choose(scores, (0.6, 0.5, 0.5)) == 0
-
-
-def test_nothing_found_where_nothing_is_counts_as_right() -> None:
-    label = np.zeros((1, 4, 4), np.uint8)
-    case = build_case("c", label[None].astype(np.float32), label, label == 0, (1.0, 1.0, 1.0))
-    probability = np.zeros(label.shape, np.float32)
-    (right,) = score_pairs(case, probability, (0.5,), (0.0,))
-    probability[0, 1, 1] = 1.0
-    (wrong,) = score_pairs(case, probability, (0.5,), (0.0,))
-    assert (right.dice, right.lesion_f1, wrong.dice, wrong.lesion_f1) == (1, 1, 0, 0)
 
 
 def test_without_a_choice_the_threshold_is_a_half_and_another_file_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from segsync.bundle import ChannelSpec
 from segsync.errors import InputError, ResourceError
 from segsync.geometry import Grid, Volume
 from segsync.memory import Footprint
-from segsync.postprocess import components_of, labels_on, remove_small
+from segsync.postprocess import components_of, labels_on, remove_components
 from segsync.predict import Settings
 from segsync.preprocess import Prepared, prepare
 from segsync.sliding_window import InferenceStatistics, predict
@@ -120,7 +120,7 @@ def test_two_labels_and_small_components(tmp_path: Path) -> None:
     channels = tuple(ChannelSpec(name=name, normalisation=AS_IT_IS) for name in ("ncct", "tmax"))
     folder = write_bundle(
         tmp_path / "isles24", "isles24", model=two_labels(), channels=channels, labels={1: "rim", 3: "core"},
-        min_component_ml=0.005, threshold=0.6,
+        min_component_ml=0.005, min_component_confidence=0.5, threshold=0.6,
     )  # fmt: skip
     grid = grid_of((16, 16, 16))
     rim, core = np.zeros((2, *grid.size_zyx), dtype=np.float32)
@@ -136,7 +136,7 @@ def test_two_labels_and_small_components(tmp_path: Path) -> None:
     expected[4:10, 4:10, 4:10] = 1
     expected[6:8, 6:8, 6:8] = 3
     assert np.array_equal(result.mask, expected)
-    assert result.statistics.notes == ["1 components below 0.005 ml removed"]
+    assert result.statistics.notes == ["1 components below 0.005 ml or a highest probability of 0.5 removed"]
     assert result.probability(3)[7, 7, 7] == pytest.approx(0.6)
 
 
@@ -155,10 +155,25 @@ def test_the_smallest_component_is_measured_on_the_reference_grid() -> None:
     large = mask.copy()
     mask[4, 4, :2] = 1
     mask[4, 1, :2] = 2
-    kept, removed = remove_small(mask.copy(), grid, 0.006)
+    sure = np.ones(grid.size_zyx, dtype=np.float32)
+    kept, removed = remove_components(mask.copy(), sure, grid, 0.006, 0.0)
     assert np.array_equal(kept, large)
     assert removed == 2
-    assert np.array_equal(remove_small(mask.copy(), grid, 0.0)[0], mask)
+    assert np.array_equal(remove_components(mask.copy(), sure, grid, 0.0, 0.0)[0], mask)
+
+
+def test_a_component_goes_whose_probability_nowhere_reaches_the_least() -> None:
+    """One voxel decides: a large component without it goes, a voxel by itself that has it stays."""
+    grid = grid_of((6, 6, 6))
+    probability = np.zeros(grid.size_zyx, dtype=np.float32)
+    probability[1, 1:4, 1:4], probability[4, 1:4, 1:4], probability[4, 4, 5] = 0.6, 0.6, 0.9
+    probability[4, 2, 2] = 0.8
+    mask = (probability > 0).astype(np.uint8)
+    mask[4, 4, 5] = 2  # touches the second component, but is of another label
+    kept, removed = remove_components(mask.copy(), probability, grid, 0.0, 0.8)
+    assert (removed, int(kept[1].sum()), int(kept[4].astype(bool).sum())) == (1, 0, 10)
+    kept, removed = remove_components(mask.copy(), probability, grid, 0.002, 0.85)
+    assert (removed, int(kept.sum())) == (3, 0)
 
 
 def test_the_threshold_is_reached_not_passed(t1: segsync.Model) -> None:

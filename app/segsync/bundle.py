@@ -128,7 +128,25 @@ class PreprocessingSpec(_Frozen):
         return self
 
 
-class InferenceSpec(PreprocessingSpec):
+class DecisionSpec(_Frozen):
+    """What decides, once the probabilities are there, which voxels are foreground: the operating point."""
+
+    #: A voxel takes its likeliest label where the sum of the foreground's probabilities reaches this.
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    #: Components (26-connected, on the reference grid) smaller than this are removed.
+    min_component_ml: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    #: Components whose highest probability (of any label) stays below this are removed: hysteresis, where it lies above
+    #: `threshold`. 0: none are.
+    min_component_confidence: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @property
+    def component_limits(self) -> str:
+        """What a component must reach to be kept, in words."""
+        sure = self.min_component_confidence
+        return f"{self.min_component_ml:g} ml{f' or a highest probability of {sure:g}' if sure else ''}"
+
+
+class InferenceSpec(DecisionSpec, PreprocessingSpec):
     """What the whole way from images to labels needs of a model.
 
     The network maps `(N, C, Z, Y, X)` float32 to the probabilities of the foreground labels, `(N, L, Z, Y, X)` float32
@@ -140,10 +158,6 @@ class InferenceSpec(PreprocessingSpec):
     patch_zyx: tuple[Side, Side, Side]
     #: Any window whose sides are multiples of these can be given to the network.
     multiple_zyx: tuple[Side, Side, Side]
-    #: A voxel takes its likeliest label where the sum of the foreground's probabilities reaches this.
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    #: Components (26-connected, on the reference grid) smaller than this are removed.
-    min_component_ml: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     #: For weights that segment an organ in one piece: its largest component alone is kept, and closed. None: no organ.
     organ: OrganSpec | None = None
     #: Axes (0 = Z, 1 = Y, 2 = X) along which mirroring is part of the test-time augmentation.

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from segsync.lesions import Lesion
 from segsync.montage import Colour, Picture, colour_of
-from segsync.record import Report
+from segsync.record import Report, WeightsRecord
 
 #: Rows of the table; further lesions are summed up in one line, the CSV has them all.
 ROWS = 50
@@ -247,7 +247,7 @@ def _facts(report: Report) -> str:
         ("Reference grid", _shown(f"{grid.channel}: {size} voxels of {spacing} mm")),
         ("Task", _shown(report.task)),
         ("Network", _lines((weights.name, f"licence {weights.licence}", f"sha256 {weights.sha256}", weights.folder))),
-        ("Decision", _shown(f"threshold {weights.threshold:g}, smallest lesion {weights.min_component_ml:g} ml")),
+        ("Decision", _shown(_decision(weights))),
         ("Probability", _shown(probability)),
         (
             "Run",
@@ -270,6 +270,12 @@ def _facts(report: Report) -> str:
     )
     facts += [(name, _pretty(values)) for name, values in held if values]
     return "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in facts)
+
+
+def _decision(weights: WeightsRecord) -> str:
+    sure = weights.min_component_confidence
+    unsure = f", lesions whose probability nowhere reaches {sure:g} left out" if sure else ""
+    return f"threshold {weights.threshold:g}, smallest lesion {weights.min_component_ml:g} ml{unsure}"
 
 
 def _lines(lines: Iterable[str]) -> str:

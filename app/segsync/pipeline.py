@@ -193,7 +193,7 @@ class Pipeline:
                 probabilities *= prepared.region
             mask, removed = self.labels(probabilities, prepared.grid, reference.grid)
         if removed:
-            statistics.notes.append(f"{removed} components below {self.spec.min_component_ml:g} ml removed")
+            statistics.notes.append(f"{removed} components below {self.spec.component_limits} removed")
         warnings = [*prepared.warnings, *statistics.warnings]
         doubt = self.spec.organ and self.spec.organ.doubt(float((mask > 0).sum()) * reference.grid.voxel_ml)
         if doubt:
@@ -275,7 +275,7 @@ class Pipeline:
             reference: The grid that the labels are wanted on.
 
         Returns:
-            The labels (Z, Y, X) on `reference`, and the number of components that were too small and removed.
+            The labels (Z, Y, X) on `reference`, and the number of components that were too small or unsure and removed.
 
         Raises:
             MemoryError: The arrays do not fit.

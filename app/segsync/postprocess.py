@@ -15,7 +15,7 @@ BYTES_A_VOXEL = 17
 
 
 def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: InferenceSpec) -> tuple[LabelMap, int]:
-    """Labels (Z, Y, X) uint8 on the reference grid, and how many small components were removed.
+    """Labels (Z, Y, X) uint8 on the reference grid, and how many small or unsure components were removed.
 
     probabilities: (L, Z, Y, X) of the foreground labels on the model's grid. They are interpolated to the reference
     grid one label at a time, so that a whole-body CT never needs more than BYTES_A_VOXEL. A voxel is foreground where
@@ -33,9 +33,9 @@ def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: Inference
         labels[here > best] = value
         np.maximum(best, here, out=best)
         del here  # before the next label's map is made
+    del best
     labels[total < spec.threshold] = 0
-    del best, total
-    return remove_small(labels, reference, spec.min_component_ml)
+    return remove_components(labels, total, reference, spec.min_component_ml, spec.min_component_confidence)
 
 
 def in_one_piece(probabilities: Array, grid: Grid, threshold: float, organ: OrganSpec) -> Array:
@@ -71,21 +71,47 @@ def _closed(mask: Mask, grid: Grid, radius_mm: float) -> Mask:
     return closed
 
 
-def remove_small(labels: LabelMap, grid: Grid, min_component_ml: float) -> tuple[LabelMap, int]:
-    """Labels without the 26-connected components of each label that are smaller than so many millilitres."""
+def remove_components(
+    labels: LabelMap, probability: Array, grid: Grid, min_ml: float, min_confidence: float
+) -> tuple[LabelMap, int]:
+    """Take away the components that are too small or too unsure to be kept.
+
+    Args:
+        labels: (Z, Y, X), changed in place.
+        probability: (Z, Y, X) of any label together.
+        grid: The grid of both.
+        min_ml: 26-connected components of each label that are smaller than so many millilitres go.
+        min_confidence: Components whose highest probability stays below this go.
+
+    Returns:
+        The labels, and the number of components removed.
+    """
     removed = 0
-    voxels = min_component_ml / grid.voxel_ml
-    if voxels <= 1 or not labels.any():
+    voxels = min_ml / grid.voxel_ml
+    if (voxels <= 1 and min_confidence <= 0) or not labels.any():
         return labels, 0
-    inside = labels[bounding_box(labels > 0)]  # a view: what is removed there is removed from the labels
+    box = bounding_box(labels > 0)
+    inside, probability = labels[box], probability[box]  # views: what is removed there is removed from the labels
     for value in np.unique(inside[inside > 0]):
-        components, count = components_of(inside == value)
-        sizes = np.bincount(components.ravel(), minlength=count + 1)
-        small = sizes < voxels
-        small[0] = False
-        inside[small[components]] = 0
-        removed += int(small.sum())
+        components, _ = components_of(inside == value)
+        sizes, peaks = sizes_and_peaks(components, probability)
+        out = (sizes < voxels) | (peaks < min_confidence)
+        out[0] = False
+        inside[out[components]] = 0
+        removed += int(out.sum())
     return labels, removed
+
+
+def sizes_and_peaks(
+    components: npt.NDArray[np.unsignedinteger], probability: Array
+) -> tuple[npt.NDArray[np.int64], Array]:
+    """Voxels and highest probability of each numbered component, by its number; those of the background (0) are 0."""
+    inside = components > 0
+    numbers = components[inside]
+    count = int(numbers.max(initial=0)) + 1
+    peaks = np.zeros(count, dtype=np.float32)
+    np.maximum.at(peaks, numbers, probability[inside])
+    return np.bincount(numbers, minlength=count), peaks
 
 
 def components_of(mask: Mask) -> tuple[npt.NDArray[np.uint32], int]:

@@ -74,6 +74,7 @@ class WeightsRecord(_Frozen):
     licence: str
     threshold: float
     min_component_ml: float
+    min_component_confidence: float
     provenance: dict[str, JsonValue]
 
 
@@ -149,6 +150,7 @@ def record(result: Result, lesions: Sequence[Lesion], arguments: Mapping[str, ob
             licence=spec.licence,
             threshold=spec.threshold,
             min_component_ml=spec.min_component_ml,
+            min_component_confidence=spec.min_component_confidence,
             provenance=_plain_dict(spec.provenance),
         ),
         versions=versions(),

@@ -78,7 +78,7 @@ def with_skulls(settings: SynthesisConfig) -> SynthesisConfig:
 
 
 def scored_case(case: LabelledCase, task: str, pipeline: Pipeline) -> Scored:
-    """The network with its threshold and smallest component, as in the container, on the model's grid."""
+    """The network with its operating point, as in the container, on the model's grid."""
     probabilities, _ = pipeline.predict(case.image, case.tissue)
     found, _ = pipeline.labels(probabilities, case.grid, case.grid)
     truth, rules = case.label > 0, RULES["isles22"]

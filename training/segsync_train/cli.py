@@ -43,6 +43,9 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or 
 CheckpointOption = Annotated[
     Path | None, typer.Option("--checkpoint", help="A file other than the run's best checkpoint.")
 ]
+RulesOption = Annotated[
+    str | None, typer.Option("--rules", help="isles22, isles24, isles26, atlas or aims-tbi; else the task's.")
+]
 PartOfSplit = Literal["validation", "training", "all"]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step, and tracebacks.")]
 
@@ -149,16 +152,22 @@ def tune(
     run: RunArgument,
     checkpoint: CheckpointOption = None,
     cases: Annotated[int | None, typer.Option("--cases", min=1, help="Draw this many synthetic cases instead.")] = None,
+    rules: RulesOption = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
     device: DeviceOption = "auto",
     verbose: Verbose = False,
 ) -> None:
-    """Choose the threshold and the smallest component on a run's validation cases."""
+    """Choose the threshold, the smallest component and the least confidence on a run's validation cases.
+
+    Every candidate is ranked in each case and metric of the rules, as on the challenge's leaderboard.
+    """
     set_up_logging(verbose=verbose)
     from segsync_train.evaluation.operating_point import choose_operating_point
 
-    point = choose_operating_point(run, device, checkpoint, cases)
+    point = choose_operating_point(run, device, checkpoint, cases, rules=rules, mirror=mirror)
     sys.stdout.write(
         f"{run}\tthreshold {point.threshold:g}\tsmallest component {point.min_component_ml:g} ml\t"
+        f"least confidence {point.min_component_confidence:g}\t{point.rules}\t"
         f"Dice {point.dice:.4f}\tlesion F1 {point.lesion_f1:.4f}\n"
     )
 
@@ -200,9 +209,7 @@ def evaluate(
         typer.Option("--channel", metavar="MODEL=DATA", help="A channel that --data names otherwise: ct=mr."),
     ] = None,
     part: Annotated[PartOfSplit, typer.Option("--part", help="Which cases of the run's own split.")] = "validation",
-    rules: Annotated[
-        str | None, typer.Option("--rules", help="isles22, isles24, isles26, atlas or aims-tbi; else the task's.")
-    ] = None,
+    rules: RulesOption = None,
     probabilities: Annotated[
         Path | None,
         typer.Option("--probabilities", help="Folder of probability maps beside predictions, which isles26 scores."),

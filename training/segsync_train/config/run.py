@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from segsync.bundle import ChannelSpec, InferenceSpec, OrganSpec, PreprocessingSpec
+from segsync.bundle import ChannelSpec, DecisionSpec, InferenceSpec, OrganSpec, PreprocessingSpec
 from segsync_train.config.recipes import WeightsPath
 from segsync_train.config.settings import Frozen
 from segsync_train.config.synthesis import SynthesisConfig
@@ -295,26 +295,22 @@ class RunConfig(Frozen):
         """What preprocessing needs of the run's network."""
         return PreprocessingSpec(channels=self.channels, reference=self.reference, spacing_zyx=self.spacing_zyx)
 
-    def inference_spec(
-        self, multiple_zyx: SizeZYX, *, threshold: float = 0.5, min_component_ml: float = 0.0
-    ) -> InferenceSpec:
+    def inference_spec(self, multiple_zyx: SizeZYX, decision: DecisionSpec | None = None) -> InferenceSpec:
         """What the whole way from images to labels needs of the run's network.
 
         Args:
             multiple_zyx: What divides the sides of the network's windows.
-            threshold: As in `InferenceSpec`.
-            min_component_ml: As in `InferenceSpec`.
+            decision: The operating point; None: a threshold of 0.5, and every component is kept.
 
         Returns:
             The part of `model.json` that `export` fills from here.
         """
         return InferenceSpec(
             **dict(self.preprocessing),
+            **dict(decision or DecisionSpec()),
             labels=self.labels,
             patch_zyx=self.patch_zyx,
             multiple_zyx=multiple_zyx,
-            threshold=threshold,
-            min_component_ml=min_component_ml,
             organ=self.organ,
             mirror_axes=self.mirror_axes,
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from segsync.atomic import make_folder, write_texts
-from segsync.bundle import MODEL_FILE, SPEC_FILE, load_bundle
+from segsync.bundle import MODEL_FILE, SPEC_FILE, DecisionSpec, load_bundle
 from segsync.errors import InputError
 from segsync.geometry import Volume
 from segsync.images import read, write
@@ -53,7 +53,7 @@ class Weights:
     """Which weights were scored, and what of them was chosen on the validation cases of their run.
 
     best: whether they are the best of its validations; None where that is not known, as of exported ones. tuned_on:
-    the number of cases that threshold and smallest component were chosen on, 0 where they were not chosen.
+    the number of cases that threshold, smallest component and confidence were chosen on, 0 where they were not chosen.
     """
 
     file: str
@@ -61,6 +61,7 @@ class Weights:
     best: bool | None
     threshold: float
     min_component_ml: float
+    min_component_confidence: float
     tuned_on: int
 
 
@@ -108,12 +109,11 @@ def _of_run(run: Path, device: str, checkpoint: Path) -> EvaluatedModel:
         config,
         network.eval(),
         place,
-        threshold=point.threshold,
-        min_component_ml=point.min_component_ml,
+        point.decision,
         region_model=region_model,
     )
     best = checkpoint.resolve() == RunFolder(run).best.resolve()
-    weights = Weights(checkpoint.name, found.state["step"], best, point.threshold, point.min_component_ml, point.cases)
+    weights = Weights(checkpoint.name, found.state["step"], best, **dict(point.decision), tuned_on=point.cases)
     return EvaluatedModel(config.name, config.task, pipeline, weights, config, budget, run)
 
 
@@ -122,7 +122,8 @@ def _exported(folder: Path, device: str) -> EvaluatedModel:
     spec, provenance = bundle.spec, bundle.spec.provenance
     pipeline = Model(bundle, task_of(spec), device=device).pipeline
     tuned_on = provenance.get("operating_point", {}).get("cases", 0)
-    weights = Weights(MODEL_FILE, provenance.get("steps"), None, spec.threshold, spec.min_component_ml, tuned_on)
+    decision = {name: getattr(spec, name) for name in DecisionSpec.model_fields}
+    weights = Weights(MODEL_FILE, provenance.get("steps"), None, **decision, tuned_on=tuned_on)
     if "config" not in provenance:
         return EvaluatedModel(spec.name, spec.task, pipeline, weights)
     config = check_settings(RunConfig, provenance["config"], str(folder / SPEC_FILE))

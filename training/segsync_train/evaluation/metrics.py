@@ -14,9 +14,11 @@ from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy import ndimage
 from sklearn.metrics import auc, precision_recall_curve
 
-from segsync.arrays import Array, Mask, Triple, bounding_box
+from segsync.arrays import Array, FloatArray, Mask, Triple, bounding_box
 
 Components = npt.NDArray[np.int32]
+#: Numbers (2, n) of components of the reference and of the prediction.
+Pairs = npt.NDArray[np.int32]
 
 NAN = math.nan
 
@@ -169,16 +171,22 @@ def _ratio(part: float, whole: float, *, empty: float) -> float:
     return part / whole if whole else empty
 
 
-def lesions_of(mask: Mask, rules: Rules) -> tuple[Mask, Components, int]:
-    """The mask without lesions too small to count, its connected components numbered from 1, and their number."""
+def components_of(mask: Mask, rules: Rules) -> tuple[Components, int]:
+    """The mask's connected components, numbered from 1, and their number."""
     structure = ndimage.generate_binary_structure(3, 3 if rules.neighbours == 26 else 1)
     components, count = ndimage.label(mask, structure)
+    return components.astype(np.int32, copy=False), int(count)
+
+
+def lesions_of(mask: Mask, rules: Rules) -> tuple[Mask, Components, int]:
+    """The mask without lesions too small to count, its connected components numbered from 1, and their number."""
+    components, count = components_of(mask, rules)
     if rules.ignored_voxels and count:
         kept = np.bincount(components.ravel()) > rules.ignored_voxels
         kept[0] = False
         components = np.where(kept, np.cumsum(kept), 0)[components]
         mask, count = components > 0, int(kept.sum())
-    return mask, components.astype(np.int32), count
+    return mask, components.astype(np.int32, copy=False), count
 
 
 def matches(
@@ -192,11 +200,23 @@ def matches(
     (ISLES'22): two lesions may be found by one. Else pairs are taken from the best intersection over union down, each
     lesion once (panoptica's NaiveThresholdMatching, ISLES'24 and ISLES'26).
     """
+    pairs, iou = meetings(reference, predicted, both)
+    found, met = match_pairs(pairs, iou, min_iou)
+    return found, counts[1] - met
+
+
+def meetings(reference: Components, predicted: Components, both: Mask) -> tuple[Pairs, FloatArray]:
+    """The pairs (2, n) of a lesion of the reference and a predicted one that meet, and each intersection over union."""
     pairs, shared = np.unique(np.stack([reference[both], predicted[both]]), axis=1, return_counts=True)
-    if min_iou == 0:
-        return len(np.unique(pairs[0])), counts[1] - len(np.unique(pairs[1]))
     reference_sizes, predicted_sizes = np.bincount(reference.ravel()), np.bincount(predicted.ravel())
-    iou = shared / (reference_sizes[pairs[0]] + predicted_sizes[pairs[1]] - shared)
+    iou: FloatArray = shared / (reference_sizes[pairs[0]] + predicted_sizes[pairs[1]] - shared)
+    return pairs, iou
+
+
+def match_pairs(pairs: Pairs, iou: FloatArray, min_iou: float) -> tuple[int, int]:
+    """How many lesions of the reference are found, and how many predicted ones find one; see `matches`."""
+    if min_iou == 0:
+        return len(np.unique(pairs[0])), len(np.unique(pairs[1]))
     matched_reference: set[int] = set()
     matched_predicted: set[int] = set()
     for index in np.argsort(-iou, kind="stable"):
@@ -204,7 +224,7 @@ def matches(
         if iou[index] >= min_iou and one not in matched_reference and other not in matched_predicted:
             matched_reference.add(one)
             matched_predicted.add(other)
-    return len(matched_reference), counts[1] - len(matched_predicted)
+    return len(matched_reference), len(matched_predicted)
 
 
 def precision_recall_area(reference: Mask, probability: Array) -> float:

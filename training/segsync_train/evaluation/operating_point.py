@@ -1,23 +1,24 @@
-"""Threshold and smallest component of a trained network, chosen on the run's validation cases."""
+"""Threshold, smallest component and least confidence of a network: tried on cases, ranked by a challenge's rules."""
 
 import csv
-import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import NonNegativeFloat
-from scipy import ndimage
 
-from segsync.arrays import Array
+from segsync.arrays import Array, FloatArray, Mask
 from segsync.atomic import whole_file, why_not
+from segsync.bundle import DecisionSpec
 from segsync.errors import InputError, OutputError
+from segsync.pipeline import Options
 from segsync_train.config.run import Fraction, SyntheticData
-from segsync_train.config.settings import Frozen
-from segsync_train.data.cases import NEIGHBOURS, LabelledCase
 from segsync_train.data.sources import open_data
+from segsync_train.evaluation.candidates import CANDIDATES, TUNABLE, score_candidates
+from segsync_train.evaluation.leaderboard import case_ranks
+from segsync_train.evaluation.metrics import RULES, Rules
 from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.devices import Processes, training_device
 from segsync_train.runs.folder import RunFolder
@@ -27,42 +28,66 @@ from segsync_train.trainer.transfer import trained_network
 log = logging.getLogger(__name__)
 
 FILE = "operating_point.json"
-#: Every pair that was tried, so that the choice can be judged.
+#: Every candidate that was tried, so that the choice can be judged.
 TABLE = "operating_points.csv"
-THRESHOLDS = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
-COMPONENTS_ML = (0.0, 0.02, 0.04, 0.08, 0.15, 0.3)
 
 
-class OperatingPoint(Frozen):
+class OperatingPoint(DecisionSpec):
     """What was chosen, and how well it did: means over the cases, 0 cases where nothing was chosen."""
 
-    threshold: Fraction = 0.5
-    min_component_ml: NonNegativeFloat = 0.0
     dice: Fraction | None = None
     lesion_f1: Fraction | None = None
     cases: int = 0
+    #: Name of the rules that ranked, and whether mirrored copies were averaged.
+    rules: str | None = None
+    mirror: bool = False
+
+    @property
+    def decision(self) -> DecisionSpec:
+        """What the runtime needs of it."""
+        return DecisionSpec(**{name: getattr(self, name) for name in DecisionSpec.model_fields})
 
 
-class _Case(Frozen):
-    """One case at one threshold and smallest component."""
+@dataclass(frozen=True)
+class TuningCase:
+    """What is there and what a network says, on one grid. reference: (Z, Y, X); probability: of any label together."""
 
-    dice: Fraction
-    lesion_f1: Fraction
+    name: str
+    reference: Mask
+    probability: Array
+    voxel_ml: float
 
 
 def choose_operating_point(
-    run: Path, device: str = "auto", checkpoint: Path | None = None, cases: int | None = None
+    run: Path,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+    cases: int | None = None,
+    *,
+    rules: str | None = None,
+    mirror: bool = False,
 ) -> OperatingPoint:
-    """Score every pair of THRESHOLDS and COMPONENTS_ML on the validation cases of a run; keep all scores and the choice
-    in its folder.
+    """Try every candidate on the validation cases of a run; keep all scores and the choice in its folder.
 
-    A score is the mean of Dice and lesion F1, both 1 where neither has a lesion and 0 where one of them has none
-    (ISLES'22). checkpoint: another one than the run's best. cases: so many synthetic cases, in place of the run's
-    number. Raises WeightsError for a run without weights, InputError where its data are not there or `cases` is given
-    for a folder's.
+    Args:
+        run: Folder of a fine-tuning run.
+        device: Where the network runs.
+        checkpoint: Another one than the run's best.
+        cases: So many synthetic cases, in place of the run's number.
+        rules: Name of the rules to rank by; None takes those of the run's task, else ISLES'22's.
+        mirror: Average over mirrored copies, as `segsync` does with `--tta mirror`.
+
+    Returns:
+        The choice.
+
+    Raises:
+        WeightsError: The run has no weights.
+        InputError: Its data are not there, or `cases` is given for a folder's; the rules are not known.
+        OutputError: The run's folder cannot be written to.
     """
     found = load_checkpoint(checkpoint or RunFolder(run).best)
     config, network = trained_network(found)
+    chosen = rules_named(rules, config.task)
     if cases is not None:
         if not isinstance(config.data, SyntheticData):
             raise InputError(f"{run}: expected a run on synthetic data where cases are to be drawn; leave --cases out")
@@ -70,36 +95,80 @@ def choose_operating_point(
     place = training_device(device, Processes())
     network.to(place)
     pipeline = torch_pipeline(config, network, place)
-    pairs = list(itertools.product(THRESHOLDS, COMPONENTS_ML))
-    scores: list[list[_Case]] = []
-    for case in open_data(config, run, Processes()).validation:
-        probabilities, _ = pipeline.predict(np.array(case.image), np.array(case.tissue))
-        scores.append(score_pairs(case, probabilities.sum(0), THRESHOLDS, COMPONENTS_ML))
+
+    def segmented() -> Iterator[TuningCase]:
+        for case in open_data(config, run, Processes()).validation:
+            options = Options(mirror=mirror)
+            probabilities, _ = pipeline.predict(np.array(case.image), np.array(case.tissue), options)
+            yield TuningCase(case.name, np.asarray(case.label) > 0, probabilities.sum(0), case.voxel_ml)
+
+    return tune_on(segmented(), chosen, run, mirror=mirror)
+
+
+def rules_named(name: str | None, task: str) -> Rules:
+    """The rules of this name; None: of the task, else ISLES'22's. Raises InputError where there are none such."""
+    if name is not None and name not in RULES:
+        raise InputError(f"--rules: expected one of {', '.join(RULES)}, found {name!r}")
+    return RULES[name or (task if task in RULES else "isles22")]
+
+
+def tune_on(cases: Iterator[TuningCase], rules: Rules, folder: Path, *, mirror: bool = False) -> OperatingPoint:
+    """Rank every candidate in each case and metric, choose by the mean of the ranks, and write both.
+
+    Args:
+        cases: What to choose on, one after the other in memory.
+        rules: Whose metrics are ranked, of those that components alone decide (`candidates.TUNABLE`).
+        folder: Where FILE and TABLE are written.
+        mirror: Whether the probabilities are means over mirrored copies; for the record.
+
+    Returns:
+        The choice.
+
+    Raises:
+        InputError: There are no cases.
+        OutputError: The folder cannot be written to.
+    """
+    scored = []
+    for case in cases:
+        scored.append(score_candidates(case.reference, case.probability, case.voxel_ml, rules))
         log.info("%s scored", case.name)
-    table = np.array([[(score.dice, score.lesion_f1) for score in row] for row in scores])
-    chosen = choose(table.mean(2), [threshold for threshold, _ in pairs])
-    (threshold, smallest), (dice, f1) = pairs[chosen], table[:, chosen].mean(0)
+    if not scored:
+        raise InputError(f"{folder}: expected cases to choose an operating point on, found none")
+    ranked = [metric for metric in rules.ranked if metric in TUNABLE]
+    values = np.array([[case[metric] for case in scored] for metric in ranked])
+    ranks = case_ranks(values.transpose(0, 2, 1), ranked).mean(axis=0)
+    chosen = choose((1 - (ranks.T - 1) / (len(CANDIDATES) - 1)), [candidate.threshold for candidate in CANDIDATES])
+    means = {metric: np.mean([case[metric] for case in scored], axis=0) for metric in scored[0]}
     point = OperatingPoint(
-        threshold=threshold, min_component_ml=smallest, dice=float(dice), lesion_f1=float(f1), cases=len(scores)
+        **dict(CANDIDATES[chosen]),
+        dice=float(means["dice"][chosen]),
+        lesion_f1=float(means["lesion_f1"][chosen]),
+        cases=len(scored),
+        rules=rules.name,
+        mirror=mirror,
     )
-    path = run / FILE
-    try:
-        with whole_file(run / TABLE) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["threshold", "min_component_ml", "dice", "lesion_f1"])
-            writer.writerows(
-                [*pair, *(f"{mean:.4f}" for mean in row)] for pair, row in zip(pairs, table.mean(0), strict=True)
-            )
-        with whole_file(path) as part:
-            part.write_text(point.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: expected to write it, found {why_not(run, error)}") from error
+    _write(point, means, ranks.mean(axis=1), folder)
     return point
 
 
+def _write(point: OperatingPoint, means: Mapping[str, FloatArray], ranks: FloatArray, folder: Path) -> None:
+    path = folder / FILE
+    try:
+        with whole_file(folder / TABLE) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*DecisionSpec.model_fields, *means, "mean_rank"])
+            for place, candidate in enumerate(CANDIDATES):
+                scores = [f"{values[place]:.4f}" for values in means.values()]
+                writer.writerow([*dict(candidate).values(), *scores, f"{ranks[place]:.2f}"])
+        with whole_file(path) as part:
+            part.write_text(point.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: expected to write it, found {why_not(folder, error)}") from error
+
+
 def choose(scores: Array, thresholds: Sequence[float]) -> int:
-    """The pair to take, of scores (cases, pairs): of each threshold's best pair, the one nearest to 0.5 that the cases
-    cannot tell from the best of all.
+    """The candidate to take, of scores (cases, candidates): of each threshold's best, the one nearest to 0.5 that the
+    cases cannot tell from the best of all.
 
     Not to be told apart is a mean difference within its own standard error, the rule of one standard error (Breiman et
     al. 1984) for paired scores. The best of a flat table is chance; 0.5 is what the loss was trained for.
@@ -111,32 +180,6 @@ def choose(scores: Array, thresholds: Sequence[float]) -> int:
     equal = [pair for pair in best_at.values() if behind[:, pair].mean() <= error[pair]]
     # Rounded: 0.55 is as near to 0.5 as 0.45 is.
     return min(equal, key=lambda pair: (round(abs(thresholds[pair] - 0.5), 6), -means[pair]))
-
-
-def score_pairs(
-    case: LabelledCase, probability: Array, thresholds: Sequence[float], components_ml: Sequence[float]
-) -> list[_Case]:
-    """The case's scores at every threshold, and within it every smallest component, in that order.
-
-    probability: (Z, Y, X) of any label together.
-    """
-    reference = np.asarray(case.label) > 0
-    reference_components, lesions = ndimage.label(reference, NEIGHBOURS)
-    scores = []
-    for threshold in thresholds:
-        predicted_components, count = ndimage.label(probability >= threshold, NEIGHBOURS)
-        sizes = np.bincount(predicted_components.ravel(), minlength=count + 1)
-        for smallest in components_ml:
-            kept = sizes * case.voxel_ml >= smallest
-            kept[0] = False
-            mask = kept[predicted_components]
-            both = int(mask.sum()) + int(reference.sum())
-            dice = 2 * int((mask & reference).sum()) / both if both else 1.0
-            found = len(np.unique(reference_components[mask & reference]))
-            false = int(kept.sum()) - len(np.unique(predicted_components[mask & reference]))
-            lesion_f1 = 2 * found / (found + lesions + false) if lesions + false else 1.0
-            scores.append(_Case(dice=dice, lesion_f1=lesion_f1))
-    return scores
 
 
 def read_operating_point(run: Path) -> OperatingPoint:

@@ -66,9 +66,7 @@ def export(run: Path, weights: Path, *, licence: str = "Apache-2.0", checkpoint:
     try:
         with whole_folder(folder, replace=True) as part:
             agreements = _write_network(network, part / MODEL_FILE, inputs, point.threshold, found.path)
-            needs = config.inference_spec(
-                network.multiple_zyx, threshold=point.threshold, min_component_ml=point.min_component_ml
-            )
+            needs = config.inference_spec(network.multiple_zyx, point.decision)
             spec = ModelSpec(
                 **dict(needs),
                 name=config.name,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segsync.arrays import Array
+from segsync.bundle import DecisionSpec
 from segsync.pipeline import Pipeline
 from segsync.preprocess import RegionFinder
 from segsync.sliding_window import Predictor
@@ -43,9 +44,8 @@ def torch_pipeline(
     config: RunConfig,
     network: SegmentationNetwork,
     device: torch.device,
+    decision: DecisionSpec | None = None,
     *,
-    threshold: float = 0.5,
-    min_component_ml: float = 0.0,
     region_model: RegionFinder | None = None,
 ) -> Pipeline:
     """The pipeline of a run's network.
@@ -54,13 +54,12 @@ def torch_pipeline(
         config: The run's settings.
         network: Its network, on `device`.
         device: Where it lies.
-        threshold: A voxel is foreground where the labels' probabilities together reach this.
-        min_component_ml: Components smaller than this are removed.
+        decision: The operating point; None: a threshold of 0.5, and every component is kept.
         region_model: What `config.region_model` names, opened; None for cases that are prepared already.
 
     Returns:
         The same way that the exported weights will go, with torch as the predictor.
     """
-    spec = config.inference_spec(network.multiple_zyx, threshold=threshold, min_component_ml=min_component_ml)
+    spec = config.inference_spec(network.multiple_zyx, decision)
     precision = partial(autocast, amp_dtype(config.amp, device), device)
     return Pipeline(spec, foreground_predictor(network, device, precision), region_model=region_model)
