@@ -34,7 +34,18 @@ from segsync.installation import as_table, folders_of_weights, installation
 from segsync.lesions import measure
 from segsync.output_paths import check_folders, check_output_paths, output_paths_of, probability_paths
 from segsync.pipeline import Case
-from segsync.predict import WEIGHTS_PLACES, Model, Result, Settings, Tta, find_task, find_weights, load, task_of
+from segsync.predict import (
+    MOST_OVERLAP,
+    WEIGHTS_PLACES,
+    Model,
+    Result,
+    Settings,
+    Tta,
+    find_task,
+    find_weights,
+    load,
+    task_of,
+)
 from segsync.progress import report_progress
 from segsync.server import HOST, PORT, make_server
 from segsync.tasks import TASKS, Task, task_named
@@ -73,7 +84,8 @@ WeightsOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 TtaOption = Annotated[Tta, typer.Option("--tta", help="auto, mirror: average over mirrored copies; none: not.")]
 OverlapOption = Annotated[
-    float, typer.Option("--overlap", min=0.0, max=0.9, help="Fraction of a window that its neighbour covers too.")
+    float,
+    typer.Option("--overlap", min=0.0, max=MOST_OVERLAP, help="Fraction of a window that its neighbour covers too."),
 ]
 DeadlineOption = Annotated[
     float | None,

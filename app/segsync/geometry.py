@@ -7,16 +7,19 @@ everything that meets an array are in (Z, Y, X) order; points and directions are
 import math
 from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
 from segsync.arrays import Array, SizeZYX, Triple
-from segsync.errors import memory_errors
+from segsync.errors import UsageError, memory_errors
 
 #: Two grids are one where their corners agree to this fraction of a voxel.
 SAME_GRID_VOXELS = 1e-3
+#: Cosine of the angle between two axes beyond which they are not at right angles; files round to float32.
+SHEAR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,18 @@ class Grid:
         return f"{size} voxels of {'×'.join(f'{mm:.2f}' for mm in self.spacing_xyz)} mm"
 
 
+class NibabelImage(Protocol):
+    """What is read of a spatial image of nibabel (`Nifti1Image`, `MGHImage`, …), which is not needed to run."""
+
+    @property
+    def affine(self) -> Any:
+        """(4, 4), from indices in (i, j, k) to RAS millimetres."""
+
+    @property
+    def dataobj(self) -> Any:
+        """The values, scaled, in (i, j, k) order."""
+
+
 @dataclass(frozen=True)
 class Volume:
     """One scalar image: `array` of shape (Z, Y, X) on `grid`; warnings: what of the file's geometry is in doubt."""
@@ -93,6 +108,56 @@ class Volume:
     def __post_init__(self) -> None:
         if self.array.shape != self.grid.size_zyx:
             raise ValueError(f"array of shape {self.array.shape} on a grid of size {self.grid.size_zyx}")
+
+    @classmethod
+    def from_sitk(cls, image: sitk.Image) -> "Volume":
+        """The volume of a SimpleITK image; its values are copied.
+
+        Raises:
+            UsageError: The image is not three-dimensional, or has several values in a voxel.
+        """
+        if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+            raise UsageError(
+                f"expected a three-dimensional image of single values, found {image.GetDimension()} dimensions and "
+                f"{image.GetNumberOfComponentsPerPixel()} values a voxel"
+            )
+        return cls(sitk.GetArrayFromImage(image), Grid.of(image))
+
+    @classmethod
+    def from_nibabel(cls, image: NibabelImage) -> "Volume":
+        """The volume of a nibabel image: its array in (Z, Y, X) order, its affine (RAS) as a grid (LPS).
+
+        Raises:
+            UsageError: The image is not three-dimensional, or its affine is missing, singular or sheared, so that no
+                grid has its voxels.
+        """
+        array = np.asanyarray(image.dataobj)
+        if array.ndim != 3 or image.affine is None:
+            raise UsageError(f"expected a three-dimensional image with an affine, found shape {array.shape}")
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine  # RAS to LPS
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if not np.isfinite(affine).all() or not (spacing > 0).all():
+            raise UsageError(f"expected an affine that can be inverted, found {image.affine.tolist()}")
+        direction = affine[:3, :3] / spacing
+        if np.abs(direction.T @ direction - np.eye(3)).max() > SHEAR:
+            raise UsageError(
+                "expected an affine whose axes are at right angles, found a sheared one; resample the image"
+            )
+        x, y, z = (float(mm) for mm in spacing)
+        ox, oy, oz = (float(mm) for mm in affine[:3, 3])
+        i, j, k = array.shape
+        return cls(
+            np.ascontiguousarray(array.T), Grid((k, j, i), (z, y, x), (ox, oy, oz), tuple(direction.ravel().tolist()))
+        )
+
+    def to_sitk(self) -> sitk.Image:
+        """The volume as a SimpleITK image of its own values; booleans become uint8."""
+        array = self.array.astype(np.uint8) if self.array.dtype == np.bool_ else self.array
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+        image.SetSpacing(self.grid.spacing_xyz)
+        image.SetOrigin(self.grid.origin)
+        image.SetDirection(self.grid.direction)
+        return image
 
 
 def canonical_axes(grid: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
@@ -164,10 +229,7 @@ def resample(volume: Volume, target: Grid, *, outside: float = 0.0, antialias: b
     if turned is not None:
         return np.ascontiguousarray(turned, dtype=np.float32)
     with memory_errors():
-        image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array, dtype=np.float32))
-        image.SetSpacing(volume.grid.spacing_xyz)
-        image.SetOrigin(volume.grid.origin)
-        image.SetDirection(volume.grid.direction)
+        image = Volume(volume.array.astype(np.float32, copy=False), volume.grid).to_sitk()
         if antialias:
             image = _smoothed(image, volume.grid, target)
         z, y, x = target.size_zyx

@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
+
+import numpy as np
 
 from segsync.arrays import Array
 from segsync.bundle import MODEL_FILE, SPEC_FILE, Bundle, ModelSpec, load_bundle
 from segsync.engine import open_engine
-from segsync.errors import WeightsError, os_errors
+from segsync.errors import UsageError, WeightsError, os_errors
 from segsync.geometry import Volume, resample
 from segsync.images import write
 from segsync.memory import Budget, reset_peak
@@ -25,11 +27,13 @@ log = logging.getLogger(__name__)
 WEIGHTS_PLACES = (Path("/opt/ml/model"), WEIGHTS)
 
 Tta = Literal["auto", "none", "mirror"]
+#: The largest fraction of a window that neighbours may have in common: beyond it there are thousands of windows.
+MOST_OVERLAP = 0.9
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to predict: the same for every case of a run."""
+    """How to predict: the same for every case of a run. Raises UsageError for a value that means nothing."""
 
     #: `auto` and `mirror` average over mirrored copies, as long as a deadline leaves time for them; `none` does not.
     tta: Tta = "auto"
@@ -37,6 +41,14 @@ class Settings:
     overlap: float = 0.5
     #: Time budget per case, seconds; mirroring, then overlap, are reduced to keep it. None: no limit.
     deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tta not in get_args(Tta):
+            raise UsageError(f"tta: expected {', '.join(get_args(Tta))}, found {self.tta!r}")
+        if not 0 <= self.overlap <= MOST_OVERLAP:
+            raise UsageError(f"overlap: expected a fraction of 0 to {MOST_OVERLAP}, found {self.overlap!r}")
+        if self.deadline_s is not None and not self.deadline_s >= 0:
+            raise UsageError(f"deadline_s: expected seconds, or None for no limit, found {self.deadline_s!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +61,23 @@ class Result(Segmentation):
     device: str
 
     def probability(self, label: int = 1) -> Array:
-        """The probability of one label (Z, Y, X) float32 on the reference grid."""
-        index = list(self.bundle.spec.labels).index(label)
-        return resample(Volume(self.model_probabilities[index], self.model_grid), self.grid)
+        """The probability of a label.
+
+        Args:
+            label: A value of `bundle.spec.labels`.
+
+        Returns:
+            (Z, Y, X) float32 on the reference grid, an array of the caller's own.
+
+        Raises:
+            UsageError: The model has no such label.
+        """
+        labels = list(self.bundle.spec.labels)
+        if label not in labels:
+            raise UsageError(f"label: expected one of {', '.join(map(str, labels))}, found {label!r}")
+        values = self.model_probabilities[labels.index(label)]
+        probability = resample(Volume(values, self.model_grid), self.grid)
+        return probability.copy() if np.shares_memory(probability, values) else probability
 
     def save(self, path: Path | str) -> None:
         """Write the mask; the ending chooses the format (.mha, .nii.gz, .nii)."""
@@ -109,8 +135,18 @@ class Model:
     ) -> Result:
         """Segment one case.
 
-        images: a path or Volume for each channel of the task. progress: called with the fraction done, 0 to 1.
-        Raises InputError for images that are not what the task needs, ResourceError where memory ends.
+        Args:
+            images: A path or `Volume` for each channel of the task: `Volume.from_sitk` and `Volume.from_nibabel` make
+                volumes of other libraries' images.
+            settings: Mirroring, overlap and time limit; None takes the defaults.
+            progress: Called with the fraction done, 0 to 1.
+
+        Returns:
+            The mask on the reference image's grid, with all that belongs to it.
+
+        Raises:
+            InputError: The images are not what the task needs; UsageError for what is no image.
+            ResourceError: Memory ends.
         """
         settings = settings or Settings()
         case = images if isinstance(images, Case) else _case(images)
@@ -147,16 +183,35 @@ def find_task(name: str, weights: Path | None = None) -> Task:
 
 
 def load(task: str, *, weights: Path | str | None = None, device: str = "auto", max_memory: int | None = None) -> Model:
-    """Load a task's network.
+    """Load a task's network, once for any number of cases.
 
-    task: a name of `segsync.tasks.TASKS`, or the task that weights of one's own were trained for. weights: a folder;
-    None looks where the container keeps them. device: `auto`, `cpu`, `cuda` or `cuda:N`. max_memory: bytes. Raises
-    InputError for a task that is not known, WeightsError, ResourceError.
+    Args:
+        task: A name of `segsync.tasks.TASKS`, or the task that weights of one's own were trained for.
+        weights: A folder; None looks where the platform unpacks them, then among those that come with segsync.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        max_memory: Bytes that the process should stay below; None for no limit.
+
+    Returns:
+        The model; its `predict` segments a case.
+
+    Raises:
+        UsageError: The task or the device does not exist.
+        WeightsError: The weights are missing, or are not as they should be.
+        ResourceError: ONNX Runtime, the device or memory is missing.
     """
+    if max_memory is not None and max_memory <= 0:
+        raise UsageError(f"max_memory: expected bytes, or None for no limit, found {max_memory!r}")
     place = Path(weights) if weights is not None else None
     chosen = find_task(task, place)
     return Model(load_bundle(find_weights(task, place), task), chosen, device=device, max_memory=max_memory)
 
 
 def _case(images: Mapping[str, Path | str | Volume]) -> Case:
-    return Case("case", {name: Path(source) if isinstance(source, str) else source for name, source in images.items()})
+    channels = {name: Path(source) if isinstance(source, str) else source for name, source in images.items()}
+    for name, source in channels.items():
+        if not isinstance(source, Path | Volume):
+            raise UsageError(
+                f"{name}: expected a path or a segsync.Volume, found {type(source).__name__}; give "
+                "Volume(array, grid), Volume.from_sitk(image) or Volume.from_nibabel(image)"
+            )
+    return Case("case", channels)

@@ -39,7 +39,7 @@ VARIANTS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "hippocampus")
+    parser.add_argument("--data", type=Path, default=ROOT / "data" / "hippocampus")
     parser.add_argument("--runs", type=Path, default=ROOT / "test" / "output" / "hippocampus")
     parser.add_argument("--fraction", type=float, default=1.0, help="of the training labels")
     parser.add_argument("--seeds", type=int, default=1)

@@ -86,7 +86,7 @@ CONTESTANTS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "hippocampus")
+    parser.add_argument("--data", type=Path, default=ROOT / "data" / "hippocampus")
     parser.add_argument("--runs", type=Path, default=ROOT / "test" / "output" / "hippocampus")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where results/ and images/ are written")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 1.0], help="of the training labels")

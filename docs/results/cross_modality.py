@@ -74,7 +74,7 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--label-maps", type=Path, default=ROOT.parent / "shared" / "data" / "brain-label-maps")
+    parser.add_argument("--label-maps", type=Path, default=ROOT / "data" / "brain-label-maps")
     parser.add_argument("--runs", type=Path, default=ROOT / "test" / "output" / "cross-modality")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where results/ and images/ are written")
     parser.add_argument("--training-heads", type=int, default=12, help="the rest test")

@@ -59,7 +59,7 @@ class Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "hippocampus")
+    parser.add_argument("--data", type=Path, default=ROOT / "data" / "hippocampus")
     parser.add_argument("--runs", type=Path, default=ROOT / "test" / "output" / "hippocampus")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE over the settings of fine-tuning")

@@ -51,7 +51,7 @@ class Shown:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=ROOT / "weights")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=ROOT / "data")
     parser.add_argument("--cache", type=Path, default=ROOT / "test" / "output" / "synthesis-cache")
     parser.add_argument("--drawn", type=int, default=36, help="lesions drawn into people who were not trained on")
     parser.add_argument("--t1", action="append", default=[], metavar="NAME=FILE", help="a T1 image without a lesion")

@@ -33,7 +33,7 @@ Values = npt.NDArray[np.float64]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sources", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--sources", type=Path, default=ROOT / "data")
     parser.add_argument("--runs", type=Path, default=ROOT / "test" / "output" / "stroke-pretraining")
     parser.add_argument("--cache", type=Path, default=ROOT / "test" / "output" / "synthesis-cache")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE over the settings of fine-tuning")

@@ -51,7 +51,7 @@ class Sample:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sources", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--sources", type=Path, default=ROOT / "data")
     parser.add_argument("--cache", type=Path, default=ROOT / "test" / "output" / "synthesis-cache")
     parser.add_argument("--task", choices=CHANNELS, action="append", help="this task alone; the page stays as it is")
     arguments = parser.parse_args()

@@ -46,7 +46,7 @@ def arguments_of(description: str | None) -> argparse.ArgumentParser:
     """What every script that scores shipped weights takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--weights", type=Path, default=ROOT / "weights")
-    parser.add_argument("--sources", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--sources", type=Path, default=ROOT / "data")
     parser.add_argument("--cases", type=int, default=72)
     parser.add_argument("--cache", type=Path, default=ROOT / "test" / "output" / "synthesis-cache")
     return parser

@@ -269,7 +269,7 @@ def synthesize(
     ] = 0,
     sources: Annotated[
         Path, typer.Option("--sources", help="Folder of brain-label-maps, lesion-masks-soop and lesion-masks-lesymap.")
-    ] = Path("../shared/data"),
+    ] = Path("data"),
     cache: Annotated[
         Path | None,
         typer.Option("--cache", help="Folder to keep the prepared sources in: the next call starts in seconds."),
@@ -283,6 +283,22 @@ def synthesize(
 
     run(task, n, output, seed, SynthesisSources.below(sources), cache=cache)
     sys.stdout.write(f"{output}\t{n} cases of {task}\tseeds {seed} to {seed + n - 1}\n")
+
+
+@app.command()
+def phantoms(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the sources, for `synthesize --sources`.")],
+    heads: Annotated[int, typer.Option("--heads", min=1, help="Number of label maps.")] = 6,
+    lesions: Annotated[int, typer.Option("--lesions", min=1, help="Number of lesion masks of each kind.")] = 24,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the drawing.")] = 0,
+    verbose: Verbose = False,
+) -> None:
+    """Draw heads and lesions of ellipsoids, to try training where no label maps and lesion masks are at hand."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.synthesis.phantom import write_phantoms
+
+    write_phantoms(output, heads, lesions, seed)
+    sys.stdout.write(f"{output}\t{heads} heads\t{2 * lesions} lesion masks\n")
 
 
 @app.command()

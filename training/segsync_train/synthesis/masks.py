@@ -55,7 +55,10 @@ def mask_files(folder: Path) -> list[Path]:
     """The NIfTI files of a folder in the order of their names; raises InputError where there are none."""
     files = sorted(folder.glob("*.nii.gz"))
     if not files:
-        raise InputError(f"{folder}: expected lesion masks or label maps (*.nii.gz), found none; give another folder")
+        raise InputError(
+            f"{folder}: expected lesion masks or label maps (*.nii.gz), found no such file; name their folder by "
+            "--sources or --set data.sources=DIR (docs/datasets.md), or draw them: segsync-train phantoms"
+        )
     return files
 
 
