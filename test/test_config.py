@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from segsync.errors import InputError
-from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.run import FolderData, RunConfig, SyntheticData
 from segsync_train.config.settings import check_settings, dump_settings, load_settings
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"
@@ -84,6 +84,14 @@ def test_overrides_reach_every_depth(tmp_path: Path) -> None:
     assert config.patch_zyx == (16, 32, 48)
 
 
+def test_the_kind_of_data_follows_from_its_keys(tmp_path: Path) -> None:
+    path = written(tmp_path, plain())
+    assert isinstance(load_settings(RunConfig, path, ["data={folder: x}"]).data, FolderData)
+    assert isinstance(
+        load_settings(RunConfig, path, ["data={sources: x}", "spacing_zyx=[1, 1, 1]"]).data, SyntheticData
+    )
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -121,6 +129,15 @@ def test_overrides_reach_every_depth(tmp_path: Path) -> None:
         ("optimiser.betas=[1.5, 2]", "optimiser.betas.0: Input should be less than 1; found 1.5"),
         ("labels.300=large", "1 to 255"),
         ("loss.dice=0", "at least one"),
+        (
+            "data={layout: bids}",
+            "data: expected a folder of cases, or the sources of synthetic ones (kind: synthetic), ",
+        ),
+        ("data={sources: x, settings: {acquisition: {noise: [-1, 0.01]}}}", "noise.0: Input should be greater than or"),
+        ("data={sources: x, settings: {lesions: {emboli: [9, 1]}}}", "emboli: expected the smaller value first"),
+        ("data={sources: x, settings: {lesions: {kinds: [0, 0, 0]}}}", "kinds: expected a weight above 0"),
+        ("data={sources: x, settings: {lesions: {kinds: [1, 1]}}}", "kinds: Value should have at least 3 items"),
+        ("data={sources: x, settings: {t1: {trauma: {axonal_mm: [0, 3]}}}}", "axonal_mm.0: Input should be greater"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key(override: str, said: str, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_slices_lie_across_the_axis_that_was_drawn_and_keep_what_is_even(axis: i
     """A ramp across the slices comes back as it was between the first and the last of them; its mean of squares grows
     by what a slice is thick.
     """
-    config = AcquisitionConfig(slice_axis=tuple(float(one == axis) for one in range(3)), slice_mm=(6.0, 6.0))  # type: ignore[arg-type]
+    config = AcquisitionConfig(slice_axis=tuple(float(one == axis) for one in range(3)), slice_mm=(6.0, 6.0))
     slices = scanner.draw_slices(draw_of(), empty_scene(), config)
     ramp = (
         torch.arange(SIZE[axis], dtype=torch.float32).view([-1 if one == axis else 1 for one in range(3)]).expand(SIZE)

@@ -3,11 +3,12 @@
 Sizes and spacings are in array order (Z, Y, X), as in `segsync.bundle.ModelSpec`, which `export` fills from here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -17,26 +18,16 @@ from pydantic import (
 )
 
 from segsync.bundle import ChannelSpec, DecisionSpec, InferenceSpec, OrganSpec, PreprocessingSpec
+from segsync_train.config.ranges import Fraction, NonNegativeRange, PositiveRange, Range
 from segsync_train.config.recipes import WeightsPath
 from segsync_train.config.settings import Frozen
 from segsync_train.config.synthesis import SynthesisConfig
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 #: What NumPy's and torch's generators take alike.
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Triple = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 SizeZYX = tuple[PositiveInt, PositiveInt, PositiveInt]
-
-
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError("expected the smaller value first")
-    return ends
-
-
-Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
-PositiveRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]
 
 
 class NetworkConfig(Frozen):
@@ -111,6 +102,17 @@ class SyntheticData(Frozen):
     validation_seed: Seed = 0
 
 
+def kind_from_keys(data: Any) -> Any:
+    """Tell the kind of `data` by its keys, where the settings do not: folders of cases, or sources of drawn ones."""
+    if not isinstance(data, Mapping) or "kind" in data:
+        return data
+    for key, kind in (("folder", "folder"), ("folders", "folder"), ("sources", "synthetic")):
+        if key in data:
+            return {"kind": kind, **data}
+    found = ", ".join(map(str, data)) or "no key"
+    raise ValueError(f"expected a folder of cases, or the sources of synthetic ones (kind: synthetic), found {found}")
+
+
 class AugmentationConfig(Frozen):
     """The paper's list (section 2.4). Each entry is done with its probability; 0 leaves it out."""
 
@@ -122,7 +124,7 @@ class AugmentationConfig(Frozen):
     noise: Fraction = 0.15
     noise_std: NonNegativeFloat = 0.1
     smooth: Fraction = 0.1
-    smooth_sigma: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_ordered)] = (0.5, 1.0)
+    smooth_sigma: NonNegativeRange = (0.5, 1.0)
     #: Brightness: values times 1 + this; contrast: distance from the mean times 1 + this.
     brightness: Fraction = 0.15
     contrast: Fraction = 0.15
@@ -223,7 +225,7 @@ class RunConfig(Frozen):
     name: str
     #: A task of `segsync.tasks`, for the exported weights; any name for data of one's own.
     task: str
-    data: Annotated[FolderData | SyntheticData, Field(discriminator="kind")]
+    data: Annotated[Annotated[FolderData | SyntheticData, Field(discriminator="kind")], BeforeValidator(kind_from_keys)]
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
     #: The channel whose field of view the model's grid covers; None takes the first.
     reference: str | None = None

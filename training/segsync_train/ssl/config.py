@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -14,19 +15,18 @@ from pydantic import (
 )
 
 from segsync.bundle import ChannelSpec, Fixed, ZScore
+from segsync_train.config.ranges import Fraction, PositiveRange, Range
 from segsync_train.config.run import (
     Decay,
     FolderData,
-    Fraction,
     NetworkConfig,
     OptimiserConfig,
-    PositiveRange,
-    Range,
     RunConfig,
     Seed,
     SizeZYX,
     SyntheticData,
     Triple,
+    kind_from_keys,
 )
 from segsync_train.config.settings import Frozen
 from segsync_train.ssl.peers_config import (
@@ -181,7 +181,9 @@ class PretrainConfig(Frozen):
     name: str
     #: A task of `segsync.tasks` for synthetic data; any name for volumes of one's own.
     task: str
-    data: Annotated[FolderVolumes | SyntheticData, Field(discriminator="kind")]
+    data: Annotated[
+        Annotated[FolderVolumes | SyntheticData, Field(discriminator="kind")], BeforeValidator(kind_from_keys)
+    ]
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
     #: The channel whose field of view the model's grid covers; None takes the first.
     reference: str | None = None

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segsync_train.config.synthesis import Range, SynthesisConfig
+from segsync_train.config.ranges import Range
+from segsync_train.config.synthesis import SynthesisConfig
 from segsync_train.synthesis import lesions
 from segsync_train.synthesis.anatomy import Anatomies
 from segsync_train.synthesis.fields import Draw, gaussian, smoothstep

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segsync_train.config.synthesis import LesionConfig, Range
+from segsync_train.config.ranges import Range
+from segsync_train.config.synthesis import LesionConfig
 from segsync_train.synthesis.fields import Draw, gaussian, sample, smoothstep
 from segsync_train.synthesis.masks import MaskLibrary
 from segsync_train.synthesis.scene import Scene, rotation_zyx

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segsync_train.config.synthesis import AcquisitionConfig, Range
+from segsync_train.config.ranges import Range
+from segsync_train.config.synthesis import AcquisitionConfig
 from segsync_train.synthesis.fields import (
     Draw,
     along,
