@@ -132,6 +132,13 @@ def test_draws_take_as_many_cases_as_there_are() -> None:
     assert (found.drawn.max(axis=1) == 1).mean() == pytest.approx(6 / 16, abs=0.03)
 
 
+def test_what_is_undefined_counts_as_the_worst_there_is_and_no_worse() -> None:
+    """The first is ahead with 0.75 in its third case, the worst of all, and with 4 mm, the farthest that is finite."""
+    dice = np.array([[0.9, 0.9, math.nan], [0.8, 0.75, 0.8]])
+    assert rank(dice, larger_is_better=True).ranks.tolist() == [1, 2]
+    assert rank(np.array([[math.inf, 3.0], [4.0, 4.0]]), larger_is_better=False).ranks.tolist() == [1, 2]
+
+
 def test_who_finds_nothing_gains_nothing_in_the_ranking() -> None:
     """Left out, the case that it missed would put the second system ahead: 4.3 mm against 4.5; as 9 mm it does not."""
     values = np.array([[3.0, 3.0, 3.0, 9.0], [2.0, 2.0, math.nan, 9.0]])

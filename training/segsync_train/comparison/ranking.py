@@ -51,7 +51,9 @@ def rank(values: Values, *, larger_is_better: bool, draws: int = DRAWS, seed: in
     whoever finds nothing must not gain by it.
     """
     signed = values if larger_is_better else -values
-    filled = np.where(np.isfinite(signed), signed, np.nanmin(signed, initial=0.0))
+    defined = np.isfinite(signed)
+    worst = signed[defined].min() if defined.any() else 0.0
+    filled = np.where(defined, signed, worst)
     cases = filled.shape[1]
     weights = np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), size=draws) / cases
     ranks, drawn = _ranks(filled.mean(axis=1)[None])[0], _ranks(weights @ filled.T)
