@@ -2,6 +2,8 @@
 
 import errno
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 
-from segsync.errors import InputError, OutputError, WeightsError
+from segsync.errors import InputError, OutputError, ResourceError, WeightsError
+from segsync_train import cli
 from segsync_train.config.run import OptimiserConfig, RunConfig
 from segsync_train.config.settings import Frozen, load_settings
 from segsync_train.runs import checkpoints
 from segsync_train.runs.checkpoints import load_checkpoint, save_checkpoint
+from segsync_train.runs.devices import memory_of_training
 from segsync_train.runs.folder import RunFolder, read_log, settings_of
 from segsync_train.runs.progress import StepProgress, duration
 from segsync_train.trainer.schedule import Pace, learning_rate, make_optimiser, set_learning_rate
@@ -253,6 +257,53 @@ def test_a_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file/run: expected to write the run"):
         RunFolder(tmp_path / "file" / "run").create(Note())
+
+
+def test_a_folder_that_is_deleted_while_the_run_trains_ends_it(tmp_path: Path) -> None:
+    """Open files take what is written after their names are gone, and a checkpoint would make the folder anew."""
+    folder = tmp_path / "run"
+    with RunFolder(folder) as run:
+        run.create(Note())
+        run.record(1, {"train/loss": 0.5})
+        shutil.rmtree(folder)
+        with pytest.raises(OutputError, match=r"log\.jsonl: expected the log of the run under way, found it deleted"):
+            run.record(2, {"train/loss": 0.4})
+        with RunFolder(folder) as other:
+            other.create(Note(seed=1))
+            with pytest.raises(OutputError, match="deleted or replaced"):
+                run.record(3, {"train/loss": 0.3})
+    assert read_log(folder) == []
+
+
+def _worker_of_no_memory() -> None:
+    raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+
+@pytest.mark.parametrize("work", [lambda: torch.empty(2**60, dtype=torch.uint8), _worker_of_no_memory])
+def test_memory_that_ends_on_a_cpu_is_said_with_what_was_under_way(work: Callable[[], object]) -> None:
+    with (
+        pytest.raises(ResourceError, match=r"cpu, step 3: expected more memory, found too little .*; set a smaller"),
+        memory_of_training(lambda: "cpu, step 3"),
+    ):
+        work()
+
+
+def test_other_errors_of_torch_are_no_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="size"), memory_of_training(lambda: "cpu"):
+        torch.ones(2) + torch.ones(3)
+
+
+def test_memory_that_ends_in_a_command_is_exit_code_6(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def greedy() -> None:
+        torch.empty(2**60)
+
+    monkeypatch.setattr(cli, "app", greedy)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 6
+    assert "expected more memory, found too little" in capsys.readouterr().err
 
 
 def test_away_from_a_terminal_progress_is_plain_lines_with_time_left(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,19 +8,24 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-#: What runtimes, allocators and ITK say when memory ends.
-OUT_OF_MEMORY = re.compile(r"out of memory|bad.?alloc|failed to allocate|alloc.*fail|CUDNN_STATUS_ALLOC", re.IGNORECASE)
+#: What runtimes, allocators and ITK say when memory ends, and torch of a worker process that the system ended for it.
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|bad.?alloc|(?:failed to|can't|cannot|unable to) allocate|alloc.*fail|CUDNN_STATUS_ALLOC"
+    r"|killed by signal: Killed",
+    re.IGNORECASE,
+)
 
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """ITK's RuntimeErrors that say that memory ended become MemoryError, as numpy's are."""
+    """RuntimeErrors of ITK and torch that say that memory ended become MemoryError, as NumPy's are."""
     try:
         yield
     except RuntimeError as error:
-        if OUT_OF_MEMORY.search(str(error)):
-            raise MemoryError(str(error).strip().splitlines()[-1]) from error
-        raise
+        said = next((line for line in str(error).splitlines() if OUT_OF_MEMORY.search(line)), None)
+        if said is None:
+            raise
+        raise MemoryError(said.strip()) from error
 
 
 class SegsyncError(Exception):

@@ -14,7 +14,7 @@ from rich.console import Console
 
 import segsync
 from segsync.console import guarded, show_logs
-from segsync.errors import InputError, ResourceError
+from segsync.errors import InputError, ResourceError, memory_errors
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,14 @@ def main() -> None:
 
 
 def _with_libraries() -> None:
-    """A library that is missing is told with the extra that brings it."""
+    """Say in one line what a machine lacks: memory, or a library, with the extra that brings it."""
     try:
-        app()
+        with memory_errors():
+            app()
+    except MemoryError as error:
+        raise ResourceError(
+            f"expected more memory, found too little ({str(error)[:200]}); use a larger machine"
+        ) from error
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library in ("", "segsync", "segsync_train"):

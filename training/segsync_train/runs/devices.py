@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
-from segsync.errors import ResourceError
+from segsync.errors import ResourceError, memory_errors
 from segsync.memory import peak_bytes
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
@@ -121,6 +121,26 @@ def hardware(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     count = torch.get_num_threads()
     return f"{count} thread{'s' if count > 1 else ''} of an {platform.machine()} CPU"
+
+
+@contextlib.contextmanager
+def memory_of_training(under_way: Callable[[], str]) -> Iterator[None]:
+    """Say what a training did when memory ended, on a GPU, on the CPU or in a process that prepares patches.
+
+    Args:
+        under_way: Gives device, step and sizes for the message.
+
+    Raises:
+        ResourceError: In place of MemoryError and of what torch raises instead.
+    """
+    try:
+        with memory_errors():
+            yield
+    except MemoryError as error:
+        raise ResourceError(
+            f"{under_way()}: expected more memory, found too little ({str(error)[:200]}); set a smaller batch or "
+            "patch_zyx, or fewer workers"
+        ) from error
 
 
 def reset_peak_memory(device: torch.device) -> None:

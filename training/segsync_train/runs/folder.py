@@ -8,6 +8,7 @@
 import json
 import logging
 import math
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -129,9 +130,18 @@ class RunFolder:
             ) from error
 
     def record(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line to the log, and its numbers to TensorBoard. Raises OutputError where the disk is full."""
+        """Append one line to the log, and its numbers to TensorBoard.
+
+        Args:
+            step: Of the training.
+            values: By name; TensorBoard gets the finite numbers among them.
+
+        Raises:
+            OutputError: The disk is full, or the folder was deleted or replaced since the run began.
+        """
         if self._log is None or self._board is None:
             return
+        self._check_folder(self._log)
         try:
             self._log.write(json.dumps({"step": step, **values}) + "\n")
             self._log.flush()
@@ -143,6 +153,15 @@ class RunFolder:
             raise OutputError(
                 f"{self.folder / LOG_FILE}: expected to write the log, found {why_not(self.folder, error)}"
             ) from error
+
+    def _check_folder(self, log: IO[str]) -> None:
+        """A file that is open takes lines when its name is gone, and checkpoints would make a folder without a log."""
+        path = self.folder / LOG_FILE
+        if not path.is_file() or not os.path.samestat(path.stat(), os.fstat(log.fileno())):
+            raise OutputError(
+                f"{path}: expected the log of the run under way, found it deleted or replaced since; what was learned "
+                "after the last checkpoint is lost: begin the run again"
+            )
 
     def close(self) -> None:
         """Close the log."""

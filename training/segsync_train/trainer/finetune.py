@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from segsync.errors import ResourceError, SegsyncError
+from segsync.errors import SegsyncError
 from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.data.augment import Augmentation
 from segsync_train.data.loader import batches
@@ -39,6 +39,7 @@ from segsync_train.runs.devices import (
     amp_dtype,
     autocast,
     hardware,
+    memory_of_training,
     peak_memory_mib,
     processes,
     reset_peak_memory,
@@ -105,13 +106,8 @@ def _run(config: RunConfig, run: RunFolder, group: Processes, resume: bool, shou
                 "check labels, or validate on other cases", value, name, len(data.validation),
             )  # fmt: skip
     training = _FineTuning(config, run, data, network, device, group, inherited, checkpoint)
-    try:
+    with memory_of_training(lambda: f"{device}, step {training.step}, {config.batch} patches of {config.patch_zyx}"):
         return training.run_to_end(should_stop)
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            f"{device}: out of memory at step {training.step} with {config.batch} patches of {config.patch_zyx}; "
-            "set a smaller batch or patch_zyx, or amp: auto"
-        ) from error
 
 
 class _FineTuning:

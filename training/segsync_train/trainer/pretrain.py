@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from segsync.errors import InputError, ResourceError, SegsyncError
+from segsync.errors import InputError, SegsyncError
 from segsync_train.data.loader import batches
 from segsync_train.data.patches import Batch
 from segsync_train.networks.build import build_network
@@ -35,7 +35,15 @@ from segsync_train.runs.checkpoints import (
     save_checkpoint,
     seed_everything,
 )
-from segsync_train.runs.devices import Processes, amp_dtype, autocast, hardware, processes, training_device
+from segsync_train.runs.devices import (
+    Processes,
+    amp_dtype,
+    autocast,
+    hardware,
+    memory_of_training,
+    processes,
+    training_device,
+)
 from segsync_train.runs.folder import RunFolder, commit
 from segsync_train.runs.progress import StepProgress
 from segsync_train.ssl.config import PretrainConfig
@@ -96,13 +104,10 @@ def _run(
     else:
         run.create(config)
     training = _Pretraining(config, run, volumes, model, device, group, checkpoint)
-    try:
+    with memory_of_training(
+        lambda: f"{device}, step {training.step}, {config.batch} volumes and patches of {config.patch_zyx}"
+    ):
         return training.run_to_end(should_stop)
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            f"{device}: out of memory at step {training.step} with {config.batch} volumes and patches of "
-            f"{config.patch_zyx}; set a smaller batch or patch_zyx, or amp: auto"
-        ) from error
 
 
 def build_pretext(config: PretrainConfig, group: Processes | None = None) -> Pretext:
