@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from builders import (
+    AS_IT_IS,
     Cli,
     Outcome,
     ball,
@@ -18,9 +19,12 @@ from builders import (
     orientations,
     rotated,
     tissue_of,
+    write_bundle,
+    write_image,
     write_platform,
 )
 from segsync.arrays import Array
+from segsync.bundle import ChannelSpec, Fixed
 from segsync.errors import InputError
 from segsync.geometry import Grid, Volume
 from segsync.grand_challenge import choose_task, is_platform_folder, read_case, read_inputs
@@ -289,3 +293,100 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
     found = {"output": "No space left on device", "images": "a file", "mask": "a folder of that name"}[where]
     assert f"output.mha: expected to write the image below {output}" in done.err
     assert f"found {found};" in done.err
+
+
+# --- networks that read few images, empty masks, cases that fail -----------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [("tmax",), ("cbf", "cbv", "mtt", "tmax", "cta")], ids=["tmax alone", "five maps"])
+def test_the_reference_image_need_not_be_read(cli: Cli, tmp_path: Path, read: tuple[str, ...]) -> None:
+    """What ISLES'24's teams uploaded: the mask lies on the CT's grid, which the network does not see."""
+    channels = tuple(ChannelSpec(name=name, normalisation=AS_IT_IS) for name in read)
+    weights = write_bundle(tmp_path / "isles24", "isles24", channels=channels)
+    images = {name: Volume(tissue_of(GRID, 5), GRID) for name in ("non-contrast-ct", *DERIVATIVES)}
+    images[f"preprocessed-{read[0]}-map"] = Volume(LESION, GRID)
+    done = run(cli, write_platform(tmp_path / "input", images), tmp_path / "out", weights)
+    assert done.code == 0, done.err
+    mask = sitk.ReadImage(str(tmp_path / "out" / MASK / "output.mha"))
+    assert Grid.of(mask) == GRID
+    assert np.array_equal(sitk.GetArrayFromImage(mask), LESION)
+    source, masks = tmp_path / "input", tmp_path / "masks"
+    done = cli("predict", "-i", source, "-o", masks, "--weights", weights, "--report", "--device", "cpu")
+    assert done.code == 0, done.err
+
+
+def test_a_brain_mask_of_ct_blanks_the_maps_outside_it(cli: Cli, tmp_path: Path) -> None:
+    """The region model reads the reference, a CT here; the network reads Tmax alone."""
+    weights, brain = tmp_path / "weights", ball(GRID, 5.0, (1.0, 0.0, 0.0))
+    ct = ChannelSpec(name="ncct", normalisation=Fixed(low=0, high=40, mean=0, std=40))
+    write_bundle(weights / "ct-brain", "ct-brain", channels=(ct,))
+    tmax = ChannelSpec(name="tmax", normalisation=AS_IT_IS)
+    write_bundle(weights / "isles24", "isles24", channels=(tmax,), region_model="ct-brain")
+    images = {name: Volume(tissue_of(GRID, 5), GRID) for name in DERIVATIVES}
+    everywhere = Volume(0.7 + 0.2 * LESION, GRID)
+    images |= {"non-contrast-ct": Volume(-900 + 940 * brain, GRID), "preprocessed-tmax-map": everywhere}
+    done = run(cli, write_platform(tmp_path / "input", images), tmp_path / "out", weights)
+    assert done.code == 0, done.err
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / MASK / "output.mha"))), brain)
+
+
+def test_where_nothing_is_segmented_the_probability_map_is_constant(cli: Cli, tmp_path: Path, weights: Path) -> None:
+    """ISLES'26 gives 1 for it where nothing is there, and 0 for a map with the least value anywhere."""
+    faint = Volume(0.1 + 0.3 * LESION, GRID)
+    source = write_platform(tmp_path / "input", {"t1-brain-mri": faint}, None, "stroke-metadata.json")
+    assert run(cli, source, tmp_path / "out", weights).code == 0
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / MAP / "output.mha")))
+    assert (values.dtype, float(values.min()), float(values.max())) == (np.float32, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "cut"])
+def test_a_case_that_fails_can_end_in_an_empty_mask(cli: Cli, tmp_path: Path, weights: Path, fault: str) -> None:
+    """By choice alone; the log and `results.json` say what failed."""
+    source = write_platform(tmp_path / "input", isles22())
+    adc = next((source / "images" / "adc-brain-mri").iterdir())
+    if fault == "missing":
+        adc.unlink()
+    elif fault == "cut":
+        adc.write_bytes(adc.read_bytes()[:-900])
+    else:
+        write_image(adc, np.zeros(GRID.size_zyx, np.float32), GRID)
+    assert run(cli, source, tmp_path / "out", weights).code == 3
+    assert files_below(tmp_path / "out") == []
+    done = run(cli, source, tmp_path / "out", weights, "--on-failure", "empty")
+    assert done.code == 0, done.err
+    assert "the case failed and its mask is empty for that reason" in done.err.replace("\n", " ")
+    mask = sitk.ReadImage(str(tmp_path / "out" / MASK / "dwi-brain-mri-0001.mha"))
+    assert Grid.of(mask) == GRID
+    assert not sitk.GetArrayFromImage(mask).any()
+    [item] = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert "adc" in item["error_messages"][0]
+
+
+def test_without_a_grid_or_a_network_there_is_no_empty_mask(cli: Cli, tmp_path: Path, weights: Path) -> None:
+    source = write_platform(tmp_path / "input", isles22())
+    dwi = next((source / "images" / "dwi-brain-mri").iterdir())
+    assert run(cli, source, tmp_path / "out", tmp_path / "none", "--on-failure", "empty").code == 4
+    dwi.write_bytes(dwi.read_bytes()[:-900])
+    assert run(cli, source, tmp_path / "out", weights, "--on-failure", "empty").code == 3
+    assert files_below(tmp_path / "out") == []
+
+
+def test_in_a_folder_the_report_of_an_empty_mask_says_why(cli: Cli, tmp_path: Path, weights: Path) -> None:
+    """The exit code stays that of failed cases."""
+    for name, adc in (("a", isles22()["adc-brain-mri"].array), ("b", np.zeros(GRID.size_zyx, np.float32))):
+        write_image(tmp_path / "in" / f"{name}_dwi.nii.gz", LESION, GRID)
+        write_image(tmp_path / "in" / f"{name}_adc.nii.gz", adc, GRID)
+    done = cli(
+        "predict", "-i", tmp_path / "in", "-o", tmp_path / "out", "--weights", weights, "--task", "isles22",
+        "--report", "--on-failure", "empty", "--device", "cpu",
+    )  # fmt: skip
+    assert done.code == 7
+    assert not sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "b.nii.gz"))).any()
+    report = json.loads((tmp_path / "out" / "b_report.json").read_text())
+    assert "the case failed and its mask is empty" in report["warnings"][0]
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "a.nii.gz"))).any()
+
+
+def test_the_server_takes_a_time_budget(cli: Cli, tmp_path: Path) -> None:
+    done = cli("serve", "--deadline", "420", "--on-failure", "empty", "--weights", tmp_path, "--port", "0")
+    assert done.code == 4  # no weights; the options are known

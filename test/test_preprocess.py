@@ -1,6 +1,7 @@
 """Intensities: units recognised, odd voxels harmless, what is missing or mixed up said."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from builders import ADC, ball, grid_of, isles22_volumes, rotated, tissue_of
 from segsync.arrays import Array, Triple
 from segsync.bundle import ChannelSpec, Fixed, ModelSpec, OrganSpec, ZScore
-from segsync.errors import ChannelError, WeightsError
+from segsync.errors import ChannelError
 from segsync.geometry import Grid, Volume
 from segsync.images import read
 from segsync.preprocess import MOST_UNDEFINED, Prepared, normalise, prepare, tissue
@@ -477,9 +478,19 @@ def test_outside_of_the_region_every_channel_is_0() -> None:
     assert np.array_equal(found.tissue, organ > 0)
 
 
-def test_a_model_that_does_not_read_the_reference_is_refused() -> None:
-    with pytest.raises(WeightsError, match=r"expected a model that reads the channel 'dwi', found one that reads adc"):
-        prepared(brain(), spec_of(ADC_CHANNEL))
+def test_a_reference_that_the_model_does_not_read_gives_the_grid_alone() -> None:
+    """The same array as from the channel itself, where that lies on the reference's grid; wider, where it does not."""
+    volumes = brain()
+    found = prepare(volumes.get, spec_of(ADC_CHANNEL), "dwi")
+    assert np.array_equal(found.array, prepare(volumes.get, spec_of(ADC_CHANNEL), "adc").array)
+    assert found.array.shape == (1, *GRID.size_zyx)
+    slices = GRID.size_zyx[0] // 2
+    half = Volume(floats(volumes["adc"])[:slices], replace(GRID, size_zyx=(slices, *GRID.size_zyx[1:])))
+    narrow = prepare({**volumes, "adc": half}.get, spec_of(ADC_CHANNEL), "dwi")
+    assert narrow.grid == found.grid
+    del volumes["dwi"]
+    with pytest.raises(ChannelError, match="give the image that the task measures on"):
+        prepare(volumes.get, spec_of(ADC_CHANNEL), "dwi")
 
 
 def test_tissue_is_where_the_reference_shows_the_patient() -> None:

@@ -31,13 +31,13 @@ from segsync.errors import (
 )
 from segsync.images import stem_of, write
 from segsync.installation import as_table, folders_of_weights, installation
+from segsync.jobs import OnFailure, empty_in_place, read_job, run_job
 from segsync.lesions import measure
 from segsync.output_paths import check_folders, check_output_paths, output_paths_of, probability_paths
 from segsync.pipeline import Case
 from segsync.predict import (
     MOST_OVERLAP,
     WEIGHTS_PLACES,
-    Model,
     Result,
     Settings,
     Tta,
@@ -95,6 +95,10 @@ DeadlineOption = Annotated[
         help="Time budget per case, seconds, without loading; mirroring, then overlap, are reduced to keep it.",
     ),
 ]
+FailureOption = Annotated[
+    OnFailure,
+    typer.Option("--on-failure", help="empty: a case that fails gets an empty mask, and the log and report say so."),
+]
 MemoryOption = Annotated[
     float | None,
     typer.Option("--max-memory", min=0.1, help="GB of memory to stay below; windows shrink, to half at most."),
@@ -150,6 +154,7 @@ def predict(
     report: Annotated[
         bool, typer.Option("--report", help="JSON, CSV of lesions, PNG and HTML beside the mask.")
     ] = False,
+    on_failure: FailureOption = "fail",
     resume: Annotated[bool, typer.Option("--resume", help="Skip cases whose mask exists.")] = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -159,7 +164,7 @@ def predict(
     arguments: dict[str, object] = {
         "input": str(source), "output": str(output), "task": task, "weights": str(weights) if weights else None,
         "channel": channel or [], "device": device, "tta": tta, "overlap": overlap, "deadline": deadline,
-        "max_memory": max_memory, "save_probabilities": save_probabilities,
+        "max_memory": max_memory, "save_probabilities": save_probabilities, "on_failure": on_failure,
     }  # fmt: skip
     chosen = _task_for(source, task, weights)
     found, broken = cases.find_cases(source, chosen, _named_channels(channel or [], chosen))
@@ -187,6 +192,9 @@ def predict(
         except WeightsError:
             raise  # no case can do without the network
         except Exception as error:  # whatever it is, the other cases are still to be done
+            empty = empty_in_place(model, case, error) if on_failure == "empty" else None
+            if empty is not None:
+                _write(empty, path, save_probabilities, arguments if report else None)
             if len(found) + len(broken) == 1:
                 raise
             ours = isinstance(error, SegsyncError)
@@ -262,6 +270,7 @@ def run(
     device: DeviceOption = "auto",
     tta: TtaOption = "auto",
     deadline: DeadlineOption = None,
+    on_failure: FailureOption = "fail",
     verbose: Verbose = 0,
 ) -> None:
     """One case as Grand Challenge runs it: /input to /output. The same as no command at all inside the container."""
@@ -269,18 +278,11 @@ def run(
     began = time.monotonic()
     inputs = grand_challenge.read_inputs(source)
     chosen = task_named(task) if task is not None else grand_challenge.choose_task(inputs)
-    case = grand_challenge.read_case(inputs, chosen)
-    check_folders(grand_challenge.output_files(case, chosen, output))
+    job = read_job(inputs, chosen, on_failure)
+    check_folders(grand_challenge.output_files(job.case, chosen, output))
     model = load(chosen.name, weights=weights, device=device)
-    _run_case(model, case, output, Settings(tta, deadline_s=deadline))
+    run_job(job, model, output, Settings(tta, deadline_s=deadline))
     log.info("done in %.1f s", time.monotonic() - began)
-
-
-def _run_case(model: Model, case: Case, output: Path, settings: Settings) -> None:
-    with report_progress(case.name) as progress:
-        result = model.predict(case, settings, progress)
-    written = grand_challenge.write_outputs(result, output)
-    log.info("%s: %.2f ml; wrote %s", case.name, result.volume_ml, ", ".join(str(path) for path in written))
 
 
 @app.command()
@@ -291,6 +293,8 @@ def serve(
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     tta: TtaOption = "auto",
+    deadline: DeadlineOption = None,
+    on_failure: FailureOption = "fail",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; the platform calls 4743.")] = PORT,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 127.0.0.1 for this machine alone.")] = HOST,
     verbose: Verbose = 0,
@@ -309,9 +313,9 @@ def serve(
         chosen = task_named(task) if task is not None else grand_challenge.choose_task(inputs)
         if chosen.name not in models:
             raise WeightsError(f"expected weights for the task {chosen.name}, found those for {', '.join(models)}")
-        case = grand_challenge.read_case(inputs, chosen)
-        check_folders(grand_challenge.output_files(case, chosen, output))
-        _run_case(models[chosen.name], case, output, Settings(tta))
+        job = read_job(inputs, chosen, on_failure)
+        check_folders(grand_challenge.output_files(job.case, chosen, output))
+        run_job(job, models[chosen.name], output, Settings(tta, deadline_s=deadline))
 
     with make_server(invoke, port, host) as server:
         log.info("serving %s on port %d", ", ".join(models), server.server_port)

@@ -6,12 +6,13 @@ The contract is Grand Challenge's: one image a socket folder, `inputs.json` in n
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from segsync.arrays import Array
 from segsync.atomic import write_texts
 from segsync.errors import InputError, ResourceError, os_errors
 from segsync.images import stem_of, suffix_of, write
@@ -183,6 +184,13 @@ def read_case(inputs: Inputs, task: Task) -> Case:
     return Case(stem_of(channels[task.reference]), channels, _metadata(inputs, task))
 
 
+@os_errors(InputError)
+def read_reference(inputs: Inputs, task: Task) -> Case:
+    """The case with its reference image alone, whatever became of the others; raises InputError without it."""
+    alone = replace(task, channels=(task.channel(task.reference),))
+    return read_case(inputs, alone)
+
+
 def only_image(folder: Path) -> Path:
     """The one image of a socket folder (or the path itself, a file); raises InputError for none or several."""
     if folder.is_file():
@@ -234,7 +242,7 @@ def write_outputs(result: Result, output: Path) -> list[Path]:
     try:
         files = output_files(result.case, result.task, output)
         for one, path in zip(result.task.outputs, files, strict=True):
-            array = result.mask if one.content is Content.MASK else result.probability()
+            array = result.mask if one.content is Content.MASK else _probability_map(result)
             write(array, result.grid, path)
             written.append(path)
         if result.task.results_json:
@@ -252,6 +260,16 @@ def write_outputs(result: Result, output: Path) -> list[Path]:
     return written
 
 
+def _probability_map(result: Result) -> Array:
+    """0 everywhere where nothing is segmented.
+
+    ISLES'26 gives a case without a lesion 1 for a map that is the same everywhere, and 0 for any other.
+    """
+    if not result.mask.any():
+        return np.zeros(result.grid.size_zyx, dtype=np.float32)
+    return result.probability()
+
+
 def _results_item(result: Result) -> dict[str, object]:
     task = result.task
     source = result.case.channels[task.reference]
@@ -259,7 +277,7 @@ def _results_item(result: Result) -> dict[str, object]:
     return {
         "outputs": [{"type": "Image", "slug": task.outputs[0].socket, "filename": f"{result.case.name}.mha"}],
         "inputs": [{"type": "Image", "slug": task.channel(task.reference).sockets[0], "filename": name}],
-        "error_messages": [],
+        "error_messages": [result.failure] if result.failure else [],
     }
 
 

@@ -89,7 +89,8 @@ def _shown(slices: int, lesion_slices: int) -> str:
 def draw(result: Result, summary: str) -> Picture:
     """The montage of a result as an RGB image. summary: the line below the case's name, e.g. `38 ml in 2 lesions`."""
     spec, channel = result.bundle.spec, result.task.reference
-    how = next(one.normalisation for one in spec.channels if one.name == channel)
+    # A network need not read the image that the mask lies on.
+    how = next((one.normalisation for one in spec.channels if one.name == channel), ZScore())
     view = _View.of(result.reference, result.mask, how)
     slices, lesion_slices = view.choose()
     source = result.case.channels.get(channel)

@@ -12,13 +12,14 @@ import numpy as np
 from segsync.arrays import Array
 from segsync.bundle import MODEL_FILE, SPEC_FILE, Bundle, ModelSpec, load_bundle
 from segsync.engine import open_engine
-from segsync.errors import UsageError, WeightsError, os_errors
+from segsync.errors import InputError, UsageError, WeightsError, os_errors
 from segsync.geometry import Volume, resample
 from segsync.images import write
 from segsync.memory import Budget, reset_peak
 from segsync.pipeline import Case, Options, Pipeline, Segmentation, no_progress
 from segsync.region_model import region_model_for
 from segsync.shipped import WEIGHTS
+from segsync.sliding_window import InferenceStatistics
 from segsync.tasks import TASKS, Task, own_task, task_named
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class Result(Segmentation):
     task: Task
     bundle: Bundle
     device: str
+    #: Why the case failed, where its mask is empty for that reason (`--on-failure empty`).
+    failure: str | None = None
 
     def probability(self, label: int = 1) -> Array:
         """The probability of a label.
@@ -160,6 +163,42 @@ class Model:
             log.warning("%s: %s", case.name, exceeded)
             segmented = {**segmented, "warnings": (*segmented["warnings"], exceeded)}
         return Result(**segmented, case=case, task=self.task, bundle=self.bundle, device=str(self.engine.device))
+
+
+def failed_result(model: Model, case: Case, failure: str) -> Result:
+    """An empty mask in place of that of a case that failed, which says so in its warnings.
+
+    Args:
+        model: The model that the case was for.
+        case: The case; of its images the reference alone is read.
+        failure: Why it failed.
+
+    Returns:
+        A result without any lesion, on the reference image's grid.
+
+    Raises:
+        InputError: The reference image cannot be read either, so that there is no grid for a mask.
+    """
+    reference = case.load(model.task.reference)
+    if reference is None:
+        raise InputError(f"case {case.name}: expected the {model.task.reference} image, found none; add it")
+    line = f"the case failed and its mask is empty for that reason: {failure}"
+    log.error("%s: %s", case.name, line)
+    size = reference.grid.size_zyx
+    return Result(
+        reference=reference,
+        mask=np.zeros(size, dtype=np.uint8),
+        model_probabilities=np.broadcast_to(np.float32(0), (len(model.bundle.spec.labels), *size)),
+        model_grid=reference.grid,
+        statistics=InferenceStatistics(notes=[line]),
+        warnings=(line,),
+        seconds={},
+        case=case,
+        task=model.task,
+        bundle=model.bundle,
+        device=str(model.engine.device),
+        failure=failure,
+    )
 
 
 def task_of(spec: ModelSpec) -> Task:

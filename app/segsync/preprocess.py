@@ -9,7 +9,7 @@ import numpy as np
 
 from segsync.arrays import Array, Mask
 from segsync.bundle import ChannelSpec, Fixed, OrganSpec, PreprocessingSpec, ZScore
-from segsync.errors import ChannelError, WeightsError
+from segsync.errors import ChannelError
 from segsync.geometry import Grid, Volume, resample, respaced
 from segsync.units import settle_units
 
@@ -93,18 +93,16 @@ def prepare(
     """Bring every channel of `spec` onto one grid, by physical space, and normalise it.
 
     load: gives a channel's volume by name, or None where the case has none; called once a channel, so that only one
-    full-size image is in memory at a time. reference: the channel whose field of view the model's grid covers.
+    full-size image is in memory at a time. reference: the image whose field of view the model's grid covers; where it
+    is none of the channels, it gives the grid and the region alone, and the first channel that is always there says
+    where the patient is.
     region_model: outside of the region that it segments all channels are 0, as in images whose skull was removed.
     None: nothing is blanked.
     Raises ChannelError where a needed channel is missing, empty, or lies elsewhere in space.
     """
     warnings: list[str] = []
     channels = {channel.name: channel for channel in spec.channels}
-    if reference not in channels:
-        raise WeightsError(
-            f"expected a model that reads the channel {reference!r}, found one that reads {', '.join(channels)}; "
-            "give other weights"
-        )
+    first = reference if reference in channels else spec.reference_channel
     volume = _loaded(load, reference, warnings)
     if volume is None:
         raise ChannelError(reference, "expected an image, found none; give the image that the task measures on")
@@ -112,13 +110,14 @@ def prepare(
     kept = _inside(region_model, volume, grid, reference, warnings) if region_model is not None else None
     raw: dict[str, Array] = {}
     here: Mask | None = None
-    for name in (reference, *(name for name in channels if name != reference)):
+    for name in (first, *(name for name in channels if name != first)):
         volume = volume if name == reference else _loaded(load, name, warnings)
         array = _on_grid(name, volume, grid, here, channels[name].optional, warnings)
         if array is not None:
             raw[name] = array if kept is None else np.where(kept, array, np.float32(0))
-        if name == reference:
+        if name == first:
             here = _tissue_of(raw[name], channels[name])
+            here = here if kept is None else here & kept
         volume = None
     _check_copies(raw, warnings)
     settle_units(raw, channels, warnings)

@@ -121,6 +121,8 @@ def _exported(folder: Path, device: str) -> EvaluatedModel:
     bundle = load_bundle(folder)
     spec, provenance = bundle.spec, bundle.spec.provenance
     pipeline = Model(bundle, task_of(spec), device=device).pipeline
+    if pipeline.reference not in {channel.name for channel in spec.channels}:
+        pipeline.reference = spec.reference_channel  # labelled cases hold the images that the network reads
     tuned_on = provenance.get("operating_point", {}).get("cases", 0)
     decision = {name: getattr(spec, name) for name in DecisionSpec.model_fields}
     weights = Weights(MODEL_FILE, provenance.get("steps"), None, **decision, tuned_on=tuned_on)
