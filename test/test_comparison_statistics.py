@@ -15,6 +15,7 @@ from segsync_train.comparison.statistics import (
     mean_interval,
     paired,
     rank_biserial,
+    seeds_interval,
     signed_rank,
 )
 
@@ -80,6 +81,36 @@ def test_interval_corrects_for_skewness_as_bca_does() -> None:
 def test_intervals_that_are_points_or_nothing() -> None:
     assert mean_interval(np.full(4, 0.25)) == (0.25, 0.25)
     assert all(map(math.isnan, mean_interval(np.array([0.25]))))
+
+
+def test_intervals_over_cases_and_seeds_have_the_width_that_theory_gives() -> None:
+    """Variance of the difference: that of the cases' mean, and of each system's seeds' mean."""
+    rng = np.random.default_rng(4)
+    cases, halves = rng.normal(0, 0.3, 80), []
+    for seeds in (3, 12):
+        effects = rng.normal(0, 0.02, seeds)
+        effects *= 0.02 / effects.std(ddof=1)
+        noise = rng.normal(0, 0.04, 80)
+        noise *= 0.04 / noise.std(ddof=1)
+        system = cases + 0.1 + noise + effects[:, None]
+        low, high = seeds_interval(system, np.stack([cases, cases]))
+        assert (low + high) / 2 == pytest.approx((system.mean(0) - cases).mean(), abs=0.003)
+        halves.append((high - low) / 2)
+        assert halves[-1] == pytest.approx(1.96 * np.sqrt(0.04**2 / 80 + 0.02**2 / seeds), rel=0.12)
+    assert halves[0] > halves[1]
+
+
+def test_seeds_that_differ_widen_the_interval_and_one_seed_leaves_it_to_the_cases() -> None:
+    cases = np.random.default_rng(5).normal(0.8, 0.1, 30)
+    alike, apart = np.stack([cases + 0.02] * 3), np.stack([cases - 0.04, cases + 0.02, cases + 0.08])
+    one, three = difference(alike, cases), difference(apart, cases)
+    assert one.seeds == three.seeds == (3, 1)
+    assert one.mean == pytest.approx(three.mean)
+    assert (one.low, one.high) == pytest.approx((0.02, 0.02))
+    assert three.low < -0.01
+    assert three.high > 0.05
+    assert difference(cases + 0.02, cases) == difference((cases + 0.02)[None], cases[None])
+    assert difference(alike, cases).p == difference(cases + 0.02, cases).p
 
 
 def test_cases_without_a_value_are_left_out_of_pairs() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from segsync.errors import InputError
 from segsync_train.comparison.scores import MEAN, Run, Setting
-from segsync_train.comparison.statistics import Values
+from segsync_train.comparison.statistics import Flags, Values
 from segsync_train.config.settings import differences
 from segsync_train.evaluation.system import System
 
@@ -62,13 +62,39 @@ def _setting(key: tuple[str, str], runs: Mapping[str, Sequence[Run]]) -> Setting
     cases = list(dict.fromkeys(case for case, _ in next(iter(means.values()))))
     for name, values in means.items():
         _check_cases(name, {case for case, _ in values}, next(iter(means)), set(cases), key[0])
-    array = np.array([[[values[case, label] for case in cases] for label in first.labels] for values in means.values()])
-    array = np.moveaxis(array, -1, 0)
+    array = _array(list(means.values()), list(first.labels), cases)
+    seeds = {name: _array(_seeds(own), list(first.labels), cases) for name, own in runs.items()}
     labels = dict(first.labels)
     if len(labels) > 1:
         labels = {MEAN: "mean of labels", **labels}
-        array = np.concatenate([_mean_of_labels(array)[:, :, None], array], axis=2)
-    return Setting(*key, tuple(runs), labels, tuple(cases), array, {name: tuple(own) for name, own in runs.items()})
+        # A label that every system's mean lacks is lacking for the seeds too.
+        counted: Flags = np.asarray(np.isfinite(array).any(axis=1, keepdims=True))
+        array, *parts = (
+            np.concatenate([_mean_of_labels(values, counted)[:, :, None], values], axis=2)
+            for values in (array, *seeds.values())
+        )
+        seeds = dict(zip(seeds, parts, strict=True))
+    kept = {name: tuple(own) for name, own in runs.items()}
+    return Setting(*key, tuple(runs), labels, tuple(cases), array, seeds, kept)
+
+
+def _array(rows: Sequence[Mapping[tuple[str, int], Values]], labels: Sequence[int], cases: Sequence[str]) -> Values:
+    """(metrics, rows, labels, cases) of rows that hold the metrics of every case and label."""
+    array = np.array([[[values[case, label] for case in cases] for label in labels] for values in rows])
+    return np.moveaxis(array, -1, 0)
+
+
+def _seeds(runs: Sequence[Run]) -> list[dict[tuple[str, int], Values]]:
+    """The runs that scored each case, the first of every case together, and so on: of folds, each seed's."""
+    seeds: list[dict[tuple[str, int], Values]] = []
+    for run in runs:
+        for key, values in run.values.items():
+            place = next((seed for seed in seeds if key not in seed), None)
+            if place is None:
+                place = {}
+                seeds.append(place)
+            place[key] = values
+    return seeds
 
 
 def _named(labels: Mapping[int, str]) -> str:
@@ -120,13 +146,12 @@ def _check_cases(name: str, cases: set[str], first: str, expected: set[str], dat
     )
 
 
-def _mean_of_labels(values: Values) -> Values:
-    """Means over labels of (metrics, systems, labels, cases).
+def _mean_of_labels(values: Values, counted: Flags) -> Values:
+    """Means over labels of (metrics, systems, labels, cases). counted: (metrics, 1, labels, cases), what is averaged.
 
     A label that is undefined for every system, as where the reference has none, is left out. What is undefined for one
     system alone, as the distance to a label that it missed, makes its mean NaN: whoever finds less must not gain by it.
     """
-    counted = np.isfinite(values).any(axis=1, keepdims=True)
     total = np.where(counted, values, 0.0).sum(axis=2)
     count = np.broadcast_to(counted.sum(axis=2), total.shape)
     means: Values = np.divide(total, count, out=np.full(total.shape, math.nan), where=count > 0)

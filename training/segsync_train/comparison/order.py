@@ -43,7 +43,7 @@ class Pair:
 
 def pairs(setting: Setting, paper: Sequence[Published]) -> list[Pair]:
     """Every pair of a setting's systems that the paper has an order of."""
-    dice = dict(zip(setting.systems, setting.of(DICE), strict=True))
+    dice = {name: setting.seeds_of(DICE, name) for name in setting.systems}
     ordered = list(_ordered(setting.systems, paper))
     found = [difference(dice[ahead], dice[behind]) for ahead, behind, _ in ordered]
     corrected = holm([one.p for one in found])

@@ -74,7 +74,8 @@ class Setting:
     """Systems that were trained on one data set and scored on the same cases of one.
 
     labels: by value, with several the mean over them first (`MEAN`). values: (metrics, systems, labels, cases), NaN
-    where undefined. runs: those of each system.
+    where undefined. seeds: by system (metrics, seeds, labels, cases), of which values are the means. runs: those of
+    each system.
     """
 
     data: str
@@ -83,6 +84,7 @@ class Setting:
     labels: Mapping[int, str]
     cases: tuple[str, ...]
     values: Values
+    seeds: Mapping[str, Values]
     runs: Mapping[str, tuple[Run, ...]]
 
     @property
@@ -110,6 +112,12 @@ class Setting:
         """Values (systems, cases) of one label; None takes `overall`."""
         wanted = self.overall if label is None else label
         values: Values = self.values[METRICS.index(metric), :, list(self.labels).index(wanted)]
+        return values
+
+    def seeds_of(self, metric: Metric, system: str, label: int | None = None) -> Values:
+        """Values (seeds, cases) of one system and label; None takes `overall`."""
+        wanted = self.overall if label is None else label
+        values: Values = self.seeds[system][METRICS.index(metric), :, list(self.labels).index(wanted)]
         return values
 
 

@@ -1,7 +1,8 @@
 """Two systems on the same cases: Wilcoxon's signed-rank test, Holm's correction, effect size, bootstrap interval.
 
-Every case counts once: its differences are what is ranked and resampled. Cases in which one of the two has no value (a
-distance to a mask that is empty) are left out, and `n` says how many remain.
+Every case counts once: its differences, means over a system's seeds, are what is ranked and resampled. Where a system
+has several seeds they are resampled too: what another training would have given is then part of the interval. Cases in
+which one of the two has no value (a distance to a mask that is empty) are left out, and `n` says how many remain.
 """
 
 import math
@@ -27,7 +28,8 @@ DIGITS = 9
 class Difference:
     """A system minus the reference, over the n cases that both have a value in.
 
-    mean, low, high: of the difference, with its bootstrap interval. p: two-sided. effect: matched-pairs rank-biserial
+    mean, low, high: of the difference, with its bootstrap interval. seeds: of the system and of the reference; with one
+    each the interval holds the cases' variation alone. p: two-sided. effect: matched-pairs rank-biserial
     correlation, 1 where the system's value is larger in every case and −1 where it is smaller. NaN where undefined.
     """
 
@@ -37,15 +39,18 @@ class Difference:
     high: float
     p: float
     effect: float
+    seeds: tuple[int, int] = (1, 1)
 
 
 def difference(system: Values, reference: Values, *, seed: int = 0) -> Difference:
-    """Compare the values (cases,) of two systems."""
-    pairs = paired(system, reference)
+    """Compare the values, (cases,) or (seeds, cases), of two systems; the seeds of both need not be equally many."""
+    both = np.atleast_2d(system), np.atleast_2d(reference)
+    seeds = (len(both[0]), len(both[1]))
+    pairs = paired(both[0].mean(0), both[1].mean(0))
     if pairs.size == 0:
-        return Difference(0, math.nan, math.nan, math.nan, math.nan, math.nan)
-    low, high = mean_interval(pairs, seed=seed)
-    return Difference(len(pairs), float(pairs.mean()), low, high, signed_rank(pairs), rank_biserial(pairs))
+        return Difference(0, math.nan, math.nan, math.nan, math.nan, math.nan, seeds)
+    low, high = mean_interval(pairs, seed=seed) if seeds == (1, 1) else seeds_interval(*both, seed=seed)
+    return Difference(len(pairs), float(pairs.mean()), low, high, signed_rank(pairs), rank_biserial(pairs), seeds)
 
 
 def paired(system: Values, reference: Values) -> Values:
@@ -79,6 +84,32 @@ def mean_interval(pairs: Values, *, seed: int = 0) -> tuple[float, float]:
         (pairs,), np.mean, n_resamples=DRAWS, confidence_level=CONFIDENCE, rng=np.random.default_rng(seed)
     ).confidence_interval
     return float(found.low), float(found.high)
+
+
+def seeds_interval(system: Values, reference: Values, *, seed: int = 0) -> tuple[float, float]:
+    """The mean difference's interval over cases and seeds: percentiles of a hierarchical bootstrap.
+
+    system, reference: (seeds, cases). Each draw takes cases, the same for both systems, and of each system its seeds,
+    which all cases share. Of n seeds n − 1 are drawn: with n, as with cases, the variance of so few would be too small
+    by 1/n of itself (Rao and Wu 1988). NaN for fewer than two cases.
+    """
+    known = np.isfinite(system).all(0) & np.isfinite(reference).all(0)
+    system, reference = system[:, known], reference[:, known]
+    count = system.shape[1]
+    if count < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    cases = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
+    means = [np.einsum("ds,sc,dc->d", _drawn_seeds(len(one), rng), one, cases) for one in (system, reference)]
+    low, high = np.quantile(means[0] - means[1], ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return float(low), float(high)
+
+
+def _drawn_seeds(count: int, rng: np.random.Generator) -> Values:
+    """Weights (draws, seeds) of each draw's seeds; of a single one always 1."""
+    drawn = max(1, count - 1)
+    weights: Values = rng.multinomial(drawn, np.full(count, 1 / count), size=DRAWS) / drawn
+    return weights
 
 
 def holm(p: Sequence[float]) -> list[float]:

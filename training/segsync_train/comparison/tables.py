@@ -15,6 +15,19 @@ COLUMNS = (
     "p_holm", "effect",
 )  # fmt: skip
 PUBLISHED = "(published)"
+NNUNETS = "nnU-Net's network from its own library, trained by this project's loop; not nnU-Net's package"
+#: Systems, by what their names begin with, that are not what their authors run, and in what.
+VARIANTS = {
+    "3D-nnUNet": "MONAI's network by nnU-Net's plan, trained by this project's loop; not nnU-Net's package",
+    "ResEnc-": NNUNETS,
+    "PlainConvUNet": NNUNETS,
+    "VoCo": "a variant: the paper's loss, without the teacher of the code released later",
+    "SwinSSL": "a variant: masked cells of the encoder are zero, where the released code fills boxes",
+    "SwinMM": "a variant: its pretraining alone, without the cross-view decoder of its fine-tuning",
+    "MAE": "a variant: hidden cells are zero to an encoder of convolutions",
+    "Hi-End-MAE": "a variant: hidden cells are zero to an encoder of convolutions",
+    "Sparse": "masked cells stay so in every layer, as SparK's, under MAE's decoder",
+}
 MEANING = "Mean ± SD over cases, best in bold; (n=…) cases with a value where not all have one."
 CONTRADICTION = (
     "Published: Table 1 as it stands; the paper's Tables 3 to 9 differ from it in places (HD of 3D-SegSync on WHS++ "
@@ -41,7 +54,7 @@ def compared_with(setting: Setting, reference: str) -> Tests:
     place, found = setting.systems.index(reference), {}
     for label in setting.labels:
         for metric in METRICS:
-            values = setting.of(metric, label)
+            values = [setting.seeds_of(metric, name, label) for name in setting.systems]
             others = [n for n in range(len(values)) if n != place]
             differences = [difference(values[n], values[place]) for n in others]
             for n, one, p in zip(others, differences, holm([d.p for d in differences]), strict=True):
@@ -65,10 +78,22 @@ def data_table(setting: Setting, tests: Tests, reference: str, paper: Sequence[P
     if tests:
         note += (
             f" p: Dice against {reference}, Wilcoxon signed-rank, corrected by Holm; r: matched-pairs rank-biserial "
-            "correlation; difference: bootstrap interval (BCa) of the mean."
+            f"correlation; difference: {_intervals(tests)}"
         )
+    own = [name for name in VARIANTS if any(system.startswith(name) for system in setting.systems)]
+    note += "".join(f" {name}: {VARIANTS[name]}." for name in own)
     head = ("System", *(metric.title for metric in METRICS), "p (Dice)", "r (Dice)", "Dice difference [95 % CI]")
     return Table(f"data-{setting.slug}", setting.title, head, tuple(sections), note)
+
+
+def _intervals(tests: Tests) -> str:
+    """What the intervals hold: with one seed of each system, nothing of what another training would give."""
+    seeds = {test.difference.seeds for test in tests.values()}
+    if seeds == {(1, 1)}:
+        return "bootstrap interval (BCa) of the mean over cases; one seed each, so that no other training is in it."
+    counts = sorted({count for pair in seeds for count in pair})
+    few = "" if min(counts) > 1 else "; a system of one seed adds nothing of its trainings"
+    return f"interval of a hierarchical bootstrap over cases and {counts[0]} to {counts[-1]} seeds{few}."
 
 
 def _label_rows(setting: Setting, label: int, tests: Tests) -> Iterator[Row]:
