@@ -11,8 +11,8 @@ from segsync.errors import InputError, WeightsError
 from segsync_train.config.run import TransferConfig
 from segsync_train.export.export import export
 from segsync_train.networks.baselines import Baseline
-from segsync_train.networks.build import build_network
-from segsync_train.networks.transformers import SwinEncoder, ViTEncoder, encoder_of, resized_positions
+from segsync_train.networks.build import build_network, encoder_of
+from segsync_train.networks.transformers import SwinEncoder, ViTEncoder, resized_positions
 from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.ssl.pretext import Pretext
 from segsync_train.trainer.finetune import finetune
@@ -100,7 +100,7 @@ def test_the_vits_maps_are_monais_hidden_states() -> None:
     encoder = vit()
     image = torch.randn(2, 1, 32, 16, 32)
     with torch.no_grad():
-        last, states = encoder.transformer(image)
+        last, states = encoder.wrapped(image)
         maps = encoder(image)
     for tokens, found in zip([states[3], states[6], states[9], last], maps, strict=True):
         torch.testing.assert_close(found.flatten(2).transpose(1, 2), tokens)
@@ -154,7 +154,7 @@ def test_a_pretrained_encoder_changes_exactly_the_encoder(name: str, cases: Path
     given = load_checkpoint(path).part("encoder")
     assert len(given) == len(encoder)
     for key, tensor in given.items():
-        assert torch.equal(network.state_dict()[f"{network.encoder_at}{key.removeprefix('transformer.')}"], tensor)
+        assert torch.equal(network.state_dict()[f"{network.encoder_at}{key.removeprefix('wrapped.')}"], tensor)
     assert set(inherited.factors) == {key for key, _ in network.named_parameters() if key in encoder}
     with pytest.raises(InputError, match=r"transfer\.mode: expected full, found 'bottom'"):
         transfer(network, TransferConfig(mode="bottom", checkpoint=path))
@@ -170,7 +170,7 @@ def test_a_vit_takes_its_positions_along_to_another_patch(cases: Path, tmp_path:
     larger = build_network(run_config(cases, network=VIT["network"], patch_zyx=[32, 32, 48]))
     transfer(larger, TransferConfig(mode="full", checkpoint=path))
     name = "patch_embedding.position_embeddings"
-    before = load_checkpoint(path).part("encoder")[f"transformer.{name}"]
+    before = load_checkpoint(path).part("encoder")[f"wrapped.{name}"]
     after = larger.state_dict()[f"network.vit.{name}"]
     torch.testing.assert_close(after, resized_positions(before, (2, 1, 2), (2, 2, 3)))
 

@@ -152,6 +152,30 @@ def finetune(
     sys.stdout.write(f"{outcome.folder}\tstep {outcome.step}\tbest score {outcome.best_score:.4f}\n")
 
 
+@app.command(name="import")
+def import_(
+    weights: Annotated[Path, typer.Argument(metavar="FILE", help="Weights that others have trained.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the checkpoint and its settings.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="What comparisons call them; else the file's name.")
+    ] = None,
+    patch: Annotated[
+        str | None, typer.Option("--patch", metavar="Z,Y,X", help="Their patch, where the file does not say it.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Bring weights of nnU-Net v2, nnssl, SwinUNETR, VoCo, SwinMM, Hi-End-MAE or the xLSTM-UNet into a checkpoint.
+
+    Nothing that the file holds is run: it is unpickled as tensors alone. `base: OUTPUT/settings.yaml` starts a
+    fine-tuning from it; OUTPUT/tensors.csv says what became of every tensor.
+    """
+    set_up_logging(verbose=verbose)
+    from segsync_train.pretrained.convert import convert, parse_patch
+
+    imported = convert(weights, output, name=name, patch_zyx=parse_patch(patch))
+    on_stdout().print(imported.table())
+
+
 @app.command()
 def tune(
     run: RunArgument,

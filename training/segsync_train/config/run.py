@@ -33,12 +33,15 @@ SizeZYX = tuple[PositiveInt, PositiveInt, PositiveInt]
 class NetworkConfig(Frozen):
     """A preset of the xLSTM-UNet and what is changed in it (keys of `XLSTMUNetConfig`), or another network by name.
 
-    The transformers' overrides are the keys of `SwinUNETRConfig` and `UNETRConfig`; nnunet, resunet and unet have none.
+    `published-enc` and `published-bot` are the xLSTM-UNet as published (`PublishedConfig`); `resenc-m`, `resenc-l` and
+    `plainconv` nnU-Net's own networks (`ResEncConfig`). The transformers' overrides are the keys of `SwinUNETRConfig`
+    and `UNETRConfig`; nnunet, resunet and unet, which are MONAI's by nnU-Net's plan, have none.
     """
 
     preset: Literal[
-        "tiny", "compact", "small", "default", "enc", "bot", "nnunet", "resunet", "unet", "swinunetr", "unetr"
-    ] = "default"
+        "tiny", "compact", "small", "default", "enc", "bot", "published-enc", "published-bot", "nnunet", "resunet",
+        "unet", "resenc-m", "resenc-l", "plainconv", "swinunetr", "unetr",
+    ] = "default"  # fmt: skip
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -132,6 +135,11 @@ class AugmentationConfig(Frozen):
     #: MONAI's AdjustContrast.
     gamma: Fraction = 0.15
     gamma_range: PositiveRange = (0.7, 1.5)
+    #: Gamma on the inverted image, as nnU-Net has it beside the other.
+    inverted_gamma: Fraction = 0.0
+    #: The patch at a lower resolution and back, by a factor of this range: nnU-Net's too.
+    low_resolution: Fraction = 0.0
+    low_resolution_zoom: PositiveRange = (0.5, 1.0)
     shift: Fraction = 0.1
     shift_offset: NonNegativeFloat = 0.1
     #: An optional channel is set to zero, as at inference where the patient has none.
@@ -161,6 +169,8 @@ class LossConfig(Frozen):
     dice: NonNegativeFloat = 1.0
     cross_entropy: NonNegativeFloat = 1.0
     lesion: NonNegativeFloat = 0.0
+    #: Whether the coarsest output of deep supervision counts too; nnU-Net's code gives it no weight.
+    coarsest: bool = True
 
     @model_validator(mode="after")
     def _some(self) -> "LossConfig":

@@ -15,6 +15,7 @@ from monai.transforms import (
     RandScaleIntensity,
     RandScaleIntensityFixedMean,
     RandShiftIntensity,
+    RandSimulateLowResolution,
 )
 
 from segsync.arrays import Array, LabelMap, SizeZYX
@@ -22,7 +23,7 @@ from segsync_train.config.run import AugmentationConfig
 
 
 class Augmentation:
-    """Rotation and zoom, flips, then brightness, contrast, gamma, shift, blur and noise, each channel on its own."""
+    """Rotation and zoom, flips; then intensities, blur, noise and low resolution, each channel on its own."""
 
     def __init__(
         self, config: AugmentationConfig, patch_zyx: SizeZYX, mirror_axes: Sequence[int], optional: Sequence[int] = ()
@@ -51,6 +52,10 @@ class Augmentation:
                 RandShiftIntensity(config.shift_offset, prob=config.shift),
                 RandGaussianSmooth(config.smooth_sigma, config.smooth_sigma, config.smooth_sigma, prob=config.smooth),
                 RandGaussianNoise(prob=config.noise, std=config.noise_std),
+                RandSimulateLowResolution(prob=config.low_resolution, zoom_range=config.low_resolution_zoom),
+                RandAdjustContrast(
+                    prob=config.inverted_gamma, gamma=config.gamma_range, invert_image=True, retain_stats=True
+                ),
             ]
         )
 

@@ -29,11 +29,18 @@ NETWORKS = {
     "unet": "3D-UNet",
     "swinunetr": "SwinUNETR",
     "unetr": "UNETR",
+    "resenc-m": "ResEnc-M",
+    "resenc-l": "ResEnc-L",
+    "plainconv": "PlainConvUNet",
+    "published-enc": "xLSTM-UNet-Enc as published",
+    "published-bot": "xLSTM-UNet-Bot as published",
 }
 PRETEXTS = {
     "segsync": "3D-SegSync",
     "mae": "MAE",
+    "mae-sparse": "Sparse MAE",
     "hiendmae": "Hi-End-MAE",
+    "hiendmae-sparse": "Sparse Hi-End-MAE",
     "voco": "VoCo",
     "swinssl": "SwinSSL",
     "swinmm": "SwinMM",
@@ -92,6 +99,8 @@ def system_name(config: RunConfig, pretext: str | None) -> str:
     bottom = "-Bottom" if config.transfer.mode == "bottom" else ""
     if pretext is None:
         return f"{network}, encoder continued{bottom}"
+    if pretext not in PRETEXTS:
+        return f"{network} from {pretext}{bottom}"
     own = pretext == "segsync" and network == XLSTM_UNET
     return f"{PRETEXTS[pretext]}{bottom}" if own else f"{PRETEXTS[pretext]}{bottom}, {network}"
 

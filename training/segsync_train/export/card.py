@@ -15,6 +15,9 @@ BASELINES = {
     "unet": "A 3D U-Net",
     "swinunetr": "A SwinUNETR",
     "unetr": "A UNETR",
+    "resenc-m": "nnU-Net's ResEnc-M network",
+    "resenc-l": "nnU-Net's ResEnc-L network",
+    "plainconv": "nnU-Net's PlainConvUNet",
 }
 
 

@@ -55,7 +55,7 @@ def export(run: Path, weights: Path, *, licence: str = "Apache-2.0", checkpoint:
     """
     found = load_checkpoint(checkpoint or RunFolder(run).best)
     config, network = trained_network(found)
-    if config.network.preset in ("swinunetr", "unetr"):
+    if config.network.preset in ("swinunetr", "unetr", "published-enc", "published-bot"):
         raise InputError(
             f"{found.path}: expected a network that is exported, found {config.network.preset!r}, which trains and is "
             "evaluated in torch alone; train an xLSTM-UNet, nnunet, resunet or unet for weights to be exported"

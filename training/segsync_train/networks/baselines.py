@@ -1,13 +1,15 @@
 """The supervised baselines of the paper's tables, from MONAI, with nnU-Net's rules for their depth and widths.
 
+`nnunet` is MONAI's network by nnU-Net's plan, trained by this project's loop; nnU-Net's own networks are in `resenc`.
+
 All behave as `XLSTMUNet` does: a list of logits in training mode, finest first, and the finest alone in evaluation.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from monai.networks.nets import DynUNet, UNet
 from torch import Tensor, nn
 
@@ -60,30 +62,51 @@ def plan(patch_zyx: Size, spacing_zyx: tuple[float, float, float]) -> Plan:
 
 
 class Baseline(nn.Module):
-    """A network of MONAI behind the interface of `XLSTMUNet`."""
+    """A network of a library behind the interface of `XLSTMUNet`."""
 
     def __init__(
-        self, network: nn.Module, in_channels: int, strides_zyx: Sequence[Size], encoder_at: str | None = None
+        self,
+        network: nn.Module,
+        in_channels: int,
+        strides_zyx: Sequence[Size],
+        *,
+        encoder_at: str | None = None,
+        heads_at: tuple[str, ...] = (),
     ) -> None:
-        """encoder_at: what the names of the weights that a pretraining gives begin with, where there is one."""
+        """encoder_at, heads_at: what the names begin with of the weights that a pretraining gives, where there is one,
+        and of those that depend on the labels.
+        """
         super().__init__()
-        self.encoder_at = encoder_at
+        self.encoder_at, self.heads_at = encoder_at, heads_at
         self.network = network
         self.in_channels = in_channels
-        z, y, x = torch.tensor(strides_zyx).prod(0).tolist()
+        self.strides_zyx = tuple(strides_zyx)
+        z, y, x = (math.prod(axis) for axis in zip(*strides_zyx, strict=True))
         self.multiple_zyx: Size = (z, y, x)
+
+    @property
+    def input_weights(self) -> tuple[str, ...]:
+        """Names of the convolutions that see as many channels as the image has: those that read it among them."""
+        named = self.named_modules()
+        return tuple(
+            f"{name}.weight" for name, m in named if isinstance(m, nn.Conv3d) and m.in_channels == self.in_channels
+        )
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits (N, K, Z, Y, X): a list in training mode (coarser ones already up-sampled), one in evaluation."""
-        found: Tensor = self.network(x)
-        if not self.training:
-            return found
-        return list(found.unbind(1)) if found.ndim == 6 else [found]
+        outputs = self._outputs(x)
+        return outputs if self.training else outputs[0]
 
     def finest(self, x: Tensor) -> Tensor:
         """The finest logits in either mode."""
-        found: Tensor = self.network(x)
-        return found[:, 0] if found.ndim == 6 else found
+        return self._outputs(x)[0]
+
+    def _outputs(self, x: Tensor) -> list[Tensor]:
+        """What the library gives: a list, one tensor that holds all stages (N, stages, K, Z, Y, X), or the finest."""
+        found: Tensor | list[Tensor] = self.network(x)
+        if isinstance(found, Tensor):
+            return list(found.unbind(1)) if found.ndim == 6 else [found]
+        return list(found)
 
 
 def baseline(name: BaselineName, in_channels: int, out_channels: int, planned: Plan) -> Baseline:

@@ -1,21 +1,30 @@
 """The network of a run, built from its settings with fresh weights."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
+
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from monai.networks.nets import UNETR, SwinUNETR
 
 from segsync.arrays import SizeZYX
 from segsync.errors import InputError
 from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import check_settings, unknown_key
 from segsync_train.networks import SegmentationNetwork
-from segsync_train.networks.baselines import Baseline, baseline, plan
+from segsync_train.networks.baselines import Baseline, BaselineName, baseline, plan
+from segsync_train.networks.features import FeatureEncoder
+from segsync_train.networks.published import PublishedConfig, PublishedEncoder, PublishedName, PublishedXLSTMUNet
+from segsync_train.networks.resenc import LibraryEncoder, ResEncConfig, ResEncName, resenc
 from segsync_train.networks.transformers import (
     SWIN_MULTIPLE,
     VIT_TOKEN,
+    SwinEncoder,
     SwinUNETRConfig,
     TransformerName,
     UNETRConfig,
+    ViTEncoder,
     swinunetr,
     unetr,
 )
@@ -32,7 +41,7 @@ def network_config(
     return _overridden(preset(name, in_channels, out_channels), overrides)
 
 
-Config = TypeVar("Config", XLSTMUNetConfig, SwinUNETRConfig, UNETRConfig)
+Config = TypeVar("Config", XLSTMUNetConfig, PublishedConfig, ResEncConfig, SwinUNETRConfig, UNETRConfig)
 
 
 def _overridden(base: Config, overrides: Mapping[str, Any]) -> Config:
@@ -45,25 +54,77 @@ def _overridden(base: Config, overrides: Mapping[str, Any]) -> Config:
 
 def build_network(config: RunConfig) -> SegmentationNetwork:
     """The run's network with fresh weights; raises InputError where its settings or the patch do not fit."""
-    name, channels = config.network.preset, len(config.channels)
+    name = config.network.preset
     if name == "swinunetr" or name == "unetr":
         return _transformer(name, config)
+    if name == "published-enc" or name == "published-bot":
+        return _published(name, config)
     network: SegmentationNetwork
     if name == "nnunet" or name == "resunet" or name == "unet":
-        if config.network.overrides:
-            raise InputError(f"network.overrides: expected none for {name}, whose shape follows from the patch")
-        try:
-            network = baseline(name, channels, config.outputs, plan(config.patch_zyx, config.spacing_zyx))
-        except ValueError as error:
-            raise InputError(f"patch_zyx: {error}, found {config.patch_zyx}; choose a larger patch") from error
+        network = _baseline(name, config)
+    elif name == "resenc-m" or name == "resenc-l" or name == "plainconv":
+        network = _resenc(name, config)
     else:
-        settings = network_config(name, config.network.overrides, channels, config.outputs)
+        settings = network_config(name, config.network.overrides, len(config.channels), config.outputs)
         try:
             network = XLSTMUNet(settings)
         except ValueError as error:
             raise InputError(f"network.overrides: {error}") from error
     _check_patch(config, network.multiple_zyx, "choose another patch or other network.overrides.strides_zyx")
     return network
+
+
+def encoder_of(network: SegmentationNetwork) -> FeatureEncoder | None:
+    """The network's encoder, if it is one that pretraining knows."""
+    if isinstance(network, XLSTMUNet):
+        return network.encoder
+    inner = network.network
+    if isinstance(inner, SwinUNETR):
+        return SwinEncoder(inner)
+    if isinstance(inner, UNETR):
+        return ViTEncoder(inner)
+    if isinstance(inner, PublishedXLSTMUNet):
+        # The block of published-bot lies outside its encoder.
+        return PublishedEncoder(inner) if inner.encoder.xlstm_layers is not None else None
+    if isinstance(inner, ResidualEncoderUNet | PlainConvUNet):
+        return LibraryEncoder(inner.encoder, network.strides_zyx)
+    return None
+
+
+def _baseline(name: BaselineName, config: RunConfig) -> Baseline:
+    if config.network.overrides:
+        raise InputError(f"network.overrides: expected none for {name}, whose shape follows from the patch")
+    try:
+        return baseline(name, len(config.channels), config.outputs, plan(config.patch_zyx, config.spacing_zyx))
+    except ValueError as error:
+        raise InputError(f"patch_zyx: {error}, found {config.patch_zyx}; choose a larger patch") from error
+
+
+def _resenc(name: ResEncName, config: RunConfig) -> Baseline:
+    settings = _overridden(ResEncConfig(), config.network.overrides)
+    try:
+        settings = settings.planned(name, plan(config.patch_zyx, config.spacing_zyx))
+    except ValueError as error:
+        raise InputError(f"network.overrides: {error}") from error
+    return resenc(name, settings, len(config.channels), config.outputs)
+
+
+def _published(name: PublishedName, config: RunConfig) -> Baseline:
+    settings, channels = _overridden(PublishedConfig(), config.network.overrides), len(config.channels)
+    _check_patch(config, _product(settings.strides_zyx), "choose another patch or other network.overrides.strides_zyx")
+    try:
+        network = PublishedXLSTMUNet(name, settings, channels, config.outputs, config.patch_zyx)
+    except ValueError as error:
+        raise InputError(f"network.overrides: {error}") from error
+    # Of channels that are tokens voxels are the features: such a network sees windows of the patch's size alone.
+    strides = settings.strides_zyx if name == "published-bot" else (config.patch_zyx,)
+    heads = ("network.decoder.seg_layers.",)
+    return Baseline(network, channels, strides, encoder_at="network.encoder.", heads_at=heads)
+
+
+def _product(strides_zyx: Iterable[SizeZYX]) -> SizeZYX:
+    z, y, x = (math.prod(axis) for axis in zip(*strides_zyx, strict=True))
+    return z, y, x
 
 
 def _transformer(name: TransformerName, config: RunConfig) -> Baseline:

@@ -3,6 +3,8 @@
 from torch import nn
 
 Stride = tuple[int, int, int]
+#: Where a library's encoder stands in an encoder here.
+WRAPPED = "wrapped."
 
 
 class FeatureEncoder(nn.Module):

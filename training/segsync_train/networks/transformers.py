@@ -20,8 +20,6 @@ TransformerName = Literal["swinunetr", "unetr"]
 SWIN_MULTIPLE, VIT_TOKEN = (32, 32, 32), (16, 16, 16)
 #: Blocks of UNETR's twelve, from 0, whose tokens its decoder takes beside the last's.
 TAKEN = (3, 6, 9)
-#: Where a pretrained transformer stands in an encoder here.
-TRANSFORMER = "transformer."
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,8 @@ class SwinUNETRConfig:
     depths: tuple[int, ...] = (2, 2, 2, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: int = 7
+    #: A residual convolution before each stage (SwinUNETR-V2, He et al. 2023), which VoCo's weights have.
+    use_v2: bool = False
 
     def __post_init__(self) -> None:
         for name, values in (("depths", self.depths), ("num_heads", self.num_heads)):
@@ -53,6 +53,8 @@ class UNETRConfig:
     hidden_size: int = 768
     mlp_dim: int = 3072
     num_heads: int = 12
+    #: Biases of queries, keys and values, which timm's ViT has (Hi-End-MAE's weights) and MONAI's has not.
+    qkv_bias: bool = False
 
     def __post_init__(self) -> None:
         if min(self.feature_size, self.hidden_size, self.mlp_dim, self.num_heads) < 1:
@@ -64,13 +66,13 @@ class SwinEncoder(FeatureEncoder):
 
     def __init__(self, network: SwinUNETR) -> None:
         super().__init__()
-        self.transformer = network.swinViT
-        self.widths = tuple(self.transformer.embed_dim * 2**stage for stage in range(5))
+        self.wrapped = network.swinViT
+        self.widths = tuple(self.wrapped.embed_dim * 2**stage for stage in range(5))
         self.strides_zyx = ((2, 2, 2),) * 5
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of every stage, finest first."""
-        return list(self.transformer(x, True))
+        return list(self.wrapped(x, True))
 
 
 class ViTEncoder(FeatureEncoder):
@@ -78,18 +80,18 @@ class ViTEncoder(FeatureEncoder):
 
     def __init__(self, network: UNETR) -> None:
         super().__init__()
-        self.transformer = network.vit
+        self.wrapped = network.vit
         self.grid: Size = network.feat_size
         self.widths = (network.hidden_size,) * (len(TAKEN) + 1)
         self.strides_zyx = (VIT_TOKEN, *((1, 1, 1),) * len(TAKEN))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Maps (N, D, z, y, x) of the layers, the last one last."""
-        return [self._map(tokens) for tokens in self._layers(self.transformer.patch_embedding(x))]
+        return [self._map(tokens) for tokens in self._layers(self.wrapped.patch_embedding(x))]
 
     def visible(self, x: Tensor, masks: Tensor) -> list[Tensor]:
         """The same, computed from the tokens of visible cells alone; zero in the masked ones. masks: (N, z, y, x)."""
-        tokens, shown = self.transformer.patch_embedding(x), ~masks.flatten(1)
+        tokens, shown = self.wrapped.patch_embedding(x), ~masks.flatten(1)
         kept = tokens[shown].reshape(len(x), -1, tokens.shape[-1])
         maps = []
         for layer in self._layers(kept):
@@ -100,11 +102,11 @@ class ViTEncoder(FeatureEncoder):
 
     def _layers(self, tokens: Tensor) -> list[Tensor]:
         taken = []
-        for number, block in enumerate(self.transformer.blocks):
+        for number, block in enumerate(self.wrapped.blocks):
             tokens = block(tokens)
             if number in TAKEN:
                 taken.append(tokens)
-        return [*taken, self.transformer.norm(tokens)]
+        return [*taken, self.wrapped.norm(tokens)]
 
     def _map(self, tokens: Tensor) -> Tensor:
         return tokens.transpose(1, 2).unflatten(2, self.grid)  # type: ignore[no-untyped-call,no-any-return]
@@ -122,8 +124,9 @@ def swinunetr(config: SwinUNETRConfig, in_channels: int, out_channels: int, patc
         depths=config.depths,
         num_heads=config.num_heads,
         window_size=config.window_size,
+        use_v2=config.use_v2,
     )
-    return Baseline(network, in_channels, [patch_zyx], encoder_at="network.swinViT.")
+    return Baseline(network, in_channels, [patch_zyx], encoder_at="network.swinViT.", heads_at=("network.out.",))
 
 
 def unetr(config: UNETRConfig, in_channels: int, out_channels: int, patch_zyx: Size) -> Baseline:
@@ -136,18 +139,12 @@ def unetr(config: UNETRConfig, in_channels: int, out_channels: int, patch_zyx: S
         hidden_size=config.hidden_size,
         mlp_dim=config.mlp_dim,
         num_heads=config.num_heads,
+        qkv_bias=config.qkv_bias,
     )
     for name, parameter in network.vit.named_parameters():
         if "cross_attn" in name:  # MONAI's blocks hold them and never use them here
             parameter.requires_grad_(False)
-    return Baseline(network, in_channels, [patch_zyx], encoder_at="network.vit.")
-
-
-def encoder_of(network: Baseline) -> FeatureEncoder | None:
-    """The network's encoder, if it is one that pretraining knows."""
-    if isinstance(network.network, SwinUNETR):
-        return SwinEncoder(network.network)
-    return ViTEncoder(network.network) if isinstance(network.network, UNETR) else None
+    return Baseline(network, in_channels, [patch_zyx], encoder_at="network.vit.", heads_at=("network.out.",))
 
 
 def resized_positions(table: Tensor, grid_zyx: Size, wanted_zyx: Size) -> Tensor:

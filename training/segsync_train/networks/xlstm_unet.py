@@ -192,6 +192,7 @@ class XLSTMUNet(nn.Module):
     """
 
     encoder_at = "encoder."
+    heads_at = ("decoder.heads.",)
     #: What sees the image itself, and so depends on how many channels it has.
     input_weights = ("encoder.stages.0.0.first.weight", "encoder.stages.0.0.shortcut.weight")
 

@@ -7,7 +7,8 @@
     (target)                x̄_i = (x_i − mean(x_i)) / std(x_i), by cell                              `normalised`
     (loss)                  L = mean over hidden cells i of ‖x̂_i − x̄_i‖² / V                         `hidden_error`
 
-A ViT sees the visible tokens alone. Convolutions and windows have no tokens to leave out (see `see`), and of a pyramid
+A ViT sees the visible tokens alone. Convolutions and windows have no tokens to leave out: they see zeros, or with
+`sparse` nothing in any layer (`ssl.sparse`). And of a pyramid
 every stage's map is a part of h, so that all are trained. There is no augmentation but the random place of the window:
 the paper found cropping alone to work well. Positions are learned, where the paper's are sines and cosines, and there
 is no class token: what is fine-tuned segments.
@@ -25,7 +26,7 @@ from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.masked import draw_masks
 from segsync_train.ssl.peers_config import AutoencoderConfig, DecoderConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
-from segsync_train.ssl.reconstruction import Tokens, hidden_error, normalised, patchify, see
+from segsync_train.ssl.reconstruction import Tokens, check_sparse, hidden_error, normalised, patchify, see
 
 #: Purpose of generators.
 MASKS = 1
@@ -43,6 +44,7 @@ class MAE(Pretext):
         stages: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        check_sparse(encoder, config)
         self.config = config
         self.grid_zyx = encoder.grid_zyx(patch_zyx, config.mask_stage)
         cells, width = math.prod(self.grid_zyx), config.decoder.width
@@ -61,7 +63,7 @@ class MAE(Pretext):
 
     def forward(self, image: Tensor, masks: Tensor) -> StepOutput:
         """image: (n, C, Z, Y, X); masks: its hidden cells."""
-        predicted = self.decode(see(self.encoder, image, masks), masks)
+        predicted = self.decode(see(self.encoder, image, masks, sparsely=self.config.sparse), masks)
         loss = hidden_error(predicted, normalised(patchify(image, self.grid_zyx)), masks)
         return StepOutput(loss, {})
 

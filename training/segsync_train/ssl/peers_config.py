@@ -38,7 +38,16 @@ class AutoencoderConfig(Frozen):
 
     mask_ratio: MaskRatio = 0.75
     mask_stage: MaskStage = -2
+    #: Masked cells stay masked in every layer of an encoder of convolutions (SparK): without it they are seen around
+    #: after a few. Needs `mask_stage` -1, so that the deepest map consists of whole cells.
+    sparse: bool = False
     decoder: DecoderConfig = DecoderConfig()
+
+    @model_validator(mode="after")
+    def _whole_cells(self) -> "AutoencoderConfig":
+        if self.sparse and self.mask_stage != -1:
+            raise ValueError(f"sparse needs cells of the deepest stage: set mask_stage to -1, found {self.mask_stage}")
+        return self
 
     def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
         """Voxels (Z, Y, X) of a window: the patch."""

@@ -1,15 +1,21 @@
 """What the pretexts share that reconstruct hidden cells: patches of voxels, tokens of feature maps, the error."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segsync.arrays import SizeZYX
+from segsync.errors import InputError
 from segsync_train.networks.features import FeatureEncoder
+from segsync_train.networks.resenc import LibraryEncoder
 from segsync_train.networks.transformers import ViTEncoder
+from segsync_train.networks.xlstm_unet import Encoder
 from segsync_train.ssl.masked import hide
+from segsync_train.ssl.peers_config import AutoencoderConfig
+from segsync_train.ssl.sparse import sparse
 
 
 def patchify(volume: Tensor, grid_zyx: SizeZYX) -> Tensor:
@@ -33,18 +39,27 @@ def hidden_error(predicted: Tensor, target: Tensor, masks: Tensor) -> Tensor:
     return (predicted[hidden].float() - target[hidden].float()).square().mean()
 
 
-def see(encoder: FeatureEncoder, image: Tensor, masks: Tensor) -> list[Tensor]:
+def see(encoder: FeatureEncoder, image: Tensor, masks: Tensor, *, sparsely: bool = False) -> list[Tensor]:
     """The encoder's maps of an image whose masked cells it is not shown.
 
     A ViT computes the visible tokens alone, as MAE's does. For an encoder of convolutions or windows the masked cells
-    are set to zero, as `segsync_train.ssl.masked` does. Dense convolutions then see the mask's shape, which SparK's
-    sparse ones (Tian et al. 2023) do not; in return the encoder is the same in pretraining and afterwards. What the
-    maps hold in masked cells is replaced by a mask token.
+    are set to zero, as `segsync_train.ssl.masked` does; sparsely: they stay so in every layer (`sparse`). What the maps
+    hold in masked cells is replaced by a mask token.
     """
     if isinstance(encoder, ViTEncoder):
         return encoder.visible(image, masks)
-    maps: list[Tensor] = encoder(hide(image, masks))
+    with sparse(encoder, masks) if sparsely else nullcontext():
+        maps: list[Tensor] = encoder(hide(image, masks))
     return maps
+
+
+def check_sparse(encoder: FeatureEncoder, config: AutoencoderConfig) -> None:
+    """Raises InputError where sparse masking is asked for and the encoder has more than convolutions and ViL blocks."""
+    if config.sparse and not isinstance(encoder, Encoder | LibraryEncoder):
+        raise InputError(
+            "pretext.sparse: expected an encoder of convolutions (an xLSTM-UNet, resenc-m, resenc-l, plainconv), found "
+            f"{type(encoder).__name__}; leave it out"
+        )
 
 
 class Tokens(nn.Module):

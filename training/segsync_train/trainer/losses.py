@@ -21,13 +21,15 @@ SMOOTH_VOXELS = 1.0
 class SegmentationLoss(nn.Module):
     """Dice + cross-entropy at every resolution of the network's output, the lesion-wise term at the finest.
 
-    A coarser output weighs half of the next finer one (Isensee et al. 2021), all together 1. Its target is the mean of
-    the one-hot target over each coarse voxel, so that a lesion of few voxels does not vanish from it.
+    A coarser output weighs half of the next finer one (Isensee et al. 2021), all together 1; without `coarsest` the
+    last one of several weighs nothing, as in nnU-Net's code. Its target is the mean of the one-hot target over each
+    coarse voxel, so that a lesion of few voxels does not vanish from it.
     """
 
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
         self.lesion_weight = config.lesion
+        self.coarsest = config.coarsest
         self.voxelwise = DiceCELoss(
             include_background=False,
             softmax=True,
@@ -40,6 +42,7 @@ class SegmentationLoss(nn.Module):
     def forward(self, outputs: Sequence[Tensor], target: Tensor, regions: Tensor | None = None) -> Tensor:
         """outputs: logits from the finest to the coarsest; regions: needed where the term has a weight."""
         total = torch.zeros((), device=target.device)
+        outputs = outputs if self.coarsest or len(outputs) < 2 else outputs[:-1]
         weights = [0.5**level for level in range(len(outputs))]
         onehot = F.one_hot(target.long(), outputs[0].shape[1]).movedim(-1, 1).float()
         for logits, weight in zip(outputs, weights, strict=True):

@@ -23,10 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from segsync.errors import InputError, SegsyncError
 from segsync_train.data.loader import batches
 from segsync_train.data.patches import Batch
-from segsync_train.networks.build import build_network
+from segsync_train.networks.build import build_network, encoder_of
 from segsync_train.networks.features import FeatureEncoder
-from segsync_train.networks.transformers import encoder_of
-from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.runs.checkpoints import (
     Checkpoint,
     load_network,
@@ -129,11 +127,11 @@ def build_pretext(config: PretrainConfig, group: Processes | None = None) -> Pre
 def build_encoder(config: PretrainConfig) -> FeatureEncoder:
     """The encoder with fresh weights; raises InputError where the settings ask for one that cannot be pretrained."""
     network = build_network(config.as_run())
-    encoder: FeatureEncoder | None = network.encoder if isinstance(network, XLSTMUNet) else encoder_of(network)
+    encoder = encoder_of(network)
     if encoder is None:
         raise InputError(
-            "network.preset: expected a network whose encoder can be pretrained (an xLSTM-UNet, swinunetr or unetr), "
-            f"found {config.network.preset!r}"
+            "network.preset: expected a network whose encoder can be pretrained (an xLSTM-UNet, published-enc, "
+            f"resenc-m, resenc-l, plainconv, swinunetr or unetr), found {config.network.preset!r}"
         )
     stages = len(encoder.widths)
     for key, stage in _mask_stages(config):

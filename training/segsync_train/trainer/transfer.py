@@ -1,12 +1,13 @@
 """What a training starts with: the weights of an earlier one, by the settings' `transfer`."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from segsync.bundle import load_bundle
 from segsync.errors import InputError, WeightsError
@@ -15,9 +16,9 @@ from segsync_train.config.settings import check_settings
 from segsync_train.networks import SegmentationNetwork
 from segsync_train.networks.baselines import Baseline
 from segsync_train.networks.build import build_network
+from segsync_train.networks.features import WRAPPED
 from segsync_train.networks.onnx_file import read_onnx
 from segsync_train.networks.transformers import (
-    TRANSFORMER,
     VIT_TOKEN,
     resized_positions,
 )
@@ -26,8 +27,6 @@ from segsync_train.runs.checkpoints import Checkpoint, load_checkpoint, load_net
 
 log = logging.getLogger(__name__)
 
-#: Where the output heads' weights stand in an xLSTM-UNet.
-HEADS = "decoder.heads."
 #: A ViT's learned positions.
 POSITIONS = "patch_embedding.position_embeddings"
 
@@ -63,11 +62,15 @@ def transfer(network: SegmentationNetwork, config: TransferConfig, run: RunConfi
     """
     if config.mode == "none" or config.checkpoint is None:
         return Inherited()
-    own = network.state_dict()
+    own = weights_of(network)
     if config.mode == "network":
         weights, made = _network(config.checkpoint)
-        # An exported file holds the finest head alone; those of deep supervision start anew.
-        wanted = [name for name in own if name in weights or not name.startswith(HEADS)]
+        # An exported file holds the finest head alone; those of deep supervision start anew, and so do all where the
+        # labels are others.
+        wanted = [name for name in own if not name.startswith(network.heads_at) or _same(name, own, weights)]
+        anew = [name for name in own if name not in wanted and name in weights]
+        if anew:
+            log.warning("%s: of other labels; %s start anew", config.checkpoint, ", ".join(anew))
     elif network.encoder_at is None:
         raise InputError(
             "transfer: expected a network whose encoder can be pretrained, found a baseline; set transfer.mode to none"
@@ -80,10 +83,7 @@ def transfer(network: SegmentationNetwork, config: TransferConfig, run: RunConfi
                 raise InputError("transfer.mode: expected full, found 'bottom', which only an xLSTM-UNet has")
             taken_over += f"stages.{len(network.encoder.stages) - 1}."
         wanted = [name for name in own if name.startswith(taken_over)]
-    if isinstance(network, XLSTMUNet):
-        for name in network.input_weights:
-            if name in wanted and name in weights:
-                weights[name] = _fitted(weights[name], network.in_channels)
+    fit_input(weights, network, wanted)
     for name in wanted:
         found = tuple(weights[name].shape) if name in weights else "no such tensor"
         if found != tuple(own[name].shape):
@@ -91,7 +91,9 @@ def transfer(network: SegmentationNetwork, config: TransferConfig, run: RunConfi
                 f"{config.checkpoint}: the checkpoint is of another network: {name}: expected "
                 f"{tuple(own[name].shape)}, found {found}; use the network it was trained with"
             )
-    network.load_state_dict({**own, **{name: weights[name] for name in wanted}})
+    with torch.no_grad():
+        for name in wanted:
+            own[name].copy_(weights[name])
     if run is not None:
         _compare_scales(config.checkpoint, made.get("config", {}), run)
     log.info("%d of %d tensors taken over from %s", len(wanted), len(own), config.checkpoint)
@@ -99,8 +101,40 @@ def transfer(network: SegmentationNetwork, config: TransferConfig, run: RunConfi
     factors = {name: config.lr_factor for name, _ in network.named_parameters() if name in taken}
     before = made.get("inherited", {})
     steps, hours = made["step"] + before.get("steps", 0), made["hours"] + before.get("hours", 0.0)
-    pretext = made["config"]["pretext"]["kind"] if made.get("kind") == "pretrain" else None
-    return Inherited(factors, steps, hours, pretext)
+    return Inherited(factors, steps, hours, _pretext(made))
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """A network's parameters and buffers by name, each once: some libraries hold theirs under several names."""
+    kept = network.state_dict().keys()
+    named = (*network.named_parameters(), *network.named_buffers())
+    return {name: tensor for name, tensor in named if name in kept}
+
+
+def fit_input(weights: dict[str, Tensor], network: SegmentationNetwork, names: Collection[str]) -> list[str]:
+    """Fit the convolutions that see the image, of those named, to the network's number of channels; says which."""
+    own, fitted = weights_of(network), []
+    for name in network.input_weights:
+        if name in names and name in weights and name in own:
+            before, wanted = weights[name].shape, own[name].shape
+            if before[1] != wanted[1] and (before[0], *before[2:]) == (wanted[0], *wanted[2:]):
+                weights[name] = _fitted(weights[name], network.in_channels)
+                fitted.append(name)
+    return fitted
+
+
+def _same(name: str, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
+    return name in weights and weights[name].shape == own[name].shape
+
+
+def _pretext(made: Mapping[str, Any]) -> str | None:
+    """What an encoder was pretrained by: a pretext of ours, or the name that an import was given."""
+    if made.get("kind") == "import":
+        return str(made["name"])
+    if made.get("kind") != "pretrain":
+        return None
+    settings = made["config"]["pretext"]
+    return f"{settings['kind']}-sparse" if settings.get("sparse") else str(settings["kind"])
 
 
 def _compare_scales(path: Path, before: Mapping[str, Any], run: RunConfig) -> None:
@@ -146,9 +180,7 @@ def _encoder(path: Path, network: SegmentationNetwork) -> Weights:
     """The encoder's weights by the network's names, of a pretraining's checkpoint or a fine-tuning's (the running mean
     where one was kept), and its state."""
     checkpoint, at = load_checkpoint(path), str(network.encoder_at)
-    pretrained = {
-        f"{at}{name.removeprefix(TRANSFORMER)}": tensor for name, tensor in checkpoint.part("encoder").items()
-    }
+    pretrained = {f"{at}{name.removeprefix(WRAPPED)}": tensor for name, tensor in checkpoint.part("encoder").items()}
     found = pretrained or _averaged(checkpoint)
     if not any(name.startswith(at) for name in found):
         raise WeightsError(f"{path}: expected an encoder's weights, found none; give a pretraining's checkpoint")
