@@ -50,6 +50,14 @@ ENV PATH=/opt/venv/bin:$PATH \
     OPENBLAS_NUM_THREADS=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Known to whoever builds: `export.sh` gives them.
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="segsync-isles" \
+    org.opencontainers.image.description="Stroke and brain-lesion segmentation with 3D-SegSync; for research, not for care" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 # By number, so that an orchestrator can tell that it is not root.
 USER 1000
 WORKDIR /home/segsync

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3))
-SCRIPTS := test.sh export.sh test/platform.sh .ci/run .ci/wheel-test .ci/container-test .ci/docker-engine
+SCRIPTS := test.sh export.sh test/platform.sh .ci/run .ci/wheel-test .ci/training-test .ci/container-test .ci/docker-engine
 
 .PHONY: help
 help:  ## list the targets
@@ -14,25 +14,30 @@ help:  ## list the targets
 .PHONY: setup
 setup: .venv/.dev  ## make .venv with everything: runtime, training and development
 
-# torch first and by its bare requirement: where a wheel built for the CPU lies ready, pip takes that one.
-.venv/.dev: pyproject.toml requirements/dev.lock requirements/build.lock
+# torch by its bare version: where a wheel built for the CPU lies ready, pip takes that one. What it needs beside NVIDIA's
+# packages is there already, from the lock.
+.venv/.dev: pyproject.toml requirements/dev.lock requirements/build.lock requirements/torch.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	source .venv/bin/activate
-	pip install torch==2.13.0
-	pip install --quiet --constraint requirements/dev.lock --editable '.[cpu,train,dev,dicom]'
+	pip install --quiet --require-hashes --requirement requirements/build.lock
+	pip install --quiet --require-hashes --no-deps --requirement requirements/dev.lock
+	pip install --requirement requirements/torch.lock
+	pip install --quiet --no-deps --no-build-isolation --editable .
 	touch .venv/.runtime .venv/.dev
 
 .PHONY: check
 check: lint types test  ## lint, types and the whole test suite: what must be green before a change is merged
 
 .PHONY: lint
-lint: .venv/.dev  ## ruff, the layers of the architecture, hadolint and shellcheck
+lint: .venv/.dev  ## ruff, the layers of the architecture, the Dockerfile, the scripts, the forges' workflows
 	source .venv/bin/activate
 	ruff check .
 	ruff format --check .
 	lint-imports --no-cache
 	hadolint Dockerfile
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
 	shellcheck --external-sources $(SCRIPTS)
 
 .PHONY: types
@@ -42,6 +47,18 @@ types: .venv/.dev  ## mypy, strict
 .PHONY: test
 test: .venv/.dev  ## the whole test suite
 	.venv/bin/pytest --numprocesses auto --dist worksteal
+
+.PHONY: coverage
+coverage: .venv/.dev  ## the suite once more, with the lines and branches that it runs: build/coverage
+	.venv/bin/pytest --numprocesses auto --dist worksteal --cov --cov-report term:skip-covered --cov-report html
+
+.PHONY: docs
+docs: .venv/.dev  ## the documentation as a site in build/site: links checked, its notebook executed
+	.venv/bin/mkdocs build --strict --quiet
+
+.PHONY: sbom
+sbom: .venv/.dev  ## the bill of materials of the image's packages: segsync-isles.cdx.json
+	.venv/bin/cyclonedx-py requirements requirements/runtime-gpu.lock --output-file segsync-isles.cdx.json
 
 .PHONY: fuzz
 fuzz: .venv/.dev  ## the property tests on examples drawn anew
@@ -93,8 +110,8 @@ synthesis-pictures: .venv/.dev  ## docs/results/synthesis.md anew: twenty synthe
 cross-modality: .venv/.dev  ## docs/results/cross-modality.md anew: trained on one contrast, tested on all three
 	.venv/bin/python docs/results/cross_modality.py $(OPTIONS)
 
-# Exact versions within pyproject.toml's bounds. The runtime's are hashed, since they go into images. torch's wheel may
-# come from another file, so the development ones are not, and NVIDIA's packages stay out: they follow torch's wheel.
+# Exact versions within pyproject.toml's bounds, with hashes. torch has none: its wheel may come from another file, so that it
+# has a lock of its own, in which its version is raised by hand; NVIDIA's packages follow torch's wheel.
 UV_COMPILE := .venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28
 .PHONY: lock
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
@@ -104,13 +121,13 @@ lock: .venv/.dev  ## resolve the lock files in requirements/ anew
 	$(UV_COMPILE) --generate-hashes --extra gpu --constraint requirements/runtime-cpu.lock \
 	  --output-file requirements/runtime-gpu.lock pyproject.toml
 	$(UV_COMPILE) --generate-hashes --output-file requirements/build.lock - <<< $$'hatchling>=1.27\neditables>=0.5'
-	$(UV_COMPILE) --annotation-style line --extra cpu --extra train --extra dev --extra dicom \
-	  --constraint requirements/runtime-cpu.lock pyproject.toml |
-	  sed -E '/^(cuda|nvidia|triton)/d; s/^(torch==[0-9.]+)\+cpu/\1/' > dev.lock.part
+	$(UV_COMPILE) --generate-hashes --annotation-style line --extra cpu --extra train --extra dev --extra dicom \
+	  --constraint requirements/runtime-cpu.lock --constraint requirements/torch.lock pyproject.toml |
+	  awk '/^[a-z]/ { kept = !/^(cuda|nvidia|torch|triton)[-=]/ } kept || /^#/' > dev.lock.part
 	mv dev.lock.part requirements/dev.lock
 
 .PHONY: clean
 clean:  ## remove .venv, caches, archives and outputs
-	rm -rf .venv build dist test/output segsync-isles.tar.gz model.tar.gz *.egg-info
+	rm -rf .venv build dist test/output segsync-isles.tar.gz model.tar.gz segsync-isles.cdx.json *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find app training test -name __pycache__ -type d -prune -exec rm -rf {} +

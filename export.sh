@@ -35,8 +35,10 @@ if ! docker version >/dev/null 2>&1; then
   echo "no Docker engine answers here: $image.tar.gz was not written" >&2
   exit 3
 fi
+version=$(sed -nE 's/^__version__ = "(.*)"/\1/p' app/segsync/__init__.py)
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 docker build --platform linux/amd64 --tag "$image" --build-arg RUNTIME="$runtime" --build-arg API="$api" \
-  ${build_arguments[@]+"${build_arguments[@]}"} .
+  --build-arg VERSION="$version" --build-arg REVISION="$revision" ${build_arguments[@]+"${build_arguments[@]}"} .
 compress=gzip
 if command -v pigz >/dev/null; then compress=pigz; fi
 docker save "$image" | "$compress" --fast >"$image.tar.gz.part"

@@ -11,7 +11,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
+LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)#\s]+)\)")
 MARKER = "<!-- commands -->"
 COMMANDS = {"segsync": "segsync.cli", "segsync-train": "segsync_train.cli"}
 
@@ -27,18 +27,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links out of docs/ are turned to where `on_files` puts their targets; folders, which are no page, lose theirs."""
-    here = posixpath.dirname(posixpath.join("docs", page.file.src_uri))
+    """Links out of docs/ lead to what `on_files` added; those to folders and code, which are no pages, lose theirs."""
+    here = posixpath.dirname(page.file.src_uri)
 
     def moved(link: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(here, link[1]))
-        return (
-            link[1]
-            if target.startswith("docs/")
-            else posixpath.relpath(target, here.removeprefix("docs").lstrip("/") or ".")
-        )
+        target = posixpath.normpath(posixpath.join("docs", here, link[2]))
+        if target.startswith("docs/"):
+            return link[0]
+        return f"[{link[1]}]({posixpath.relpath(target, here or '.')})" if files.get_file_from_path(target) else link[1]
 
-    markdown = re.sub(r"\[([^\]]+)\]\((?:\.\./)+training/configs/?\)", r"\1", markdown)
     markdown = LINK.sub(moved, markdown)
     return markdown.replace(MARKER, "\n".join(map(_help_of, COMMANDS))) if MARKER in markdown else markdown
 

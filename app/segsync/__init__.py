@@ -12,4 +12,4 @@ from segsync.pipeline import Case
 from segsync.predict import Model, Result, Settings, load
 
 __all__ = ["Case", "Grid", "Model", "Result", "SegsyncError", "Settings", "Volume", "load"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
