@@ -98,6 +98,10 @@ ablation: .venv/.dev  ## docs/results/ablation.md anew: what the xLSTM-UNet's Vi
 comparison: .venv/.dev  ## docs/results/comparison.md anew: every system of the paper, by one loop
 	.venv/bin/python docs/results/comparison.py $(OPTIONS)
 
+.PHONY: heart
+heart: .venv/.dev  ## docs/results/heart.md anew: real hearts, few labels and many (days; it goes on where it was)
+	.venv/bin/python docs/results/heart.py $(OPTIONS)
+
 .PHONY: comparison-smoke
 comparison-smoke: .venv/.dev  ## the whole comparison on eight cases, in minutes: every table and figure
 	.venv/bin/pytest test/test_comparison_script.py
