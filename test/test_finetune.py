@@ -167,12 +167,13 @@ def test_weights_that_are_no_numbers_are_never_the_best(cases: Path, tmp_path: P
 def test_a_label_that_no_validation_case_holds_does_not_raise_the_score(
     cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is named once, before the first step, and the score is the ball's alone."""
+    """It is named for each part, before the first step, and the score is the ball's alone."""
     config = run_config(cases, labels={1: "ball", 3: "typo"})
     finetune(config, tmp_path / "run")
     said = [record.getMessage() for record in caplog.records if "typo" in record.getMessage()]
-    assert len(said) == 1
-    assert said[0].startswith("label 3 (typo): none of the 1 validation cases holds it")
+    assert len(said) == 2
+    assert said[0].startswith("label 3 (typo): none of the 3 training cases holds it, so that it is never learned")
+    assert said[1].startswith("label 3 (typo): none of the 1 validation cases holds it")
     lines = [line for line in read_log(tmp_path / "run") if "validation/score" in line]
     assert lines
     for line in lines:

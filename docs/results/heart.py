@@ -124,12 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pretrain-set", action="append", default=[], help="KEY=VALUE over those of pretraining")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    options.seeds = min(options.seeds, 2) if options.smoke else options.seeds
     head = introduction(options)
     if options.smoke:
         options.set += [*SMOKE, "batch=1", "validation.overlays=0"]
         options.pretrain_set += [*SMOKE, "batch=2", "held_out.volumes=2", "held_out.fraction=0.4"]
         options.pretrain_set += ["stop_on_collapse=false", "head={hidden: 8, bottleneck: 4, prototypes: 8}"]
-        options.seeds = min(options.seeds, 2)
     hearts = divided(options)
     every = (2, 5) if options.explore else (2, 5, 10, len(hearts.training))
     counts = options.labels or ([2] if options.smoke else every)

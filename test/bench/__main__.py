@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import mlstm
+import networks
 import pipeline
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +15,7 @@ from sections import Section
 
 from segsync_train.runs.folder import commit
 
-PARTS = {"pipeline": pipeline.measure, "mlstm": mlstm.measure}
+PARTS = {"pipeline": pipeline.measure, "mlstm": mlstm.measure, "networks": networks.measure}
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 INTRODUCTION = """# Performance
 

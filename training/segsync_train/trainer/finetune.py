@@ -21,7 +21,7 @@ from segsync.errors import SegsyncError
 from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.data.augment import Augmentation
 from segsync_train.data.loader import batches
-from segsync_train.data.patches import Batch, PatchDataset
+from segsync_train.data.patches import Batch, FolderSource, PatchDataset
 from segsync_train.data.sources import Data, open_data
 from segsync_train.data.splits import SPLIT_FILE, write_split
 from segsync_train.networks import SegmentationNetwork
@@ -100,14 +100,26 @@ def _run(config: RunConfig, run: RunFolder, group: Processes, resume: bool, shou
             write_split(data.split, config.data.group, run.folder / SPLIT_FILE)
         run.create(config)
     if group.main:
-        for value, name in labels_in_none(data.validation, config.labels).items():
-            log.warning(
-                "label %d (%s): none of the %d validation cases holds it, so that its Dice tells nothing; "
-                "check labels, or validate on other cases", value, name, len(data.validation),
-            )  # fmt: skip
+        _warn_of_labels(data, config)
     training = _FineTuning(config, run, data, network, device, group, inherited, checkpoint)
     with memory_of_training(lambda: f"{device}, step {training.step}, {config.batch} patches of {config.patch_zyx}"):
         return training.run_to_end(should_stop)
+
+
+def _warn_of_labels(data: Data, config: RunConfig) -> None:
+    """Say which labels nothing is learned of, or nothing is known of afterwards."""
+    if isinstance(data.source, FolderSource):
+        count = len(data.source.cases)
+        for value, name in labels_in_none(data.source.cases, config.labels).items():
+            log.warning(
+                "label %d (%s): none of the %d training cases holds it, so that it is never learned; check labels, or "
+                "train on other cases (another fold, more labelled)", value, name, count,
+            )  # fmt: skip
+    for value, name in labels_in_none(data.validation, config.labels).items():
+        log.warning(
+            "label %d (%s): none of the %d validation cases holds it, so that its Dice tells nothing; check labels, or "
+            "validate on other cases", value, name, len(data.validation),
+        )  # fmt: skip
 
 
 class _FineTuning:

@@ -117,8 +117,13 @@ def summary(scores: Sequence[CaseScore]) -> dict[str, float]:
 
 def labels_in_none(cases: Sequence[LabelledCase], labels: Mapping[int, str]) -> dict[int, str]:
     """Those of the settings' labels, values and names, that no case holds."""
-    present = {int(index) for case in cases for index in np.unique(case.label)}
-    return {value: name for index, (value, name) in enumerate(labels.items(), start=1) if index not in present}
+    missing = dict(enumerate(labels, start=1))
+    for case in cases:
+        for index in np.unique(case.label):
+            missing.pop(int(index), None)
+        if not missing:  # most often after a case or two; the others need not be read
+            break
+    return {value: labels[value] for value in missing.values()}
 
 
 def windows_of(patch_zyx: SizeZYX, multiple_zyx: SizeZYX, overlap: float) -> Windows:
