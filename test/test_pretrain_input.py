@@ -19,6 +19,7 @@ from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.config.settings import load_settings
 from segsync_train.data.dataset import find_cases
 from segsync_train.data.layout import CaseFiles
+from segsync_train.data.patches import FolderSource
 from segsync_train.data.sources import Data
 from segsync_train.data.splits import split_cases
 from segsync_train.runs.devices import Processes
@@ -91,6 +92,23 @@ def test_volumes_are_kept_on_the_disk_and_read_once(
     assert np.array_equal(image, second.held_out[0].image)
     assert not first.held_out[0].label.any()
     assert abs(float(image.mean())) < 0.5  # the runtime's normalisation
+
+
+def test_one_unreadable_volume_does_not_end_a_pretraining(
+    cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is named and left out; of more than the stated fraction the run does not begin."""
+    broken = tmp_path / "set"
+    write_cases(broken, 6)
+    (broken / "imagesTr" / "case1_0000.nii.gz").write_bytes(b"not an image")
+    data = {"kind": "folder", "folders": [{"folder": str(broken), "layout": "nnunet"}]}
+    opened = open_volumes(pretrain_config(cases, data={**data, "unreadable": 0.2}), tmp_path / "run", Processes())
+    assert isinstance(opened.source, FolderSource)
+    assert len(opened.source.cases) + len(opened.held_out) == 5
+    assert "1 of 6 volumes cannot be read and are left out" in caplog.text
+    assert "case1_0000.nii.gz: expected" in caplog.text
+    with pytest.raises(InputError, match=r"case1_0000\.nii\.gz: expected"):
+        open_volumes(pretrain_config(cases, data={**data, "unreadable": 0.1}), tmp_path / "run", Processes())
 
 
 def test_synthetic_cases_are_volumes_as_well(cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

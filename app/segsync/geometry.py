@@ -74,9 +74,9 @@ class Grid:
         z, y, x = (side - 1 for side in self.size_zyx)
         return self.points([(k, j, i) for k in (0, z) for j in (0, y) for i in (0, x)])
 
-    def same_as(self, other: "Grid") -> bool:
-        """Whether both have the same voxels at the same places."""
-        tolerance = SAME_GRID_VOXELS * min(*self.spacing_zyx, *other.spacing_zyx)
+    def same_as(self, other: "Grid", voxels: float = SAME_GRID_VOXELS) -> bool:
+        """Whether both have the same voxels at the same places, to this fraction of a voxel."""
+        tolerance = voxels * min(*self.spacing_zyx, *other.spacing_zyx)
         return self.size_zyx == other.size_zyx and bool(np.abs(self.corners() - other.corners()).max() <= tolerance)
 
     def describe(self) -> str:
@@ -204,9 +204,12 @@ def respaced(grid: Grid, spacing_zyx: Triple) -> Grid:
     return replace(unplaced, origin=(float(ox), float(oy), float(oz)))
 
 
-def _reordered(volume: Volume, target: Grid) -> npt.NDArray[np.generic] | None:
-    """The array on `target` where that grid is a mere turn of the volume's own, else None."""
-    if not canonical_grid(volume.grid).same_as(canonical_grid(target)):
+def reordered(volume: Volume, target: Grid, voxels: float = SAME_GRID_VOXELS) -> npt.NDArray[np.generic] | None:
+    """The array on `target` where that grid is a mere turn of the volume's own, else None.
+
+    voxels: the fraction of a voxel by which the corners may lie apart.
+    """
+    if not canonical_grid(volume.grid).same_as(canonical_grid(target), voxels):
         return None
     axes, flips = canonical_axes(volume.grid)
     canonical = _mirrored(volume.array.transpose(axes), flips)
@@ -225,7 +228,7 @@ def resample(volume: Volume, target: Grid, *, outside: float = 0.0, antialias: b
     interpolated: the values come back bit for bit. With `antialias`, axes along which `target` is coarser are first
     smoothed to its resolution (Gaussian whose FWHM² is the difference of the squared voxel sizes). Raises MemoryError.
     """
-    turned = _reordered(volume, target)
+    turned = reordered(volume, target)
     if turned is not None:
         return np.ascontiguousarray(turned, dtype=np.float32)
     with memory_errors():

@@ -15,7 +15,7 @@ from segsync.arrays import Array, LabelMap, Mask, SizeZYX
 from segsync.bundle import InferenceSpec
 from segsync.errors import ChannelError, InputError, ResourceError
 from segsync.geometry import Grid, Volume
-from segsync.images import read
+from segsync.images import read, read_adc
 from segsync.postprocess import BYTES_A_VOXEL, labels_on
 from segsync.preprocess import Prepared, RegionFinder, prepare
 from segsync.sliding_window import InferenceStatistics, Predictor, Windows, all_flips, predict
@@ -46,12 +46,15 @@ class Case:
             channel: Its name.
 
         Returns:
-            The volume, or None if the case has no such channel.
+            The volume, or None if the case has no such channel. An ADC that is missing is fitted if the DWI is a
+            diffusion series with its b-values; the volume's warnings say so.
 
         Raises:
             InputError: The file cannot be read.
         """
         source = self.channels.get(channel)
+        if source is None and channel == "adc" and isinstance(series := self.channels.get("dwi"), Path):
+            return read_adc(series)
         return read(source) if isinstance(source, Path) else source
 
     @contextlib.contextmanager

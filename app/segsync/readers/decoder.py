@@ -51,7 +51,7 @@ def decode(kind: str, paths: Sequence[Path], promised: int, named: Path) -> npt.
             )
         except subprocess.TimeoutExpired as error:
             raise InputError(
-                f"{named}: expected pixels that can be decoded, found no end after {WAIT * seconds} s; convert the image"
+                f"{named}: expected pixels that can be decoded, found no end after {WAIT * seconds} s; convert it"
             ) from error
         if done.returncode != 0:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines()

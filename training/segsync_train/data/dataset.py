@@ -13,7 +13,7 @@ import numpy as np
 from segsync.arrays import LabelMap
 from segsync.bundle import ChannelSpec, load_bundle, load_bundle_spec
 from segsync.errors import InputError
-from segsync.geometry import Grid, Volume, resample
+from segsync.geometry import Grid, Volume, reordered, resample
 from segsync.images import read
 from segsync.pipeline import Case
 from segsync.preprocess import prepare
@@ -26,6 +26,10 @@ from segsync_train.data.layout import CaseFiles
 
 log = logging.getLogger(__name__)
 
+#: A label map lies on its image's grid where the corners agree to this fraction of a voxel.
+SAME_PLACE_VOXELS = 0.1
+#: Label values are whole to this.
+ROUNDING = 1e-3
 #: Part of the cache's name: counted up when what is stored changes.
 CACHE_FORMAT = 1
 
@@ -93,7 +97,7 @@ def prepare_case(files: CaseFiles, config: RunConfig, region_model: RegionModel 
         return build_case(files.name, prepared.array, background, prepared.tissue, config.spacing_zyx)
     label = read_label(files, config.labels)
     path = files.label_files[0]
-    check_grid(path, label.grid, files.images[reference], grids[reference])
+    label = on_grid(path, label, files.images[reference], grids[reference])
     check_values(path, label, config.labels)
     mapped = labels_onto(label, prepared.grid, list(config.labels))
     return build_case(files.name, prepared.array, mapped, prepared.tissue, config.spacing_zyx)
@@ -107,7 +111,7 @@ def read_label(files: CaseFiles, labels: Mapping[int, str]) -> Volume:
     a file is no label map, a value is not of the set, the masks are on different grids, or a name has no mask.
     """
     if files.label is not None:
-        label = read(files.label)
+        label = read_values(files.label)
         return _renamed(files.label, label, files.values) if files.values else label
     painted: Volume | None = None
     for value, name in labels.items():
@@ -120,8 +124,8 @@ def read_label(files: CaseFiles, labels: Mapping[int, str]) -> Volume:
             mask = read(path)
             if painted is None:
                 painted = Volume(np.zeros(mask.array.shape, np.uint8), mask.grid)
-            check_grid(path, mask.grid, files.label_files[0], painted.grid)
-            values = np.asarray(mask.array, dtype=np.float32)
+            mask = on_grid(path, mask, files.label_files[0], painted.grid)
+            values = np.nan_to_num(np.asarray(mask.array, dtype=np.float32))
             if values.max() > 0:
                 painted.array[values >= values.max() / 2] = value
     assert painted is not None
@@ -147,13 +151,32 @@ def few(values: Iterable[float]) -> str:
     return ", ".join([*(f"{value:g}" for value in listed[:10]), *(["…"] if len(listed) > 10 else [])])
 
 
-def check_grid(path: Path, grid: Grid, image: Path, expected: Grid) -> None:
-    """Raise InputError where a label map or mask is on another grid than the image it belongs to."""
-    if not grid.same_as(expected):
+def on_grid(path: Path, label: Volume, image: Path, expected: Grid) -> Volume:
+    """A label map, mask or map voxel by voxel on the grid of the image it belongs to.
+
+    The same voxels may be stored in another order of axes, and lie up to SAME_PLACE_VOXELS beside the image's: a qform
+    and an sform, or an origin of two decimals, make no other image. Raises InputError where the grid is another.
+    """
+    array = reordered(label, expected, SAME_PLACE_VOXELS)
+    if array is None:
         raise InputError(
             f"{path}: expected the grid of {image.name} ({expected.describe()}), found "
-            f"{grid.describe()}{_moved(grid, expected)}; give label and image of one grid"
+            f"{label.grid.describe()}{_moved(label.grid, expected)}; give label and image of one grid"
         )
+    return Volume(np.ascontiguousarray(array), expected, label.warnings)
+
+
+def read_values(path: Path) -> Volume:
+    """A label map whose values are whole but for rounding, as whole numbers; voxels that are no number are 0.
+
+    What is farther from whole numbers is left as it is, for the checks to name.
+    """
+    volume = read(path)
+    if volume.array.dtype.kind != "f":
+        return volume
+    values = np.nan_to_num(volume.array, nan=0.0)
+    whole = np.rint(values)
+    return Volume(whole if np.abs(values - whole).max() <= ROUNDING else values, volume.grid, volume.warnings)
 
 
 def check_values(path: Path, label: Volume, labels: Mapping[int, str]) -> None:
@@ -202,24 +225,42 @@ def build_cache(
     Runs with the same preprocessing share a cache; a case whose files have changed is made again. Raises InputError
     or OutputError of the first case that fails, and says how many more do.
     """
-    base = cache / _key(_preprocessing(config))
-    region_model = None if config.region_model is None else RegionModel(load_bundle(config.region_model), "cpu")
-
-    def one(files: CaseFiles) -> Path:
-        folder = base / f"{files.name}-{_key(_fingerprint(files))}"
-        if not folder.is_dir():
-            store_case(prepare_case(files, config, region_model), folder)
-        progress()
-        return folder
-
-    with ThreadPoolExecutor(max_workers=max(1, threads)) as executor:
-        futures = [executor.submit(one, files) for files in cases]
-        failures = [error for future in futures if (error := future.exception()) is not None]
+    made = try_cache(cases, config, cache, threads=threads, progress=progress)
+    failures = [found for found in made if isinstance(found, InputError)]
     for failure in failures[1:]:
         log.error("%s", failure)
     if failures:
         raise failures[0]
-    return [future.result() for future in futures]
+    return [found for found in made if isinstance(found, Path)]
+
+
+def try_cache(
+    cases: Sequence[CaseFiles],
+    config: RunConfig,
+    cache: Path,
+    *,
+    threads: int = 1,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Path | InputError]:
+    """As `build_cache`, but of a case whose images are not what they should be the error in its folder's place.
+
+    Raises OutputError.
+    """
+    base = cache / _key(_preprocessing(config))
+    region_model = None if config.region_model is None else RegionModel(load_bundle(config.region_model), "cpu")
+
+    def one(files: CaseFiles) -> Path | InputError:
+        folder = base / f"{files.name}-{_key(_fingerprint(files))}"
+        try:
+            if not folder.is_dir():
+                store_case(prepare_case(files, config, region_model), folder)
+        except InputError as error:
+            return error
+        progress()
+        return folder
+
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as executor:
+        return list(executor.map(one, cases))
 
 
 def open_cases(folders: Sequence[Path]) -> list[LabelledCase]:

@@ -10,7 +10,7 @@ from segsync.errors import InputError
 from segsync.geometry import Grid, Volume
 from segsync.images import read
 from segsync_train.data.adapters import DATASETS
-from segsync_train.data.dataset import check_grid, check_values, few, find_cases, read_label
+from segsync_train.data.dataset import check_values, few, find_cases, on_grid, read_label
 from segsync_train.data.formats import bids_channels, bids_everything, nnunet_description, nnunet_everything
 from segsync_train.data.layout import CaseFiles, DataSet
 from segsync_train.runs.progress import StepProgress
@@ -144,7 +144,7 @@ def _label(case: CaseFiles, labels: Mapping[int, str], reference: str, grids: Ma
     else:
         _check_whole(case, path, label)
     if reference in grids:
-        check_grid(path, label.grid, case.images[reference], grids[reference])
+        on_grid(path, label, case.images[reference], grids[reference])
     return bool(label.array.any())
 
 

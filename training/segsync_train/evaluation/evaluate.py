@@ -22,9 +22,9 @@ from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.config.settings import check_settings
 from segsync_train.data.dataset import (
     check_files,
-    check_grid,
     check_values,
     find_cases,
+    on_grid,
     public,
     read_label,
 )
@@ -182,6 +182,7 @@ def evaluate_model(
         for files in cases:
             segmented = pipeline.segment(Case(files.name, files.images), Options(mirror=mirror))
             predicted, label = Volume(segmented.mask, segmented.grid), read_label(files, pipeline.spec.labels)
+            label = on_grid(files.label_files[0], label, files.images[pipeline.reference], segmented.grid)
             rows += score_case(files.name, label, predicted, pipeline.spec.labels, rules)
             if masks is not None:
                 write(predicted.array, predicted.grid, masks / f"{files.name}.nii.gz")
@@ -193,7 +194,7 @@ def check_pair(files: CaseFiles, pipeline: Pipeline) -> None:
     """Raise InputError where reference image and labels are on different grids or a label is not the model's."""
     image, path, labels = files.images[pipeline.reference], files.label_files[0], pipeline.spec.labels
     label = read_label(files, labels)
-    check_grid(path, label.grid, image, read(image).grid)
+    on_grid(path, label, image, read(image).grid)
     check_values(path, label, labels)
 
 

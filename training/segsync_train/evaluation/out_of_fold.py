@@ -23,8 +23,9 @@ from segsync.arrays import Array
 from segsync.atomic import whole_file, why_not
 from segsync.errors import InputError, OutputError
 from segsync.geometry import Volume
+from segsync.images import read
 from segsync_train.config.settings import Frozen
-from segsync_train.data.dataset import check_values, read_label
+from segsync_train.data.dataset import check_values, on_grid, read_label
 from segsync_train.data.layout import CaseFiles
 
 SETTINGS_FILE = "crossval.yaml"
@@ -60,18 +61,22 @@ class OutOfFoldCase:
     files: CaseFiles
     stored: Path
     labels: Mapping[int, str]
+    #: The channel whose grid the probabilities lie on.
+    reference: str
 
     def read(self) -> tuple[Volume, Array]:
         """Read labels and probabilities.
 
         Returns:
-            The label map on its own grid, and the probabilities (L, Z, Y, X) float32 on the same.
+            The label map on the reference image's grid, and the probabilities (L, Z, Y, X) float32 on the same.
 
         Raises:
             InputError: A file is missing or none, or they are of different cases.
         """
         label = read_label(self.files, self.labels)
-        check_values(self.files.label_files[0], label, self.labels)
+        image, path = self.files.images[self.reference], self.files.label_files[0]
+        label = on_grid(path, label, image, read(image).grid)
+        check_values(path, label, self.labels)
         try:
             with np.load(self.stored) as stored:
                 probabilities = np.asarray(stored["probabilities"], dtype=np.float32)
@@ -157,7 +162,7 @@ def read_out_of_fold(crossval: Path) -> OutOfFold:
                     "the folds are of different splits: train them again"
                 )
             stored = fold_folder(crossval, fold.fold) / FOLDER / PROBABILITIES / f"{name}.npz"
-            cases[name] = OutOfFoldCase(name, fold.fold, fold.groups[name], files, stored, fold.labels)
+            cases[name] = OutOfFoldCase(name, fold.fold, fold.groups[name], files, stored, fold.labels, fold.reference)
     ordered = tuple(cases[name] for name in sorted(cases))
     return OutOfFold(first.task, first.reference, first.labels, first.folds, ordered)
 

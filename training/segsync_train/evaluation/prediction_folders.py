@@ -9,7 +9,7 @@ import numpy as np
 from segsync.errors import InputError
 from segsync.geometry import Volume
 from segsync.images import read, stem_of, suffix_of
-from segsync_train.data.dataset import check_grid, check_values
+from segsync_train.data.dataset import check_values, on_grid, read_values
 from segsync_train.evaluation.metrics import Rules, score
 from segsync_train.evaluation.summary import Row
 from segsync_train.runs.progress import StepProgress
@@ -64,8 +64,8 @@ def evaluate_folders(
     rows: list[Row] = []
     with StepProgress("scoring", len(expected)) as progress:
         for name, path in expected.items():
-            reference, predicted = read(path), read(found[name])
-            check_grid(found[name], predicted.grid, path, reference.grid)
+            reference = read_values(path)
+            predicted = on_grid(found[name], read_values(found[name]), path, reference.grid)
             check_values(path, reference, known)
             check_values(found[name], predicted, known)
             own = {value: _read_map(places[name, value], path, reference) for value in known if places}
@@ -116,8 +116,7 @@ def _maps_of(
 
 def _read_map(path: Path, reference_path: Path, reference: Volume) -> Volume:
     """A probability map on its reference's grid; raises InputError for another grid, or what is no probability."""
-    volume = read(path)
-    check_grid(path, volume.grid, reference_path, reference.grid)
+    volume = on_grid(path, read(path), reference_path, reference.grid)
     low, high = float(volume.array.min()), float(volume.array.max())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise InputError(
@@ -129,7 +128,7 @@ def _read_map(path: Path, reference_path: Path, reference: Volume) -> Volume:
 def _values_of(paths: Iterable[Path]) -> dict[int, str]:
     values: set[float] = set()
     for path in paths:
-        values |= set(np.unique(read(path).array).tolist())
+        values |= set(np.unique(read_values(path).array).tolist())
     labels = {int(value): str(int(value)) for value in sorted(values) if value > 0 and value == int(value)}
     if not labels:
         raise InputError("expected labels in the references, found none in any; give --label VALUE=NAME")

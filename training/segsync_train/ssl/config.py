@@ -73,6 +73,8 @@ class FolderVolumes(Frozen):
     cache: Path | None = None
     #: Names of cases to leave out: those whose labels will test the fine-tuned network.
     exclude: tuple[str, ...] = ()
+    #: Fraction of the volumes that may be unreadable: they are named and left out. Of more the run does not begin.
+    unreadable: Annotated[float, Field(ge=0, le=0.5)] = 0.05
 
 
 class ViewsConfig(Frozen):

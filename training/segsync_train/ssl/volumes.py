@@ -19,7 +19,7 @@ from segsync.images import stem_of
 from segsync_train.config.run import AugmentationConfig, RunConfig
 from segsync_train.data.augment import Augmentation
 from segsync_train.data.cases import LabelledCase
-from segsync_train.data.dataset import build_cache, find_cases, open_cases
+from segsync_train.data.dataset import find_cases, open_cases, try_cache
 from segsync_train.data.formats import nnunet_description
 from segsync_train.data.label_maps import label_maps
 from segsync_train.data.layout import CaseFiles, image_files
@@ -71,25 +71,43 @@ def open_volumes(config: PretrainConfig, folder: Path, group: Processes) -> Volu
     cache = config.data.cache or folder / "cache"
     with group.first():
         images = without_label_maps(files, cache, threads=config.workers, main=group.main)
-    held_out, training = divide(images, config.held_out, config.seed)
-    both = (*training, *held_out)
-    with group.first(), StepProgress("preparing volumes", len(both), quiet=not group.main) as progress:
-        opened = open_cases(_prepared(both, config, cache, progress.advance))
+    with group.first(), StepProgress("preparing volumes", len(images), quiet=not group.main) as progress:
+        folders = _prepared(images, config, cache, progress.advance)
+    _check_readable(folders, config.data.unreadable, speaks=group.main)
+    prepared = [(file, found) for file, found in zip(images, folders, strict=True) if isinstance(found, Path)]
+    held_out, training = divide([file for file, _ in prepared], config.held_out, config.seed)
+    place = {id(file): found for file, found in prepared}
     log.info("%d volumes to train on, %d held out", len(training), len(held_out))
-    return Volumes(FolderSource(opened[: len(training)], config.seed), opened[len(training) :])
+    source = FolderSource(open_cases([place[id(file)] for file in training]), config.seed)
+    return Volumes(source, open_cases([place[id(file)] for file in held_out]))
+
+
+def _check_readable(folders: Sequence[Path | InputError], fraction: float, *, speaks: bool) -> None:
+    """Name the volumes that could not be prepared; raises InputError of the first where they are more than `fraction`.
+
+    speaks: whether this is the process that speaks.
+    """
+    failures = [found for found in folders if isinstance(found, InputError)]
+    too_many = len(failures) > fraction * len(folders)
+    for failure in failures[1:] if too_many else failures:
+        log.log(logging.ERROR if speaks else logging.DEBUG, "%s", failure)
+    if too_many:
+        raise failures[0]
+    if failures and speaks:
+        log.warning("%d of %d volumes cannot be read and are left out", len(failures), len(folders))
 
 
 def _prepared(
     files: Sequence[VolumeFiles], config: PretrainConfig, cache: Path, progress: Callable[[], None]
-) -> list[Path]:
-    """Folders of the preprocessed volumes, in their order; each is normalised as its part of the data says."""
+) -> list[Path | InputError]:
+    """Folders of the preprocessed volumes, in their order, or why there is none; each normalised as its part says."""
     alike: dict[ZScore | Fixed | None, list[int]] = defaultdict(list)
     for number, file in enumerate(files):
         alike[file.part.normalisation].append(number)
-    folders: dict[int, Path] = {}
+    folders: dict[int, Path | InputError] = {}
     for numbers in alike.values():
         some = [files[number] for number in numbers]
-        made = build_cache(some, _run_of(config, some[0].part), cache, threads=config.workers, progress=progress)
+        made = try_cache(some, _run_of(config, some[0].part), cache, threads=config.workers, progress=progress)
         folders.update(zip(numbers, made, strict=True))
     return [folders[number] for number in range(len(files))]
 
