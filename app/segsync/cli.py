@@ -19,6 +19,8 @@ import segsync
 from segsync import cases, grand_challenge
 from segsync.bundle import MANIFEST_FILE, MODEL_FILE, SPEC_FILE, load_bundle, load_manifest, verify_files
 from segsync.console import guarded, show_logs, show_result, unexpected
+from segsync.dicom_seg import check_installed as check_highdicom
+from segsync.dicom_seg import segmentation_path, write_segmentation
 from segsync.engine import threads
 from segsync.errors import (
     CasesFailedError,
@@ -155,6 +157,9 @@ def predict(
         bool, typer.Option("--report", help="JSON, CSV of lesions, PNG and HTML beside the mask.")
     ] = False,
     on_failure: FailureOption = "fail",
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="A DICOM Segmentation of the source series beside the mask.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip cases whose mask exists.")] = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -165,7 +170,10 @@ def predict(
         "input": str(source), "output": str(output), "task": task, "weights": str(weights) if weights else None,
         "channel": channel or [], "device": device, "tta": tta, "overlap": overlap, "deadline": deadline,
         "max_memory": max_memory, "save_probabilities": save_probabilities, "on_failure": on_failure,
+        "dicom_seg": dicom_seg,
     }  # fmt: skip
+    if dicom_seg:
+        check_highdicom()
     chosen = _task_for(source, task, weights)
     found, broken = cases.find_cases(source, chosen, _named_channels(channel or [], chosen))
     for line in broken:
@@ -188,6 +196,8 @@ def predict(
             with report_progress(f"{case.name} ({number}/{len(todo)})", quiet) as progress, _memory_of(case):
                 result = model.predict(case, settings, progress)
                 lesions = measure(result.mask, result.grid, result.bundle.spec.labels)
+                if dicom_seg:
+                    write_segmentation(result, segmentation_path(path))
                 _write(result, path, save_probabilities, arguments if report else None)
         except WeightsError:
             raise  # no case can do without the network

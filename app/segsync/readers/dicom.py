@@ -58,7 +58,7 @@ def read(folder: Path) -> Stored:
     slices: list[Slice] = []
     for path, dataset in datasets.items():
         with understood(path, "a DICOM image"):
-            slices += _slices(path, dataset, len(slices))
+            slices += slices_of(path, dataset, len(slices))
     return stack(folder, slices, _pixels(folder, datasets, len(slices)))
 
 
@@ -173,8 +173,8 @@ def _meant(planes: npt.NDArray[np.generic], dataset: "FileDataset") -> npt.NDArr
     return shifted
 
 
-def _slices(path: Path, dataset: "FileDataset", before: int) -> Iterator[Slice]:
-    """The planes of one file, numbered on from `before`."""
+def slices_of(path: Path, dataset: "FileDataset", before: int) -> Iterator[Slice]:
+    """The planes of one file, numbered on from `before`; raises InputError where one has no place."""
     if "MOSAIC" in dataset.get("ImageType", ()) or MOSAIC_COUNT in dataset:
         raise InputError(
             f"{path}: expected a slice, found a Siemens mosaic of many; convert the series with dcm2niix, which knows "
