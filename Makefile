@@ -61,8 +61,9 @@ sbom: .venv/.dev  ## the bill of materials of the image's packages: segsync-isle
 	.venv/bin/cyclonedx-py requirements requirements/runtime-gpu.lock --output-file segsync-isles.cdx.json
 
 .PHONY: fuzz
-fuzz: .venv/.dev  ## the property tests on examples drawn anew
+fuzz: .venv/.dev  ## the property tests on examples drawn anew, and 10,000 damaged image files
 	.venv/bin/pytest -m hypothesis --hypothesis-profile=fuzz
+	.venv/bin/python test/fuzz_readers.py
 
 .PHONY: bench
 bench: .venv/.dev  ## docs/performance.md anew: speed and memory against MONAI's sliding window with torch
