@@ -136,7 +136,7 @@ def test_a_case_with_values_above_255_is_prepared_and_kept(tmp_path: Path) -> No
     folder = build(TREES["mmwhs-ct"], tmp_path / "set")
     config = config_for("mmwhs-ct", folder, dict(DATASETS["mmwhs-ct"].labels))
     cases = [case for case in find_cases("mmwhs-ct", folder, ["ct"]) if case.label_files]
-    kept = open_cases(build_cache(cases, config, tmp_path / "cache"))[0]
+    kept = open_cases(build_cache(cases, config.case_spec, tmp_path / "cache"))[0]
     assert sorted(np.unique(kept.label).tolist()) == [0, 7]
 
 
@@ -207,16 +207,16 @@ def test_a_value_that_the_set_has_not_is_told_when_a_case_is_prepared(value: int
     config = config_for("mmwhs-ct", folder, dict(DATASETS["mmwhs-ct"].labels))
     case = next(case for case in find_cases("mmwhs-ct", folder, ["ct"]) if case.label_files)
     with pytest.raises(InputError, match=rf"ct_train_1001_label.nii.gz: expected the label values .* found {value}"):
-        prepare_case(case, config)
+        prepare_case(case, config.case_spec)
 
 
 def test_a_mask_that_changed_is_prepared_again(tmp_path: Path) -> None:
     folder = build(TREES["totalsegmentator"], tmp_path / "set")
     config = config_for("totalsegmentator", folder, {1: "heart"})
     cases = find_cases("totalsegmentator", folder, ["ct"])[:1]
-    first = build_cache(cases, config, tmp_path / "cache")
+    first = build_cache(cases, config.case_spec, tmp_path / "cache")
     write_image(folder / "s0000" / "segmentations" / "heart.nii.gz", np.ones(GRID.size_zyx, np.uint8), GRID)
-    second = build_cache(cases, config, tmp_path / "cache")
+    second = build_cache(cases, config.case_spec, tmp_path / "cache")
     assert first != second
     assert open_cases(second)[0].label.all()
 
@@ -227,14 +227,14 @@ def test_a_file_of_the_same_size_that_was_written_later_is_prepared_again(tmp_pa
     cases = find_cases("nnunet", folder, ["ct", "cta"])
     channels = [{"name": name, "normalisation": {"kind": "zscore"}} for name in ("ct", "cta")]
     config = run_config(folder, channels=channels, spacing_zyx=[3, 1, 1])
-    (first,) = build_cache(cases, config, tmp_path / "cache")
-    assert build_cache(cases, config, tmp_path / "cache") == [first]
+    (first,) = build_cache(cases, config.case_spec, tmp_path / "cache")
+    assert build_cache(cases, config.case_spec, tmp_path / "cache") == [first]
     for path in cases[0].label_files:
         os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
-    (second,) = build_cache(cases, config, tmp_path / "cache")
+    (second,) = build_cache(cases, config.case_spec, tmp_path / "cache")
     assert second != first
     coarse = run_config(folder, channels=channels, spacing_zyx=[3, 2, 2])
-    (case,) = open_cases(build_cache(cases, coarse, tmp_path / "cache"))
+    (case,) = open_cases(build_cache(cases, coarse.case_spec, tmp_path / "cache"))
     assert case.spacing_zyx == (3, 2, 2)
 
 
@@ -255,7 +255,7 @@ def test_a_label_map_that_does_not_fit_trains_nothing(
     config = run_config(folder, channels=channels)
     write_image(case.label_files[0], label, grid)
     with pytest.raises(InputError, match=f"{case.label_files[0].name}: {said}"):
-        prepare_case(case, config)
+        prepare_case(case, config.case_spec)
 
 
 def test_channels_that_a_set_has_not_are_told_by_name(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_settings_read_what_the_generator_draws(anatomies: Anatomies) -> None:
     assert tuple(channel.name for channel in config.channels) == CHANNELS["isles24"]
     assert config.reference_channel == TASKS["isles24"].reference
     assert "UNVALIDATED" in config.card.evaluated_on
-    case = prepare_synthetic(Generator("isles24", anatomies, config.data.settings)(1), config, "one")
+    case = prepare_synthetic(Generator("isles24", anatomies, config.data.settings)(1), config.case_spec, "one")
     assert case.image.shape[0] == 6
     assert np.isfinite(case.image).all()
 

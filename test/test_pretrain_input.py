@@ -15,7 +15,7 @@ from builders import Outcome
 from pretrain_cases import pretrain_config, pretrain_settings, write_volumes
 from segsync.errors import InputError
 from segsync_train.cli import main
-from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.run import CaseSpec, FolderData, RunConfig, SyntheticData
 from segsync_train.config.settings import load_settings
 from segsync_train.data.dataset import find_cases
 from segsync_train.data.layout import CaseFiles
@@ -114,18 +114,19 @@ def test_one_unreadable_volume_does_not_end_a_pretraining(
 def test_synthetic_cases_are_volumes_as_well(cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They come from where fine-tuning has them (which draws for a minute, so here it gives the folder's)."""
     given = open_volumes(pretrain_config(cases), tmp_path, Processes())
-    asked: list[RunConfig] = []
+    asked: list[SyntheticData] = []
 
-    def drawn(run: RunConfig, *_: object) -> Data:
-        asked.append(run)
+    def drawn(task: str, spec: CaseSpec, data: SyntheticData, *_: object) -> Data:
+        asked.append(data)
+        assert not spec.labels
         return Data(given.source, [*given.held_out] * 3, ())
 
-    monkeypatch.setattr("segsync_train.ssl.volumes.open_data", drawn)
+    monkeypatch.setattr("segsync_train.ssl.volumes.open_synthetic", drawn)
     synthetic = {"kind": "synthetic", "sources": str(tmp_path), "validation_cases": 6}
     config = pretrain_config(cases, data=synthetic, held_out={"volumes": 4, "every": 3})
     assert len(open_volumes(config, tmp_path, Processes()).held_out) == 4
     assert pretrain(config, tmp_path / "run").finished
-    assert asked[0].data == config.data
+    assert asked[0] == config.data
 
 
 def changed(cases: Path, tmp_path: Path, what: str) -> dict[str, Any]:

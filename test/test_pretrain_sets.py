@@ -244,7 +244,7 @@ def paper_set(path: Path, folder: Path) -> PretrainConfig:
     """A recipe on the miniatures of its sets, which are written below the folder."""
     config = load_settings(PretrainConfig, path, SMALL)
     assert isinstance(config.data, FolderVolumes)
-    places = [part.folder.relative_to("../data") for part in config.data.folders]
+    places = [part.folder.relative_to("data") for part in config.data.folders]
     sets = {
         place.parts[0]: PARTS.get(place.parts[0], part.layout)
         for place, part in zip(places, config.data.folders, strict=True)

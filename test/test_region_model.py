@@ -153,7 +153,7 @@ def test_training_sees_what_inference_sees(with_region: Path, tmp_path: Path) ->
     found = {}
     for region_model in (None, with_region / "organ", write_organ(tmp_path / "other", threshold=0.9)):
         config = run_config(tmp_path, channels=[AS_IT_IS_T1], region_model=region_model)
-        (folder,) = build_cache([case], config, tmp_path / "cache")
+        (folder,) = build_cache([case], config.case_spec, tmp_path / "cache")
         found[region_model] = np.array(open_cases([folder])[0].image[0])
     everything, kept, _ = found.values()
     assert np.array_equal(everything, np.minimum(image_of(grid), 1))

@@ -24,7 +24,7 @@ def test_validation_cases_of_a_start_that_failed_are_not_those_of_the_next(
     def draw(source: SyntheticSource, *words: int) -> LabelledCase:
         drawn.append(words)
         cube = np.ones((4, 4, 4), dtype=np.uint8)
-        return build_case("cube", cube[None].astype(np.float32), cube, cube > 0, source.config.spacing_zyx)
+        return build_case("cube", cube[None].astype(np.float32), cube, cube > 0, source.spec.spacing_zyx)
 
     monkeypatch.setattr(SyntheticSource, "draw", draw)
     data = {"kind": "synthetic", "sources": str(tmp_path), "validation_cases": 2}

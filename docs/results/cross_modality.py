@@ -152,7 +152,7 @@ def tested_on(run: RunFolder, folders: Sequence[Path], heads: Heads, cache: Path
     pipeline = torch_pipeline(config, network, device)
     for folder in folders:
         found = find_cases("nnunet", folder, [channel.name for channel in config.channels])
-        cases = open_cases(build_cache([case for case in found if case.name in heads.test], config, cache))
+        cases = open_cases(build_cache([case for case in found if case.name in heads.test], config.case_spec, cache))
         scores = validate(network, cases, pipeline, config.validation.overlap)
         yield np.array([np.mean(score.dice) for _, _, score in scores])
 

@@ -159,7 +159,7 @@ def probed(settings: RunConfig, checkpoint: Path | None) -> float:
         transfer(network, TransferConfig(mode="full", checkpoint=checkpoint))
     cases = find_cases(settings.data.layout, settings.data.folder, [channel.name for channel in settings.channels])
     split = split_cases(cases, settings.data.model_copy(update={"labelled": PROBE_FRACTION}))
-    folders = build_cache([*split.training, *split.validation], settings, settings.data.cache)
+    folders = build_cache([*split.training, *split.validation], settings.case_spec, settings.data.cache)
     opened, count = open_cases(folders), len(split.training)
     windows = windows_of(settings.patch_zyx, network.multiple_zyx, settings.validation.overlap)
     scores = linear_probe(network.encoder, opened[:count], opened[count:], len(settings.labels), windows)

@@ -160,7 +160,7 @@ def drawn_into(
     """Scores of lesions drawn into the people of `held_out`, through the same call as a patient's image."""
     settings = data.settings.model_copy(update={"t1": data.settings.t1.model_copy(update={"scans": 1.0})})
     data = data.model_copy(update={"sources": arguments.data, "settings": settings})
-    source = SyntheticSource(config, data, arguments.cache)
+    source = SyntheticSource(config.task, config.case_spec, data, config.seed, arguments.cache)
     for number in range(arguments.drawn):
         case = source.draw(DRAWN, number)
         image = Volume(np.asarray(case.image[0]), case.grid)

@@ -64,7 +64,8 @@ def scored_cases(bundle: Bundle, sources: Path, cache: Path, count: int) -> Iter
     region_model = region_model_for(bundle, "cpu")
     if region_model is not None:
         data = data.model_copy(update={"settings": with_skulls(data.settings)})
-    source, pipeline = SyntheticSource(config, data, cache), Pipeline(bundle.spec, Engine(bundle, Device()))
+    source = SyntheticSource(config.task, config.case_spec, data, config.seed, cache)
+    pipeline = Pipeline(bundle.spec, Engine(bundle, Device()))
     for number in range(count):
         log.info("%s: synthetic case %d of %d", bundle.spec.task, number + 1, count)
         yield scored_case(source.draw(TEST, number, region_model=region_model), bundle.spec.task, pipeline)

@@ -45,10 +45,19 @@ class Ranking:
 
 
 def rank(values: Values, *, larger_is_better: bool, draws: int = DRAWS, seed: int = 0) -> Ranking:
-    """Rank systems by their values (systems, cases).
+    """Rank systems by their means over cases, and again on cases drawn with replacement.
 
     A value that is undefined (a distance to a mask that is empty) counts as the worst that any system has in any case:
     whoever finds nothing must not gain by it.
+
+    Args:
+        values: (systems, cases); NaN or infinite where undefined.
+        larger_is_better: Whether the larger value is the better.
+        draws: Number of draws.
+        seed: Of the draws.
+
+    Returns:
+        The ranks on all cases and on each draw, and how these agree.
     """
     signed = values if larger_is_better else -values
     defined = np.isfinite(signed)

@@ -43,7 +43,16 @@ class Difference:
 
 
 def difference(system: Values, reference: Values, *, seed: int = 0) -> Difference:
-    """Compare the values, (cases,) or (seeds, cases), of two systems; the seeds of both need not be equally many."""
+    """Compare two systems.
+
+    Args:
+        system: Its values, (cases,) or (seeds, cases).
+        reference: Those of the other system, of the same cases; the seeds of both need not be equally many.
+        seed: Of the bootstrap.
+
+    Returns:
+        What is said of their differences.
+    """
     both = np.atleast_2d(system), np.atleast_2d(reference)
     seeds = (len(both[0]), len(both[1]))
     pairs = paired(both[0].mean(0), both[1].mean(0))
@@ -54,19 +63,42 @@ def difference(system: Values, reference: Values, *, seed: int = 0) -> Differenc
 
 
 def paired(system: Values, reference: Values) -> Values:
-    """Differences of the cases in which both have a value."""
+    """Subtract the reference's values from the system's.
+
+    Args:
+        system: (cases,), NaN where undefined.
+        reference: (cases,), NaN where undefined.
+
+    Returns:
+        The differences (n,) of the cases in which both have a value, rounded so that equal values are equal.
+    """
     pairs: Values = np.round(system - reference, DIGITS)
     return pairs[np.isfinite(pairs)]
 
 
 def signed_rank(pairs: Values, alternative: str = "two-sided") -> float:
-    """Wilcoxon's p for differences (n,): exact for few, ties of the absolute values sharing ranks, zeros left out."""
+    """Test whether differences are symmetric about 0, by Wilcoxon's signed ranks.
+
+    Args:
+        pairs: (n,); those that are 0 are left out.
+        alternative: `two-sided`, `greater` or `less`.
+
+    Returns:
+        p: exact for few differences, ties of their absolute values sharing ranks; 1 if nothing differs.
+    """
     kept = pairs[pairs != 0]
     return float(stats.wilcoxon(kept, alternative=alternative).pvalue) if kept.size else 1.0
 
 
 def rank_biserial(pairs: Values) -> float:
-    """(R⁺ − R⁻) / (R⁺ + R⁻) of the signed ranks (Kerby 2014); 0 where nothing differs."""
+    """Matched-pairs rank-biserial correlation, (R⁺ − R⁻) / (R⁺ + R⁻) of the signed ranks (Kerby 2014).
+
+    Args:
+        pairs: Differences (n,); those that are 0 are left out.
+
+    Returns:
+        −1 to 1; 0 if nothing differs.
+    """
     kept = pairs[pairs != 0]
     if kept.size == 0:
         return 0.0
@@ -75,7 +107,15 @@ def rank_biserial(pairs: Values) -> float:
 
 
 def mean_interval(pairs: Values, *, seed: int = 0) -> tuple[float, float]:
-    """The mean's bootstrap interval, bias-corrected and accelerated (BCa); NaN for fewer than two differences."""
+    """The mean's bootstrap interval, bias-corrected and accelerated (BCa).
+
+    Args:
+        pairs: Differences (n,).
+        seed: Of the draws.
+
+    Returns:
+        Its lower and upper end; NaN for fewer than two differences.
+    """
     if pairs.size < 2:
         return math.nan, math.nan
     if np.ptp(pairs) == 0:
@@ -113,7 +153,14 @@ def _drawn_seeds(count: int, rng: np.random.Generator) -> Values:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of a family of p-values, in their order; NaN stays and counts for nothing."""
+    """Correct a family of p-values by Holm's step-down procedure.
+
+    Args:
+        p: The family; NaN counts for nothing.
+
+    Returns:
+        The corrected values in the same order; NaN stays.
+    """
     adjusted = [math.nan] * len(p)
     known = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
     largest = 0.0
@@ -124,10 +171,17 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def beats(values: Values, *, larger_is_better: bool) -> Values:
-    """p (systems, systems) that the row's system is better than the column's; the diagonal is NaN.
+    """Test of every two systems whether the first is better.
 
-    values: (systems, cases). One-sided tests, corrected by Holm over all ordered pairs, as in the significance maps of
-    Wiesenfarth et al. 2021 (doi.org/10.1038/s41598-021-82017-6).
+    One-sided tests, corrected by Holm over all ordered pairs, as in the significance maps of Wiesenfarth et al. 2021
+    (doi.org/10.1038/s41598-021-82017-6).
+
+    Args:
+        values: (systems, cases).
+        larger_is_better: Whether the larger value is the better.
+
+    Returns:
+        p (systems, systems) that the row's system is better than the column's; the diagonal is NaN.
     """
     count = len(values)
     signed = values if larger_is_better else -values

@@ -3,9 +3,9 @@
 Sizes and spacings are in array order (Z, Y, X), as in `segsync.bundle.ModelSpec`, which `export` fills from here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
     BeforeValidator,
@@ -229,6 +229,57 @@ class CardConfig(Frozen):
     attribution: str = ""
 
 
+class CaseSpec(PreprocessingSpec):
+    """What a prepared case depends on: channels and grid, the labels that are kept, and what is blanked before."""
+
+    #: Label values and names; empty: the case is background throughout.
+    labels: dict[PositiveInt, str] = Field(default_factory=dict)
+    #: The folder of the region model's weights.
+    region_model: Path | None = None
+
+
+class NetworkSettings(Protocol):
+    """What of a run's settings its network depends on."""
+
+    @property
+    def network(self) -> NetworkConfig:
+        """The preset and what is changed in it."""
+
+    @property
+    def channels(self) -> tuple[ChannelSpec, ...]:
+        """The input channels."""
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the output, background among them."""
+
+    @property
+    def patch_zyx(self) -> SizeZYX:
+        """Voxels of a patch."""
+
+    @property
+    def spacing_zyx(self) -> Triple:
+        """Millimetres between them."""
+
+
+def check_channels(channels: Sequence[ChannelSpec], reference: str | None) -> None:
+    """Raise ValueError where two channels have one name, or the reference is missing or may be."""
+    names = [channel.name for channel in channels]
+    if len(set(names)) != len(names):
+        raise ValueError(f"channels: expected different names, found {', '.join(names)}")
+    if reference is not None and reference not in names:
+        raise ValueError(f"reference {reference!r} is not among the channels {', '.join(names)}")
+    always = {channel.name: not channel.optional for channel in channels}
+    if not always[reference or names[0]]:
+        raise ValueError(f"the reference channel {reference or names[0]!r} cannot be optional")
+
+
+def check_spacing(spacing_zyx: Triple, data: object) -> None:
+    """Raise ValueError where synthetic cases are asked for on voxels that are no cubes."""
+    if isinstance(data, SyntheticData) and len(set(spacing_zyx)) > 1:
+        raise ValueError(f"spacing_zyx: expected one spacing for synthetic data, found {spacing_zyx}")
+
+
 class RunConfig(Frozen):
     """One supervised run."""
 
@@ -279,15 +330,8 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
-        names = [channel.name for channel in self.channels]
-        if len(set(names)) != len(names):
-            raise ValueError(f"channels: expected different names, found {', '.join(names)}")
-        if self.reference is not None and self.reference not in names:
-            raise ValueError(f"reference {self.reference!r} is not among the channels {', '.join(names)}")
-        if next(channel for channel in self.channels if channel.name == self.reference_channel).optional:
-            raise ValueError(f"the reference channel {self.reference_channel!r} cannot be optional")
-        if isinstance(self.data, SyntheticData) and len(set(self.spacing_zyx)) > 1:
-            raise ValueError(f"spacing_zyx: expected one spacing for synthetic data, found {self.spacing_zyx}")
+        check_channels(self.channels, self.reference)
+        check_spacing(self.spacing_zyx, self.data)
         if max(self.labels) > 255:
             raise ValueError(f"labels: expected values of 1 to 255, found {max(self.labels)}")
         return self
@@ -306,6 +350,11 @@ class RunConfig(Frozen):
     def preprocessing(self) -> PreprocessingSpec:
         """What preprocessing needs of the run's network."""
         return PreprocessingSpec(channels=self.channels, reference=self.reference, spacing_zyx=self.spacing_zyx)
+
+    @property
+    def case_spec(self) -> CaseSpec:
+        """What the run's prepared cases depend on."""
+        return CaseSpec(**dict(self.preprocessing), labels=self.labels, region_model=self.region_model)
 
     def inference_spec(self, multiple_zyx: SizeZYX, decision: DecisionSpec | None = None) -> InferenceSpec:
         """What the whole way from images to labels needs of the run's network.

@@ -18,7 +18,7 @@ from segsync.images import read
 from segsync.pipeline import Case
 from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
-from segsync_train.config.run import RunConfig
+from segsync_train.config.run import CaseSpec
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.cases import LabelledCase, build_case, open_case, store_case
 from segsync_train.data.formats import bids_cases, nnunet_cases
@@ -72,14 +72,14 @@ def public(cases: Sequence[CaseFiles]) -> list[CaseFiles]:
     return [case for case in cases if not case.held_back]
 
 
-def prepare_case(files: CaseFiles, config: RunConfig, region_model: RegionModel | None = None) -> LabelledCase:
+def prepare_case(files: CaseFiles, spec: CaseSpec, region_model: RegionModel | None = None) -> LabelledCase:
     """Read one case, check it, and bring it to the model's grid with the runtime's preprocessing.
 
-    region_model: `config.region_model`, opened. A case without labels (`check_files` refuses them where labels are
-    needed) is background throughout. Raises InputError where the label is on another grid than the reference image or
-    holds a value that is not listed.
+    region_model: what `spec.region_model` names, opened. A case without labels (`check_files` refuses them where labels
+    are needed), or where none are asked for, is background throughout. Raises InputError where the label is on another
+    grid than the reference image or holds a value that is not listed.
     """
-    reference, case = config.reference_channel, Case(files.name, files.images)
+    reference, case = spec.reference_channel, Case(files.name, files.images)
     grids: dict[str, Grid] = {}
 
     def load(name: str) -> Volume | None:
@@ -89,18 +89,18 @@ def prepare_case(files: CaseFiles, config: RunConfig, region_model: RegionModel 
         return volume
 
     with case.named_in_errors():
-        prepared = prepare(load, config.preprocessing, reference, region_model)
+        prepared = prepare(load, spec, reference, region_model)
     for line in prepared.warnings:
         log.warning("%s: %s", files.name, line)
-    if not files.label_files:
+    if not files.label_files or not spec.labels:
         background = np.zeros(prepared.grid.size_zyx, dtype=np.uint8)
-        return build_case(files.name, prepared.array, background, prepared.tissue, config.spacing_zyx)
-    label = read_label(files, config.labels)
+        return build_case(files.name, prepared.array, background, prepared.tissue, spec.spacing_zyx)
+    label = read_label(files, spec.labels)
     path = files.label_files[0]
     label = on_grid(path, label, files.images[reference], grids[reference])
-    check_values(path, label, config.labels)
-    mapped = labels_onto(label, prepared.grid, list(config.labels))
-    return build_case(files.name, prepared.array, mapped, prepared.tissue, config.spacing_zyx)
+    check_values(path, label, spec.labels)
+    mapped = labels_onto(label, prepared.grid, list(spec.labels))
+    return build_case(files.name, prepared.array, mapped, prepared.tissue, spec.spacing_zyx)
 
 
 def read_label(files: CaseFiles, labels: Mapping[int, str]) -> Volume:
@@ -214,7 +214,7 @@ def _moved(one: Grid, other: Grid) -> str:
 
 def build_cache(
     cases: Sequence[CaseFiles],
-    config: RunConfig,
+    spec: CaseSpec,
     cache: Path,
     *,
     threads: int = 1,
@@ -225,7 +225,7 @@ def build_cache(
     Runs with the same preprocessing share a cache; a case whose files have changed is made again. Raises InputError
     or OutputError of the first case that fails, and says how many more do.
     """
-    made = try_cache(cases, config, cache, threads=threads, progress=progress)
+    made = try_cache(cases, spec, cache, threads=threads, progress=progress)
     failures = [found for found in made if isinstance(found, InputError)]
     for failure in failures[1:]:
         log.error("%s", failure)
@@ -236,7 +236,7 @@ def build_cache(
 
 def try_cache(
     cases: Sequence[CaseFiles],
-    config: RunConfig,
+    spec: CaseSpec,
     cache: Path,
     *,
     threads: int = 1,
@@ -246,14 +246,14 @@ def try_cache(
 
     Raises OutputError.
     """
-    base = cache / _key(_preprocessing(config))
-    region_model = None if config.region_model is None else RegionModel(load_bundle(config.region_model), "cpu")
+    base = cache / _key(_preprocessing(spec))
+    region_model = None if spec.region_model is None else RegionModel(load_bundle(spec.region_model), "cpu")
 
     def one(files: CaseFiles) -> Path | InputError:
         folder = base / f"{files.name}-{_key(_fingerprint(files))}"
         try:
             if not folder.is_dir():
-                store_case(prepare_case(files, config, region_model), folder)
+                store_case(prepare_case(files, spec, region_model), folder)
         except InputError as error:
             return error
         progress()
@@ -268,9 +268,9 @@ def open_cases(folders: Sequence[Path]) -> list[LabelledCase]:
     return [open_case(folder) for folder in folders]
 
 
-def _preprocessing(config: RunConfig) -> dict[str, Any]:
-    kept = config.model_dump(mode="json", include={"channels", "reference", "labels", "spacing_zyx"})
-    region = {} if config.region_model is None else {"region_model": load_bundle_spec(config.region_model).sha256}
+def _preprocessing(spec: CaseSpec) -> dict[str, Any]:
+    kept = spec.model_dump(mode="json", include={"channels", "reference", "labels", "spacing_zyx"})
+    region = {} if spec.region_model is None else {"region_model": load_bundle_spec(spec.region_model).sha256}
     return {"format": CACHE_FORMAT, **kept, **region}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from segsync.geometry import Grid, Volume
 from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
-from segsync_train.config.run import FolderData, RunConfig, SyntheticData
+from segsync_train.config.run import CaseSpec, FolderData, RunConfig, SyntheticData
 from segsync_train.data.cases import IDENTITY, LabelledCase, build_case, store_case
 from segsync_train.data.dataset import build_cache, check_files, find_cases, labels_onto, open_cases
 from segsync_train.data.patches import CaseSource, FolderSource
@@ -47,31 +47,47 @@ def open_data(config: RunConfig, folder: Path, group: Processes) -> Data:
 
     Several processes find the same cases: the first makes them, the others wait and read.
     """
+    spec = config.case_spec
     if isinstance(config.data, SyntheticData):
-        return _synthetic(config, config.data, folder, group)
-    return _labelled(config, config.data, folder, group)
+        return open_synthetic(config.task, spec, config.data, config.seed, folder, group)
+    return _labelled(spec, config.data, config.seed, config.workers, folder, group)
 
 
-def _labelled(config: RunConfig, data: FolderData, folder: Path, group: Processes) -> Data:
-    names = [channel.name for channel in config.channels]
+def _labelled(spec: CaseSpec, data: FolderData, seed: int, threads: int, folder: Path, group: Processes) -> Data:
+    names = [channel.name for channel in spec.channels]
     cases = find_cases(data.layout, data.folder, names)
-    check_files(cases, config.channels, data.folder)
-    split = split_of_run(folder, cases, data, config.labels, threads=config.workers)
+    check_files(cases, spec.channels, data.folder)
+    split = split_of_run(folder, cases, data, spec.labels, threads=threads)
     both = (*split.training, *split.validation)
     with group.first(), StepProgress("preparing cases", len(both), quiet=not group.main) as progress:
-        folders = build_cache(
-            both, config, data.cache or folder / "cache", threads=config.workers, progress=progress.advance
-        )
+        folders = build_cache(both, spec, data.cache or folder / "cache", threads=threads, progress=progress.advance)
     opened = open_cases(folders)
     count = len(split.training)
     log.info("%d cases to train on, %d to validate", count, len(split.validation))
-    optional = tuple(i for i, channel in enumerate(config.channels) if channel.optional)
-    return Data(FolderSource(opened[:count], config.seed), opened[count:], optional, split)
+    optional = tuple(i for i, channel in enumerate(spec.channels) if channel.optional)
+    return Data(FolderSource(opened[:count], seed), opened[count:], optional, split)
 
 
-def _synthetic(config: RunConfig, data: SyntheticData, folder: Path, group: Processes) -> Data:
+def open_synthetic(task: str, spec: CaseSpec, data: SyntheticData, seed: int, folder: Path, group: Processes) -> Data:
+    """Draw the cases that validate, and prepare to draw those that train.
+
+    Args:
+        task: What is drawn.
+        spec: What the cases depend on besides.
+        data: The settings of the drawing.
+        seed: Of the run.
+        folder: Of the run.
+        group: The run's processes; the first draws, the others wait and read.
+
+    Returns:
+        The source of cases to train on, and the cases that validate.
+
+    Raises:
+        InputError: The sources are missing or do not fit.
+        OutputError: The cases cannot be kept.
+    """
     kept = folder / "cache"
-    source = SyntheticSource(config, data, data.cache or kept)
+    source = SyntheticSource(task, spec, data, seed, data.cache or kept)
     names = [f"validation-{data.validation_seed}-{number}" for number in range(data.validation_cases)]
     with group.first(), StepProgress("drawing validation cases", len(names), quiet=not group.main) as progress:
         if group.main and not RunFolder(folder).begun:
@@ -93,34 +109,35 @@ class SyntheticSource:
     at the steps draw no case twice. The case of a sample depends on (seed, step, place) alone.
     """
 
-    def __init__(self, config: RunConfig, data: SyntheticData, cache: Path) -> None:
-        self.config, self.data, self.cache = config, data, cache
+    def __init__(self, task: str, spec: CaseSpec, data: SyntheticData, seed: int, cache: Path) -> None:
+        self.task, self.spec, self.data, self.seed, self.cache = task, spec, data, seed, cache
         self._cases: OrderedDict[tuple[int, ...], LabelledCase] = OrderedDict()
 
     def __getstate__(self) -> dict[str, object]:
         """Other processes read the sources themselves: anatomies are large, and reading them is quick."""
-        return {"config": self.config, "data": self.data, "cache": self.cache, "_cases": OrderedDict()}
+        kept = {name: getattr(self, name) for name in ("task", "spec", "data", "seed", "cache")}
+        return {**kept, "_cases": OrderedDict()}
 
     @cached_property
     def generator(self) -> Generator:
         """The generator with its anatomies and lesions in memory."""
         anatomies = load_sources(
             SynthesisSources.below(self.data.sources),
-            self.config.spacing_zyx[0],
+            self.spec.spacing_zyx[0],
             cache=self.cache,
             scans=self.data.settings.t1.scans > 0,
         )
-        return Generator(self.config.task, anatomies, self.data.settings)
+        return Generator(self.task, anatomies, self.data.settings)
 
     def case(self, step: int, place: int, places: int) -> LabelledCase:
         """See CaseSource."""
         stream, draw = step % self.data.streams, step // self.data.streams
         newest = draw // self.data.patches_per_case
-        rng = np.random.default_rng([CHOICE, self.config.seed, step, place])
+        rng = np.random.default_rng([CHOICE, self.seed, step, place])
         number = int(rng.integers(max(0, newest - self.data.cases_in_memory + 1), newest + 1))
         key = (place, stream, number)
         if key not in self._cases:
-            self._cases[key] = self.draw(TRAINING, self.config.seed, *key)
+            self._cases[key] = self.draw(TRAINING, self.seed, *key)
             while len(self._cases) > self.data.cases_in_memory * self.data.streams * places:
                 self._cases.popitem(last=False)
         return self._cases[key]
@@ -130,14 +147,14 @@ class SyntheticSource:
         seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
         return prepare_synthetic(
             self.generator(seed, held_out=words[0] != TRAINING),
-            self.config,
+            self.spec,
             "-".join(str(word) for word in words),
             region_model,
         )
 
 
 def prepare_synthetic(
-    drawn: SyntheticCase, config: RunConfig, name: str, region_model: RegionModel | None = None
+    drawn: SyntheticCase, spec: CaseSpec, name: str, region_model: RegionModel | None = None
 ) -> LabelledCase:
     """A drawn case through the preprocessing that a patient's images go through; region_model: as in `prepare`."""
     spacing = (drawn.spacing_mm,) * 3
@@ -151,6 +168,6 @@ def prepare_synthetic(
         return Volume(image, grid) if present else None
 
     # What it warns of is drawn on purpose: a missing channel, ADC in another unit.
-    prepared = prepare(load, config.preprocessing, config.reference_channel, region_model)
-    label = labels_onto(Volume(target, grid), prepared.grid, list(config.labels))
-    return build_case(name, prepared.array, label, prepared.tissue, config.spacing_zyx)
+    prepared = prepare(load, spec, spec.reference_channel, region_model)
+    label = labels_onto(Volume(target, grid), prepared.grid, list(spec.labels))
+    return build_case(name, prepared.array, label, prepared.tissue, spec.spacing_zyx)

@@ -10,7 +10,7 @@ from monai.networks.nets import UNETR, SwinUNETR
 
 from segsync.arrays import SizeZYX
 from segsync.errors import InputError
-from segsync_train.config.run import RunConfig
+from segsync_train.config.run import NetworkSettings
 from segsync_train.config.settings import check_settings, unknown_key
 from segsync_train.networks import SegmentationNetwork
 from segsync_train.networks.baselines import Baseline, BaselineName, baseline, plan
@@ -52,7 +52,7 @@ def _overridden(base: Config, overrides: Mapping[str, Any]) -> Config:
     return check_settings(type(base), {**vars(base), **overrides}, "network.overrides")
 
 
-def build_network(config: RunConfig) -> SegmentationNetwork:
+def build_network(config: NetworkSettings) -> SegmentationNetwork:
     """The run's network with fresh weights; raises InputError where its settings or the patch do not fit."""
     name = config.network.preset
     if name == "swinunetr" or name == "unetr":
@@ -91,7 +91,7 @@ def encoder_of(network: SegmentationNetwork) -> FeatureEncoder | None:
     return None
 
 
-def _baseline(name: BaselineName, config: RunConfig) -> Baseline:
+def _baseline(name: BaselineName, config: NetworkSettings) -> Baseline:
     if config.network.overrides:
         raise InputError(f"network.overrides: expected none for {name}, whose shape follows from the patch")
     try:
@@ -100,7 +100,7 @@ def _baseline(name: BaselineName, config: RunConfig) -> Baseline:
         raise InputError(f"patch_zyx: {error}, found {config.patch_zyx}; choose a larger patch") from error
 
 
-def _resenc(name: ResEncName, config: RunConfig) -> Baseline:
+def _resenc(name: ResEncName, config: NetworkSettings) -> Baseline:
     settings = _overridden(ResEncConfig(), config.network.overrides)
     try:
         settings = settings.planned(name, plan(config.patch_zyx, config.spacing_zyx))
@@ -109,7 +109,7 @@ def _resenc(name: ResEncName, config: RunConfig) -> Baseline:
     return resenc(name, settings, len(config.channels), config.outputs)
 
 
-def _published(name: PublishedName, config: RunConfig) -> Baseline:
+def _published(name: PublishedName, config: NetworkSettings) -> Baseline:
     settings, channels = _overridden(PublishedConfig(), config.network.overrides), len(config.channels)
     _check_patch(config, _product(settings.strides_zyx), "choose another patch or other network.overrides.strides_zyx")
     try:
@@ -127,7 +127,7 @@ def _product(strides_zyx: Iterable[SizeZYX]) -> SizeZYX:
     return z, y, x
 
 
-def _transformer(name: TransformerName, config: RunConfig) -> Baseline:
+def _transformer(name: TransformerName, config: NetworkSettings) -> Baseline:
     overrides, channels = config.network.overrides, len(config.channels)
     multiple = SWIN_MULTIPLE if name == "swinunetr" else VIT_TOKEN
     _check_patch(config, multiple, "choose another patch")
@@ -139,7 +139,7 @@ def _transformer(name: TransformerName, config: RunConfig) -> Baseline:
         raise InputError(f"network.overrides: {error}") from error
 
 
-def _check_patch(config: RunConfig, multiple_zyx: SizeZYX, advice: str) -> None:
+def _check_patch(config: NetworkSettings, multiple_zyx: SizeZYX, advice: str) -> None:
     if any(side % multiple for side, multiple in zip(config.patch_zyx, multiple_zyx, strict=True)):
         raise InputError(
             f"patch_zyx: expected sides that are multiples of {multiple_zyx}, found {config.patch_zyx}; {advice}"

@@ -17,15 +17,16 @@ from pydantic import (
 from segsync.bundle import ChannelSpec, Fixed, ZScore
 from segsync_train.config.ranges import Fraction, PositiveRange, Range
 from segsync_train.config.run import (
+    CaseSpec,
     Decay,
-    FolderData,
     NetworkConfig,
     OptimiserConfig,
-    RunConfig,
     Seed,
     SizeZYX,
     SyntheticData,
     Triple,
+    check_channels,
+    check_spacing,
     kind_from_keys,
 )
 from segsync_train.config.settings import Frozen
@@ -226,7 +227,8 @@ class PretrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> "PretrainConfig":
-        self.as_run()
+        check_channels(self.channels, self.reference)
+        check_spacing(self.spacing_zyx, self.data)
         names = [channel.name for channel in self.channels]
         for part in self.data.folders if isinstance(self.data, FolderVolumes) else ():
             for name in part.channels:
@@ -251,21 +253,20 @@ class PretrainConfig(Frozen):
             raise ValueError("layers 'bottom' trains the deepest stage alone; set objective.mask_stage to -1")
         return self
 
-    def as_run(self) -> RunConfig:
-        """What preprocessing and the synthetic generator know of a supervised run on the same channels and grid."""
-        folder = FolderData(folder=self.data.folders[0].folder) if isinstance(self.data, FolderVolumes) else self.data
-        return RunConfig(
-            name=self.name,
-            task=self.task,
-            data=folder,
-            channels=self.channels,
-            reference=self.reference,
-            labels={1: "unlabelled"},
-            spacing_zyx=self.spacing_zyx,
-            patch_zyx=self.patch_zyx,
-            network=self.network,
-            batch=self.batch,
-            steps=self.steps,
-            seed=self.seed,
-            workers=self.workers,
-        )
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output, of which pretraining keeps none: background and one label."""
+        return 2
+
+    def case_spec(self, normalisation: ZScore | Fixed | None = None) -> CaseSpec:
+        """What the run's prepared volumes depend on.
+
+        Args:
+            normalisation: Of the volumes' folder, in place of the channels' own.
+
+        Returns:
+            Channels and grid; no labels.
+        """
+        changed = {} if normalisation is None else {"normalisation": normalisation}
+        channels = tuple(channel.model_copy(update=changed) for channel in self.channels)
+        return CaseSpec(channels=channels, reference=self.reference, spacing_zyx=self.spacing_zyx)

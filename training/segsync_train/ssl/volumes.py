@@ -16,7 +16,7 @@ from segsync.arrays import SizeZYX
 from segsync.bundle import Fixed, ZScore
 from segsync.errors import InputError
 from segsync.images import stem_of
-from segsync_train.config.run import AugmentationConfig, RunConfig
+from segsync_train.config.run import AugmentationConfig
 from segsync_train.data.augment import Augmentation
 from segsync_train.data.cases import LabelledCase
 from segsync_train.data.dataset import find_cases, open_cases, try_cache
@@ -24,7 +24,7 @@ from segsync_train.data.formats import nnunet_description
 from segsync_train.data.label_maps import label_maps
 from segsync_train.data.layout import CaseFiles, image_files
 from segsync_train.data.patches import CaseSource, FolderSource, PatchDataset
-from segsync_train.data.sources import open_data
+from segsync_train.data.sources import open_synthetic
 from segsync_train.runs.devices import Processes
 from segsync_train.runs.progress import StepProgress
 from segsync_train.ssl.config import FolderVolumes, HeldOutConfig, PretrainConfig, VolumeFolder
@@ -61,11 +61,10 @@ class Volumes:
 def open_volumes(config: PretrainConfig, folder: Path, group: Processes) -> Volumes:
     """Find, check and preprocess everything before the first step. folder: of the run; raises InputError, OutputError.
 
-    The cases' labels are background throughout, or in synthetic cases unused.
+    The cases are background throughout: their labels are not read.
     """
-    run = config.as_run()
     if not isinstance(config.data, FolderVolumes):
-        data = open_data(run, folder, group)
+        data = open_synthetic(config.task, config.case_spec(), config.data, config.seed, folder, group)
         return Volumes(data.source, data.validation[: config.held_out.volumes])
     files = find_volumes(config.data, config)
     cache = config.data.cache or folder / "cache"
@@ -105,20 +104,11 @@ def _prepared(
     for number, file in enumerate(files):
         alike[file.part.normalisation].append(number)
     folders: dict[int, Path | InputError] = {}
-    for numbers in alike.values():
-        some = [files[number] for number in numbers]
-        made = try_cache(some, _run_of(config, some[0].part), cache, threads=config.workers, progress=progress)
+    for normalisation, numbers in alike.items():
+        some, spec = [files[number] for number in numbers], config.case_spec(normalisation)
+        made = try_cache(some, spec, cache, threads=config.workers, progress=progress)
         folders.update(zip(numbers, made, strict=True))
     return [folders[number] for number in range(len(files))]
-
-
-def _run_of(config: PretrainConfig, part: VolumeFolder) -> RunConfig:
-    """The run's settings as the preprocessing of one folder's volumes knows them."""
-    run = config.as_run()
-    if part.normalisation is None:
-        return run
-    channels = tuple(channel.model_copy(update={"normalisation": part.normalisation}) for channel in run.channels)
-    return run.model_copy(update={"channels": channels})
 
 
 def without_label_maps(

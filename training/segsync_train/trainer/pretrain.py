@@ -126,7 +126,7 @@ def build_pretext(config: PretrainConfig, group: Processes | None = None) -> Pre
 
 def build_encoder(config: PretrainConfig) -> FeatureEncoder:
     """The encoder with fresh weights; raises InputError where the settings ask for one that cannot be pretrained."""
-    network = build_network(config.as_run())
+    network = build_network(config)
     encoder = encoder_of(network)
     if encoder is None:
         raise InputError(

@@ -61,7 +61,15 @@ def validate(
 
 
 def places_of(labels: LabelMap, values: Sequence[int]) -> LabelMap:
-    """Labels by their place among the values, from 1, as in `LabelledCase.label`; 0 stays background."""
+    """Number labels as prepared cases do.
+
+    Args:
+        labels: (Z, Y, X), with the values of the settings.
+        values: The settings' values, in their order.
+
+    Returns:
+        (Z, Y, X), each label by its place among the values, from 1, as in `LabelledCase.label`; 0 stays background.
+    """
     places = np.zeros(256, dtype=np.uint8)
     places[list(values)] = np.arange(1, len(values) + 1)
     placed: LabelMap = places[labels]
@@ -69,7 +77,16 @@ def places_of(labels: LabelMap, values: Sequence[int]) -> LabelMap:
 
 
 def score_case(case: LabelledCase, predicted: LabelMap, labels: int) -> CaseScore:
-    """Compare a prediction (Z, Y, X) with the case's label map."""
+    """Compare a prediction with the case's label map.
+
+    Args:
+        case: With the reference.
+        predicted: (Z, Y, X), labels by their place, as in the case.
+        labels: Their number, without background.
+
+    Returns:
+        The case's scores.
+    """
     reference = np.asarray(case.label)
     reference_components, lesions = components_of(reference > 0)
     predicted_components, count = components_of(predicted > 0)
@@ -91,11 +108,18 @@ def _dice(a: Mask, b: Mask) -> float:
 
 
 def summary(scores: Sequence[CaseScore]) -> dict[str, float]:
-    """Means over the cases; `score` (mean Dice over labels and cases) decides which weights are best.
+    """Means over the cases.
 
-    validation/dice_N: mean Dice of label N. A label that no case holds, though some hold another one, has no mean and
-    does not count: its Dice is 1 wherever nothing is found. lesion_f1: over all lesions of all cases together.
-    false_ml: mean volume found in cases that have no lesion at all.
+    Args:
+        scores: One a case.
+
+    Returns:
+        By name, each below `validation/`; empty without cases.
+        `score`: mean Dice over labels and cases, which decides on the best weights.
+        `dice_N`: mean Dice of label N. A label that no case holds, though some hold another one, has no mean and does
+        not count: its Dice is 1 wherever nothing is found.
+        `lesion_f1`: over all lesions of all cases together.
+        `false_ml`: mean volume found in cases that have no lesion at all.
     """
     if not scores:
         return {}
@@ -116,7 +140,15 @@ def summary(scores: Sequence[CaseScore]) -> dict[str, float]:
 
 
 def labels_in_none(cases: Sequence[LabelledCase], labels: Mapping[int, str]) -> dict[int, str]:
-    """Those of the settings' labels, values and names, that no case holds."""
+    """Find labels that cannot be validated.
+
+    Args:
+        cases: Those that validate.
+        labels: Values and names of the settings.
+
+    Returns:
+        Values and names of the labels that no case holds.
+    """
     missing = dict(enumerate(labels, start=1))
     for case in cases:
         for index in np.unique(case.label):
