@@ -69,6 +69,10 @@ fuzz: .venv/.dev  ## the property tests on examples drawn anew, and 10,000 damag
 bench: .venv/.dev  ## docs/performance.md anew: speed and memory against MONAI's sliding window with torch
 	.venv/bin/python test/bench
 
+.PHONY: gpu
+gpu: .venv/.dev  ## docs/performance-gpu.md anew, on a machine with an NVIDIA GPU; OPTIONS=--dry needs none
+	.venv/bin/python test/bench/gpu.py $(OPTIONS)
+
 .PHONY: expected
 expected: .venv/.dev  ## test/expected anew, after a change of weights that is meant
 	rm -rf test/expected
@@ -133,6 +137,6 @@ lock: .venv/.dev  ## resolve the lock files in requirements/ anew
 
 .PHONY: clean
 clean:  ## remove .venv, caches, archives and outputs
-	rm -rf .venv build dist test/output segsync-isles.tar.gz model.tar.gz segsync-isles.cdx.json *.egg-info
+	rm -rf .venv .venv-gpu build dist test/output segsync-isles.tar.gz model.tar.gz segsync-isles.cdx.json *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find app training test -name __pycache__ -type d -prune -exec rm -rf {} +

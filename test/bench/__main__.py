@@ -10,8 +10,6 @@ import mlstm
 import networks
 import pipeline
 from rich.console import Console
-from rich.table import Table
-from sections import Section
 
 from segsync_train.runs.folder import commit
 
@@ -39,23 +37,10 @@ def main() -> None:
     for name in [arguments.only] if arguments.only else PARTS:
         for section in PARTS[name]():
             sections.append(section)
-            console.print(_table(section))
+            console.print(section.table())
     if not arguments.only:
         head = INTRODUCTION.format(commit=commit(), processor=_processor())
-        PAGE.write_text("\n".join([head, *map(_markdown, sections), NOT_SHOWN]), encoding="utf-8")
-
-
-def _table(section: Section) -> Table:
-    table = Table(*section.columns, title=section.title, title_justify="left", caption=section.note or None)
-    for row in section.rows:
-        table.add_row(*row)
-    return table
-
-
-def _markdown(section: Section) -> str:
-    rows = [section.columns, ("---",) * len(section.columns), *section.rows]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return "\n\n".join(part for part in (f"## {section.title}", section.note, table) if part) + "\n"
+        PAGE.write_text("\n".join([head, *(section.markdown() for section in sections), NOT_SHOWN]), encoding="utf-8")
 
 
 def _processor() -> str:

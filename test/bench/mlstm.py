@@ -38,14 +38,16 @@ def measure() -> Iterator[Section]:
     yield Section(title, ("tokens", "forward", "forward + backward"), tuple(growth))
 
 
-def timed(forms: dict[str, Form], tokens: int, device: torch.device) -> dict[str, tuple[float, float]]:
+def timed(
+    forms: dict[str, Form], tokens: int, device: torch.device, rounds: int = ROUNDS
+) -> dict[str, tuple[float, float]]:
     """Seconds of each form, forward and forward + backward."""
     qkv = [torch.randn(1, 4, tokens, 64, device=device, requires_grad=True) for _ in range(3)]
     i = torch.randn(1, 4, tokens, device=device, requires_grad=True)
     f = (torch.randn(1, 4, tokens, device=device) + 4).requires_grad_()
     q, k, v = qkv
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
-    for round_ in range(ROUNDS + 1):
+    for round_ in range(rounds + 1):
         for name, form in forms.items():
             began = now(device)
             with torch.no_grad():
@@ -77,8 +79,8 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
     return weights / torch.maximum(weights.sum(-1, keepdim=True).abs(), torch.exp(-m)) @ v
 
 
-def packages() -> dict[str, Form]:
-    """Public chunkwise forms that this machine has; none of them is a dependency."""
+def packages(*, triton: bool = False) -> dict[str, Form]:
+    """Public chunkwise forms that this machine has, those for a GPU as well; none of them is a dependency."""
     found: dict[str, Form] = {}
     if importlib.util.find_spec("mlstm_kernels") is not None:
         from mlstm_kernels.torch.chunkwise.native import mlstm_chunkwise__native_autograd  # type: ignore[import-not-found]
@@ -86,4 +88,8 @@ def packages() -> dict[str, Form]:
         found["mlstm_kernels, native chunkwise"] = lambda q, k, v, i, f: mlstm_chunkwise__native_autograd(
             q, k, v, i, f, chunk_size=64
         )
+        if triton:
+            from mlstm_kernels.torch.chunkwise.triton_xl_chunk import mlstm_chunkwise__xl_chunk
+
+            found["mlstm_kernels, Triton"] = lambda q, k, v, i, f: mlstm_chunkwise__xl_chunk(q, k, v, i, f)
     return found

@@ -74,19 +74,18 @@ def ours(began: float) -> Figures:
 
 
 def peer(began: float) -> Figures:
-    """The same reading, preprocessing and way back; windows by MONAI, the network in torch (speed needs no weights)."""
+    """The same reading, preprocessing and way back; windows by MONAI, the network in torch."""
     import torch
     from monai.inferers import SlidingWindowInferer
+    from shipped import shipped_network
 
     from segsync.bundle import load_bundle_spec
     from segsync.images import read
     from segsync.postprocess import labels_on
     from segsync.preprocess import prepare
-    from segsync_train.config.run import RunConfig
-    from segsync_train.networks.build import build_network
 
     spec = load_bundle_spec(WEIGHTS / "isles22")
-    network = build_network(RunConfig.model_validate(spec.provenance["config"])).eval()
+    network = shipped_network()
     inferer = SlidingWindowInferer(spec.patch_zyx, sw_batch_size=1, overlap=0.5, mode="gaussian")
     ready = time.monotonic()
     with torch.inference_mode():
