@@ -23,6 +23,7 @@ from builders import (
     rotated,
     rotation,
 )
+from segsync import geometry
 from segsync.arrays import Array, SizeZYX, Triple
 from segsync.bundle import ChannelSpec, ModelSpec
 from segsync.geometry import Grid, Volume, canonical_axes, canonical_grid, resample, respaced
@@ -311,3 +312,27 @@ def test_memory_that_ends_in_itk_is_a_memory_error(monkeypatch: pytest.MonkeyPat
     one, other = grid_of((4, 4, 4)), grid_of((4, 4, 4), (1.5, 1.0, 1.0))
     with pytest.raises(MemoryError, match="Failed to allocate memory"):
         resample(Volume(np.ones((4, 4, 4), np.float32), one), other)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("turn", [0.0, 0.3])
+def test_a_large_image_resampled_in_slabs_is_the_same(
+    antialias: bool, turn: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oblique or not, with a target that reaches beyond the image on one side and ends within it on the other."""
+    random = np.random.default_rng(0)
+    source = Volume(
+        random.integers(-1000, 1000, (40, 24, 30)).astype(np.int16),
+        grid_of((40, 24, 30), (0.8, 0.5, 0.5), (0.0, 0.0, 0.0)),
+    )
+    cos, sin = np.cos(turn), np.sin(turn)
+    direction = (1.0, 0.0, 0.0, 0.0, cos, -sin, 0.0, sin, cos)
+    target = Grid((22, 9, 11), (2.0, 1.5, 1.2), (1.0, -3.0, 2.0), direction)
+    whole = resample(source, target, outside=-7.0, antialias=antialias)
+    monkeypatch.setattr(geometry, "SOURCE_VOXELS", 4000)
+    slabs = list(geometry.resampled_slabs(source, target, outside=-7.0, antialias=antialias))
+    assert len(slabs) == 8
+    np.testing.assert_allclose(np.concatenate([values for _, values in slabs]), whole, atol=2e-3)
+    assert (whole == -7.0).any()
+    assert (whole != -7.0).sum() > 100
+    np.testing.assert_allclose(resample(source, target, outside=-7.0, antialias=antialias), whole, atol=2e-3)

@@ -5,6 +5,7 @@ everything that meets an array are in (Z, Y, X) order; points and directions are
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any, Protocol
@@ -20,6 +21,9 @@ from segsync.errors import UsageError, memory_errors
 SAME_GRID_VOXELS = 1e-3
 #: Cosine of the angle between two axes beyond which they are not at right angles; files round to float32.
 SHEAR = 1e-3
+#: Voxels that are resampled at once, of the image and of the grid: a CT of the whole body never lies there in float32.
+SOURCE_VOXELS, TARGET_VOXELS = 2**24, 2**22
+FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,17 @@ class Grid:
         """LPS millimetres (…, 3) in (x, y, z) of continuous indices (…, 3) in (Z, Y, X)."""
         index_xyz = np.asarray(index_zyx, dtype=np.float64)[..., ::-1]
         return np.asarray(self.origin) + (index_xyz * self.spacing_xyz) @ self.matrix.T
+
+    def indices(self, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Continuous indices (…, 3) in (Z, Y, X) of LPS millimetres (…, 3) in (x, y, z)."""
+        index_xyz = (np.asarray(points) - self.origin) @ np.linalg.inv(self.matrix).T / self.spacing_xyz
+        return index_xyz[..., ::-1]
+
+    def part(self, part: tuple[slice, slice, slice]) -> "Grid":
+        """The lattice of `array[part]`; the slices have a start and a stop within the grid."""
+        z, y, x = (axis.stop - axis.start for axis in part)
+        ox, oy, oz = self.points([axis.start for axis in part])
+        return replace(self, size_zyx=(z, y, x), origin=(float(ox), float(oy), float(oz)))
 
     def corners(self) -> npt.NDArray[np.float64]:
         """LPS millimetres (8, 3) of the centres of the eight corner voxels."""
@@ -228,38 +243,90 @@ def resample(volume: Volume, target: Grid, *, outside: float = 0.0, antialias: b
     interpolated: the values come back bit for bit. With `antialias`, axes along which `target` is coarser are first
     smoothed to its resolution (Gaussian whose FWHM² is the difference of the squared voxel sizes). Raises MemoryError.
     """
-    turned = reordered(volume, target)
-    if turned is not None:
-        return np.ascontiguousarray(turned, dtype=np.float32)
-    with memory_errors():
-        image = Volume(volume.array.astype(np.float32, copy=False), volume.grid).to_sitk()
-        if antialias:
-            image = _smoothed(image, volume.grid, target)
-        z, y, x = target.size_zyx
-        resampled = sitk.Resample(
-            image,
-            (x, y, z),
-            sitk.Transform(3, sitk.sitkIdentity),
-            sitk.sitkLinear,
-            target.origin,
-            target.spacing_xyz,
-            target.direction,
-            outside,
-            sitk.sitkFloat32,
-        )
-        array: Array = sitk.GetArrayFromImage(resampled)
+    parts = resampled_slabs(volume, target, outside=outside, antialias=antialias)
+    where, first = next(parts)
+    if first.shape == target.size_zyx:
+        return first
+    array = np.empty(target.size_zyx, dtype=np.float32)
+    array[where] = first
+    for where, values in parts:
+        array[where] = values
     return array
 
 
-def _smoothed(image: sitk.Image, source: Grid, target: Grid) -> sitk.Image:
-    fwhm_per_sigma = 2.0 * math.sqrt(2.0 * math.log(2.0))
+def resampled_slabs(
+    volume: Volume, target: Grid, *, outside: float = 0.0, antialias: bool = False
+) -> Iterator[tuple[slice, Array]]:
+    """What `resample` gives, in slabs along Z that need little memory each.
+
+    Args:
+        volume: The image.
+        target: The grid wanted.
+        outside: As in `resample`.
+        antialias: As in `resample`.
+
+    Yields:
+        The slab's slice of the target's Z, and its values; the same slices for all volumes on one grid.
+
+    Raises:
+        MemoryError: A slab does not fit.
+    """
+    count = max(math.ceil(volume.array.size / SOURCE_VOXELS), math.ceil(math.prod(target.size_zyx) / TARGET_VOXELS))
+    depth, y, x = target.size_zyx
+    thickness = math.ceil(depth / count)
+    turned = reordered(volume, target)
+    for start in range(0, depth, thickness):
+        here = slice(start, min(start + thickness, depth))
+        if turned is not None:
+            yield here, np.ascontiguousarray(turned[here], dtype=np.float32)
+            continue
+        slab = target.part((here, slice(0, y), slice(0, x))) if thickness < depth else target
+        variances = _variances(volume.grid, target) if antialias else [0.0, 0.0, 0.0]
+        source = _around(volume, slab, variances) if thickness < depth else volume
+        with memory_errors():
+            values = _interpolated(source, slab, outside, variances)
+        yield here, values
+
+
+def _around(volume: Volume, slab: Grid, variances: list[float]) -> Volume:
+    """The part of a volume that a slab's values depend on, and a little more; at least a voxel."""
+    index = volume.grid.indices(slab.corners())
+    reach = [_reach(variance, mm) + 2 for variance, mm in zip(variances[::-1], volume.grid.spacing_zyx, strict=True)]
+    first = np.clip(np.floor(index.min(0)) - reach, 0, np.subtract(volume.array.shape, 1)).astype(int)
+    last = np.clip(np.ceil(index.max(0)) + reach, 0, np.subtract(volume.array.shape, 1)).astype(int)
+    z, y, x = (slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
+    return Volume(volume.array[z, y, x], volume.grid.part((z, y, x)))
+
+
+def _interpolated(volume: Volume, target: Grid, outside: float, variances: list[float]) -> Array:
+    image = Volume(volume.array.astype(np.float32, copy=False), volume.grid).to_sitk()
+    if any(variances):
+        widest = max(1, *(_reach(v, mm) for v, mm in zip(variances, volume.grid.spacing_xyz, strict=True)))
+        image = sitk.DiscreteGaussian(image, variances, maximumKernelWidth=2 * widest + 1, maximumError=[0.01] * 3)
+    z, y, x = target.size_zyx
+    resampled = sitk.Resample(
+        image,
+        (x, y, z),
+        sitk.Transform(3, sitk.sitkIdentity),
+        sitk.sitkLinear,
+        target.origin,
+        target.spacing_xyz,
+        target.direction,
+        outside,
+        sitk.sitkFloat32,
+    )
+    array: Array = sitk.GetArrayFromImage(resampled)
+    return array
+
+
+def _variances(source: Grid, target: Grid) -> list[float]:
+    """Of the Gaussian that brings an image to the target's resolution, along the image's axes x, y, z, in mm²."""
     cosines = np.abs(source.matrix.T @ target.matrix)  # rows: source axes x, y, z; columns: target axes x, y, z
     # A source axis meets the coarsest target axis that it runs along by more than half.
     steps = [max(mm for cosine, mm in zip(row, target.spacing_xyz, strict=True) if cosine > 0.5) for row in cosines]
-    variances = [
-        max(0.0, step**2 - own**2) / fwhm_per_sigma**2 for step, own in zip(steps, source.spacing_xyz, strict=True)
-    ]
-    if not any(variances):
-        return image
-    widest = max(1, *(math.ceil(6 * math.sqrt(v) / mm) for v, mm in zip(variances, source.spacing_xyz, strict=True)))
-    return sitk.DiscreteGaussian(image, variances, maximumKernelWidth=2 * widest + 1, maximumError=[0.01] * 3)
+    return [max(0.0, step**2 - own**2) / FWHM_PER_SIGMA**2 for step, own in zip(steps, source.spacing_xyz, strict=True)]
+
+
+def _reach(variance: float, mm: float) -> int:
+    """How many voxels of this size a Gaussian reaches at most."""
+    return math.ceil(6 * math.sqrt(variance) / mm)

@@ -7,10 +7,10 @@ import SimpleITK as sitk
 from segsync.arrays import Array, LabelMap, Mask, bounding_box
 from segsync.bundle import InferenceSpec, OrganSpec
 from segsync.errors import memory_errors
-from segsync.geometry import Grid, Volume, resample
+from segsync.geometry import Grid, Volume, resampled_slabs
 
-#: What `labels_on` holds at its peak for each voxel of the reference grid: two sums, one label's map twice (ITK's and
-#: ours), labels.
+#: What `labels_on` holds at its peak for each voxel of the reference grid, where a label fills it: the labels,
+#: their confidence, and the label's mask and components (ITK's and ours).
 BYTES_A_VOXEL = 17
 
 
@@ -18,24 +18,29 @@ def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: Inference
     """Labels (Z, Y, X) uint8 on the reference grid, and how many small or unsure components were removed.
 
     probabilities: (L, Z, Y, X) of the foreground labels on the model's grid. They are interpolated to the reference
-    grid one label at a time, so that a whole-body CT never needs more than BYTES_A_VOXEL. A voxel is foreground where
+    grid slab by slab, so that a whole-body CT never needs more than BYTES_A_VOXEL. A voxel is foreground where
     their sum reaches `spec.threshold`, and then takes the likeliest label. An organ is brought into one piece first.
     Raises MemoryError.
     """
     if spec.organ is not None:
         probabilities = in_one_piece(probabilities, grid, spec.threshold, spec.organ)
-    best = np.zeros(reference.size_zyx, dtype=np.float32)
-    total = np.zeros_like(best)
     labels = np.zeros(reference.size_zyx, dtype=np.uint8)
-    for value, probability in zip(spec.labels, probabilities, strict=True):
-        here = resample(Volume(probability, grid), reference)
-        total += here
-        labels[here > best] = value
-        np.maximum(best, here, out=best)
-        del here  # before the next label's map is made
-    del best
-    labels[total < spec.threshold] = 0
-    return remove_components(labels, total, reference, spec.min_component_ml, spec.min_component_confidence)
+    confidence = np.zeros(reference.size_zyx, dtype=np.float32)  # takes memory where it is written alone
+    maps = (resampled_slabs(Volume(probability, grid), reference) for probability in probabilities)
+    for slab in zip(*maps, strict=True):
+        part = slab[0][0]
+        here = labels[part]  # a view
+        best = np.zeros(here.shape, dtype=np.float32)
+        total = np.zeros_like(best)
+        for value, (_, probability) in zip(spec.labels, slab, strict=True):
+            total += probability
+            here[probability > best] = value
+            np.maximum(best, probability, out=best)
+        here[total < spec.threshold] = 0
+        if here.any():
+            box = bounding_box(here > 0)
+            confidence[part][box] = total[box]
+    return remove_components(labels, confidence, reference, spec.min_component_ml, spec.min_component_confidence)
 
 
 def in_one_piece(probabilities: Array, grid: Grid, threshold: float, organ: OrganSpec) -> Array:

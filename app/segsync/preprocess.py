@@ -156,18 +156,19 @@ def _tissue_of(array: Array, channel: ChannelSpec) -> Mask:
 
 
 def _loaded(load: Callable[[str], Volume | None], name: str, warnings: list[str]) -> Volume | None:
-    """The channel in float32; voxels that are no number are NaN."""
+    """The channel as integers, as its file may hold it, or in float32; voxels that are no number are NaN."""
     volume = load(name)
     if volume is None:
         return None
     warnings += [f"channel {name}: {line}" for line in volume.warnings]
+    if volume.array.dtype.kind != "f":
+        return volume  # resampling makes float32 of it, slab by slab
     with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, and is then no number
-        array = volume.array.astype(np.float32)
-    if volume.array.dtype.kind == "f":
-        undefined = ~np.isfinite(array)
-        if undefined.any():
-            array[undefined] = np.nan
-            _check_undefined(name, undefined, warnings)
+        array = volume.array.astype(np.float32, copy=False)
+    undefined = ~np.isfinite(array)
+    if undefined.any():
+        array = np.where(undefined, np.float32(np.nan), array)
+        _check_undefined(name, undefined, warnings)
     return Volume(array, volume.grid)
 
 
@@ -210,7 +211,7 @@ def _on_grid(
 
 def _filled(volume: Volume | None) -> tuple[Volume | None, Volume | None]:
     """Where an image has numbers (None: everywhere), and the image with 0 elsewhere, as outside the field of view."""
-    if volume is None or not np.isnan(volume.array).any():
+    if volume is None or volume.array.dtype.kind != "f" or not np.isnan(volume.array).any():
         return None, volume
     defined = np.isfinite(volume.array)
     filled = np.where(defined, volume.array, np.float32(0))
