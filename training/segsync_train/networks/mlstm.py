@@ -8,9 +8,9 @@ Notation: B batch, H heads, S tokens, D head dimension, L tokens a chunk, N = S/
 with keys scaled by 1/√D. Both forms keep C and n divided by exp(m_t), a running maximum of the exponents, so that no
 gate overflows; the result does not depend on m.
 
-The chunkwise form is quadratic inside a chunk and carries a D×D state from chunk to chunk. The states of up to
-`GROUP` chunks are one masked matrix product; more chunks than that are grouped, and the groups' states are found the
-same way, so that time and memory stay linear in S and no step loops over chunks.
+The chunkwise form is quadratic inside a chunk and carries a D×D state from chunk to chunk. The states of `GROUP` chunks
+are one masked matrix product; the groups follow each other, so that time and memory are linear in S, and what a group
+computes stays in the processor's cache whatever S is.
 """
 
 import math
@@ -46,89 +46,88 @@ def mlstm_recurrent(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Te
     return torch.stack(hidden, dim=2)
 
 
+#: What a group hands to the next: C (B, H, D, D) and n (B, H, D, 1), both divided by exp(m), and m (B, H).
+State = tuple[Tensor, Tensor, Tensor]
+
+
 def mlstm_chunkwise(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, chunk: int = 64) -> Tensor:
     """Hidden states (B, H, S, D) in time and memory linear in S; equal to `mlstm_recurrent` up to rounding.
 
     q, k, v may be of any floating type; gates, their sums and exponentials are float32 whatever the rest is (float64
-    for float64). S need not be a multiple of `chunk`.
+    for float64). S need not be a multiple of `chunk`. In ONNX all chunks are one group: the graph has no loop.
     """
-    batch, heads, tokens, dim = q.shape
     exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    padding = (-tokens) % chunk
-    count = (tokens + padding) // chunk
-    q, k, v = (
-        F.pad(t, (0, 0, 0, padding)).reshape(batch, heads, count, chunk, dim) for t in (q, k / math.sqrt(dim), v)
-    )
-    # Padding never enters (i) and never forgets (f).
-    i = F.pad(i.to(exact), (0, padding), value=NOTHING).reshape(batch, heads, count, chunk)
+    # The keys' 1/√D is a part of what the input gate multiplies.
+    i = i.to(exact) - math.log(q.shape[-1]) / 2
     # ln sigmoid(f): `logsigmoid` becomes log(sigmoid) in ONNX, which is -inf from f = -89 on, and then NaN.
     log_f = -F.softplus(-f.to(exact), threshold=80)
-    log_f = F.pad(log_f, (0, padding)).reshape(batch, heads, count, chunk)
+    if torch.onnx.is_in_onnx_export() or q.shape[2] <= GROUP * chunk:
+        return _group(q, k, v, i, log_f, chunk, None)[0]
+    hidden, state = [], None
+    for part in zip(*(t.split(GROUP * chunk, dim=2) for t in (q, k, v, i, log_f)), strict=True):
+        found, state = _group(*part, chunk, state)
+        hidden.append(found)
+    return torch.cat(hidden, dim=2)
+
+
+def _group(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, log_f: Tensor, chunk: int, entering: State | None
+) -> tuple[Tensor, State]:
+    """Hidden states of a group's tokens, and the state that leaves it; entering: that of the group before."""
+    batch, heads, tokens, dim = q.shape
+    padding = (-tokens) % chunk
+    count = (tokens + padding) // chunk
+    if torch.onnx.is_in_onnx_export() or padding:  # padding by nothing is a copy
+        q, k, v = (F.pad(t, (0, 0, 0, padding)) for t in (q, k, v))
+        i = F.pad(i, (0, padding), value=NOTHING)  # padding never enters
+        log_f = F.pad(log_f, (0, padding))  # and never forgets
+    q, k, v = (t.reshape(batch, heads, count, chunk, dim) for t in (q, k, v))
+    i, log_f = (t.reshape(batch, heads, count, chunk) for t in (i, log_f))
 
     since_start = log_f.cumsum(-1)  # exponent of the decay from a chunk's start to each of its tokens, inclusive
     decay = since_start[..., -1]
     to_end = decay[..., None] - since_start + i  # each token's weight at its chunk's end
     m_chunk = to_end.detach().amax(-1)
-    entering = k * torch.exp(to_end - m_chunk[..., None])[..., None]
+    adding = k * torch.exp(to_end - m_chunk[..., None])[..., None]
     # What each chunk adds to C, (B, H, N, D, D), and to n, (B, H, N, D, 1). n divides, and its terms cancel: it is
     # kept exact.
-    own = entering.to(v.dtype).transpose(-1, -2) @ v, entering.sum(-2)[..., None]
-    (state, normaliser), m_before, _, _ = _states_before(own, decay, m_chunk)
+    own: tuple[Tensor, ...] = (adding.to(v.dtype).transpose(-1, -2) @ v, adding.sum(-2)[..., None])
+    before, m_before, leaving = _states(own, decay, m_chunk, entering)
 
     token = torch.arange(chunk, device=q.device)
-    causal = token[:, None] >= token[None, :]
-    within = since_start[..., :, None] - since_start[..., None, :] + i[..., None, :]
-    within = within.masked_fill(~causal, NOTHING)
+    later = token[:, None] < token[None, :]
+    gate = i - since_start
     across = since_start + m_before[..., None]
-    m = torch.maximum(within.detach().amax(-1), across.detach())
-    attention = (q @ k.transpose(-1, -2)) * torch.exp(within - m[..., None])
+    m = torch.maximum((since_start + _running_maximum(gate, later)).detach(), across.detach())
+    within = (since_start - m)[..., :, None] + gate[..., None, :]
+    attention = (q @ k.transpose(-1, -2)) * within.masked_fill_(later, NOTHING).exp_()
     carried = q * torch.exp(across - m)[..., None]
-    read = attention.to(v.dtype) @ v + carried.to(v.dtype) @ state
-    weight = attention.sum(-1, keepdim=True) + carried @ normaliser
+    read = attention.to(v.dtype) @ v + carried.to(v.dtype) @ before[0]
+    weight = attention.sum(-1, keepdim=True) + carried @ before[1]
     hidden = read / torch.maximum(weight.abs(), torch.exp(-m)[..., None])
-    return hidden.to(v.dtype).reshape(batch, heads, count * chunk, dim)[:, :, :tokens]
+    return hidden.to(v.dtype).reshape(batch, heads, count * chunk, dim)[:, :, :tokens], leaving
 
 
-def _states_before(
-    own: tuple[Tensor, ...], decay: Tensor, m: Tensor
-) -> tuple[tuple[Tensor, ...], Tensor, tuple[Tensor, ...], Tensor]:
-    """The states that enter each chunk, and those that leave the last.
+def _running_maximum(gate: Tensor, later: Tensor) -> Tensor:
+    """The largest of each token and those before it, (…, L) → (…, L)."""
+    if torch.onnx.is_in_onnx_export():  # which has none
+        return gate[..., None, :].masked_fill(later, NOTHING).amax(-1)
+    return gate.detach().cummax(-1).values
 
-    own: states (…, N, D, E), what each chunk adds to each, divided by exp(m); decay, m: (…, N) exponents of a chunk's
-    whole decay and of its scale. Returns the states (…, N, D, E) and their common exponents (…, N), then the same for
-    the end, (…, D, E) and (…).
+
+def _states(
+    own: tuple[Tensor, ...], decay: Tensor, m: Tensor, entering: State | None
+) -> tuple[tuple[Tensor, ...], Tensor, State]:
+    """The states before each of N chunks and after the last, by one masked (N + 1)×N product.
+
+    own: (B, H, N, D, E), what each chunk adds to each state, divided by exp(m); decay, m: (B, H, N) exponents of a
+    chunk's whole decay and of its scale. Returns the states before each chunk with their common exponents (B, H, N),
+    and what leaves the last.
     """
-    count = decay.shape[-1]
-    if count <= GROUP:
-        states, exponents = _dense(own, decay, m)
-        inner, last = (tuple(s[..., part, :, :] for s in states) for part in (slice(None, -1), -1))
-        return inner, exponents[..., :-1], last, exponents[..., -1]
-    padding = (-count) % GROUP
-    groups = (count + padding) // GROUP
-    lead = decay.shape[:-1]
-    own = tuple(F.pad(o, (0, 0, 0, 0, 0, padding)).reshape(*lead, groups, GROUP, *o.shape[-2:]) for o in own)
-    decay = F.pad(decay, (0, padding)).reshape(*lead, groups, GROUP)
-    m = F.pad(m, (0, padding), value=NOTHING).reshape(*lead, groups, GROUP)
-    states, exponents = _dense(own, decay, m)  # inside each group: (…, R, GROUP + 1, D, E)
-    ends = tuple(s[..., -1, :, :] for s in states)
-    entering, m_entering, last, m_last = _states_before(ends, decay.sum(-1), exponents[..., -1])  # of the groups
-    passed = F.pad(decay.cumsum(-1)[..., :-1], (1, 0)) + m_entering[..., None]
-    m_inside = exponents[..., :-1]
-    joint = torch.maximum(m_inside, passed.detach())
-    here, before = (torch.exp(exponent - joint)[..., None, None] for exponent in (m_inside, passed))
-    joined = tuple(
-        (s[..., :-1, :, :] * here.to(s.dtype) + e[..., None, :, :] * before.to(s.dtype)).flatten(-4, -3)[
-            ..., :count, :, :
-        ]
-        for s, e in zip(states, entering, strict=True)
-    )
-    return joined, joint.flatten(-2)[..., :count], last, m_last
-
-
-def _dense(own: tuple[Tensor, ...], decay: Tensor, m: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """States before each of N chunks and after the last, (…, N + 1, D, E), by one masked (N + 1)×N product."""
-    count = decay.shape[-1]
-    row = torch.arange(count + 1, device=decay.device)
+    if entering is not None:  # a chunk before the first
+        own = tuple(torch.cat([e[:, :, None].to(o.dtype), o], dim=2) for e, o in zip(entering, own, strict=False))
+        decay, m = F.pad(decay, (1, 0)), torch.cat([entering[2][..., None], m], dim=-1)
+    row = torch.arange(decay.shape[-1] + 1, device=decay.device)
     earlier = row[:, None] > row[None, :-1]  # (N + 1, N): chunk i lies before row j
     # Decay from chunk i's end to row j's start, Σ decay_l over i < l < j, summed rather than taken as a difference of
     # cumulative sums, which would cancel.
@@ -137,5 +136,7 @@ def _dense(own: tuple[Tensor, ...], decay: Tensor, m: Tensor) -> tuple[tuple[Ten
     exponent = torch.where(earlier, passed + m[..., None, :], NOTHING)
     scale = exponent.detach().amax(-1)
     weight = torch.exp(exponent - scale[..., None]) * earlier
-    states = tuple((weight.to(o.dtype) @ o.flatten(-2)).reshape(*o.shape[:-3], count + 1, *o.shape[-2:]) for o in own)
-    return states, scale
+    states = tuple((weight.to(o.dtype) @ o.flatten(-2)).unflatten(-1, o.shape[-2:]) for o in own)
+    first = 0 if entering is None else 1
+    state, normaliser = (s[..., -1, :, :] for s in states)
+    return tuple(s[..., first:-1, :, :] for s in states), scale[..., first:-1], (state, normaliser, scale[..., -1])
