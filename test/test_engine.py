@@ -1,7 +1,6 @@
 """ONNX Runtime as a predictor, what it says when something is wrong, and how much memory a case takes."""
 
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 from builders import copying, graph, greedy, grid_of, tissue_of, write_bundle, write_image
 from segsync import engine
 from segsync.bundle import ChannelSpec, Fixed, load_bundle
-from segsync.engine import Device, Engine, choose_device, open_engine, providers, threads
+from segsync.engine import Device, Engine, choose_device, open_engine, providers
 from segsync.errors import ResourceError, UsageError, WeightsError
 from segsync.memory import Footprint
 
@@ -318,21 +317,3 @@ def test_standard_output_is_for_results(
     caught = capsys.readouterr()
     assert caught.out == ""
     assert "EP Error" in caught.err
-
-
-def test_a_machine_with_many_cores_starts_no_more_threads_than_the_platform_allows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(96)))
-    assert 3 * threads() < 128
-
-
-@pytest.mark.parametrize(("quota", "expected"), [("250000 100000", 3), ("50000 100000", 1), ("max 100000", 8)])
-def test_a_container_with_a_quota_starts_no_more_threads_than_may_run(
-    quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`docker run --cpus 2.5`, 0.5, and none."""
-    (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    monkeypatch.setattr("segsync.engine.CPU_QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert threads() == expected

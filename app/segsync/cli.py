@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-import SimpleITK as sitk
 import typer
 
 import segsync
@@ -21,7 +20,6 @@ from segsync.bundle import MANIFEST_FILE, MODEL_FILE, SPEC_FILE, load_bundle, lo
 from segsync.console import guarded, show_logs, show_result, unexpected
 from segsync.dicom_seg import check_installed as check_highdicom
 from segsync.dicom_seg import segmentation_path, write_segmentation
-from segsync.engine import threads
 from segsync.errors import (
     CasesFailedError,
     ResourceError,
@@ -48,6 +46,7 @@ from segsync.predict import (
     load,
     task_of,
 )
+from segsync.processor import MAX_THREADS, choose_threads
 from segsync.progress import report_progress
 from segsync.server import HOST, PORT, make_server
 from segsync.tasks import TASKS, Task, task_named
@@ -105,13 +104,22 @@ MemoryOption = Annotated[
     float | None,
     typer.Option("--max-memory", min=0.1, help="GB of memory to stay below; windows shrink, to half at most."),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=MAX_THREADS,
+        callback=choose_threads,
+        help="Threads; else as many as processors are free.",
+    ),
+]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Every step, and tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
 
 
 def main() -> None:
     """Run the command line; errors are one line on stderr and a documented exit code."""
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads())
     if threading.current_thread() is not threading.main_thread():  # which alone may say what a signal does
         guarded(app)
         return
@@ -150,6 +158,7 @@ def predict(
     overlap: OverlapOption = 0.5,
     deadline: DeadlineOption = None,
     max_memory: MemoryOption = None,
+    threads: ThreadsOption = None,
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="A map per label beside the mask.")
     ] = False,
@@ -281,6 +290,7 @@ def run(
     tta: TtaOption = "auto",
     deadline: DeadlineOption = None,
     on_failure: FailureOption = "fail",
+    threads: ThreadsOption = None,
     verbose: Verbose = 0,
 ) -> None:
     """One case as Grand Challenge runs it: /input to /output. The same as no command at all inside the container."""
@@ -307,6 +317,7 @@ def serve(
     on_failure: FailureOption = "fail",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; the platform calls 4743.")] = PORT,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 127.0.0.1 for this machine alone.")] = HOST,
+    threads: ThreadsOption = None,
     verbose: Verbose = 0,
 ) -> None:
     """Serve POST /invoke and GET /health as Grand Challenge calls them; models are loaded before the port opens."""

@@ -3,13 +3,10 @@
 import contextlib
 import ctypes
 import logging
-import math
-import os
 import re
 import sys
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +15,11 @@ import numpy.typing as npt
 from segsync.arrays import Array, SizeZYX
 from segsync.bundle import Bundle
 from segsync.errors import OUT_OF_MEMORY, ResourceError, UsageError, WeightsError
+from segsync.processor import say_threads, shared, threads
 
 log = logging.getLogger(__name__)
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-#: Threads of each library at most: the platform allows a container 128 processes and threads, on any machine.
-MAX_THREADS = 16
-#: A container's processor time (`docker run --cpus 4`), microseconds in a period: "400000 100000", or "max 100000".
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 #: The library of the NVIDIA driver.
 CUDA_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 #: How far a probability may lie beyond 0 and 1 by rounding.
@@ -62,18 +56,6 @@ def choose_device(wanted: str) -> Device:
         log.info("no GPU: %s; running on the CPU", reason)
         return Device()
     raise ResourceError(f"--device {wanted}: expected a GPU, found none ({reason}); use --device cpu or auto")
-
-
-def threads() -> int:
-    """Threads for a library: the cores that this process may use (libraries count the host's), within MAX_THREADS.
-
-    More threads than a container's quota stand still for a part of every period, and all wait for the last.
-    """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = (CPU_QUOTA.read_text().strip() if CPU_QUOTA.is_file() else "").partition(" ")
-    if quota.isdigit() and period.isdigit():
-        allowed = min(allowed, math.ceil(int(quota) / int(period)))
-    return min(allowed, MAX_THREADS)
 
 
 def providers() -> list[str]:
@@ -119,6 +101,9 @@ class Engine:
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # its errors are raised, and told in one line here
         options.intra_op_num_threads = threads()
+        if shared():
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        say_threads()
         # No sha256 covers weights that the file keeps in another one: they are looked for in a place that cannot be.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(bundle.model / "nowhere")

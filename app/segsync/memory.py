@@ -3,17 +3,17 @@
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segsync.arrays import SizeZYX
+from segsync.control_groups import files_of
 from segsync.errors import ResourceError
 from segsync.sliding_window import fitted, halved, voxels_of
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
-CGROUP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 #: Control groups without a limit say `max`, or a number near the largest that there is.
 NO_LIMIT = 2**60
 
@@ -53,21 +53,10 @@ def container_limit() -> int | None:
     Above it the kernel ends the process, without a line.
     """
     limits = []
-    for path in _limit_files():
+    for path in files_of("memory", "memory.max", "memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # not there, not readable, or `max`
             limits.append(int(path.read_text()))
     return min((limit for limit in limits if limit < NO_LIMIT), default=None)
-
-
-def _limit_files() -> Iterator[Path]:
-    """Of the process's control group and all above it: version 2's `memory.max`, version 1's `limit_in_bytes`."""
-    groups = CGROUP.read_text().splitlines() if CGROUP.is_file() else []
-    for line in (*groups, "0::/", ":memory:/"):  # inside a container its own group is the root
-        _, controllers, place = line.split(":", 2)
-        root, name = (CGROUPS, "memory.max") if not controllers else (CGROUPS / "memory", "memory.limit_in_bytes")
-        if controllers in ("", "memory"):
-            group = Path(place.lstrip("/"))
-            yield from (root / above / name for above in (group, *group.parents))
 
 
 @dataclass(frozen=True)

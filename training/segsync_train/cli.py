@@ -1,6 +1,7 @@
 """The command line `segsync-train`. What a command needs is imported when it runs, so that `--help` is quick."""
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from rich.console import Console
 import segsync
 from segsync.console import guarded, show_logs
 from segsync.errors import InputError, ResourceError, memory_errors
+from segsync.processor import choose_threads
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +49,19 @@ RulesOption = Annotated[
     str | None, typer.Option("--rules", help="isles22, isles24, isles26, atlas or aims-tbi; else the task's.")
 ]
 PartOfSplit = Literal["validation", "training", "all"]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, callback=choose_threads, help="Threads on a CPU; else as many as are free."),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step, and tracebacks.")]
 
 
 def main() -> None:
     """Run the command line; errors are one line on stderr and a documented exit code."""
     set_up_logging(verbose=False)
+    # torch's threads sleep at a barrier, rather than spin there while another process has the last one's processor. It
+    # is read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     guarded(_with_libraries)
 
 
@@ -111,6 +120,7 @@ def pretrain(
     set_: SetOption = None,
     resume: ResumeOption = False,
     minutes: MinutesOption = None,
+    threads: ThreadsOption = None,
     verbose: Verbose = False,
 ) -> None:
     """Train an encoder on volumes without labels, for `finetune` to start from."""
@@ -135,6 +145,7 @@ def finetune(
     set_: SetOption = None,
     resume: ResumeOption = False,
     minutes: MinutesOption = None,
+    threads: ThreadsOption = None,
     verbose: Verbose = False,
 ) -> None:
     """Train a network on labelled cases, from scratch or from a pretrained encoder."""
@@ -184,6 +195,7 @@ def tune(
     rules: RulesOption = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
     device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     verbose: Verbose = False,
 ) -> None:
     """Choose the threshold, the smallest component and the least confidence on a run's validation cases.
@@ -247,6 +259,7 @@ def evaluate(
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
     masks: Annotated[bool, typer.Option("--masks", help="Keep the masks, in OUTPUT/masks.")] = False,
     device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     verbose: Verbose = False,
 ) -> None:
     """Score a network or a folder of predictions: Dice, HD, HD95, ASSD, volumes and lesions of every case and label."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from segsync.errors import ResourceError, memory_errors
 from segsync.memory import peak_bytes
+from segsync.processor import say_threads, threads
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
 
@@ -112,6 +113,9 @@ def training_device(name: str, group: Processes) -> torch.device:
             )
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(threads())
+        say_threads()
     return device
 
 

@@ -1,7 +1,7 @@
 """Supervised training of the xLSTM-UNet, from scratch or from a pretrained encoder: the loop, in one sitting.
 
 Everything random in a step is a function of (seed, step): a run that was killed goes on from its last checkpoint to the
-same weights (bit for bit on one CPU; to rounding on GPUs, whose reductions have no fixed order).
+same weights (bit for bit on one CPU with as many threads; to rounding on GPUs, whose reductions have no fixed order).
 """
 
 import logging
