@@ -244,7 +244,7 @@ print(json.dumps([peak, result.statistics.windows, result.volume_ml, list(result
 """
 
 
-def test_a_large_ct_stays_below_8_gb(tmp_path: Path) -> None:
+def test_a_large_ct_stays_below_2_gb(tmp_path: Path) -> None:
     """512×512×400 voxels in a process of its own; half the resolution, a quick network: images take the memory."""
     grid = grid_of((400, 512, 512), (1.0, 0.45, 0.45))
     ct = np.full(grid.size_zyx, -1000, dtype=np.int16)
@@ -267,7 +267,7 @@ def test_a_large_ct_stays_below_8_gb(tmp_path: Path) -> None:
     assert shape == [400, 512, 512]
     assert windows > 27
     assert volume_ml == pytest.approx(100 * 100 * 100 * 0.45 * 0.45 / 1000, rel=0.05)
-    assert peak < 8e9
+    assert peak < 2e9
 
 
 def test_auto_goes_on_on_the_cpu_where_the_gpu_does_not_start(
