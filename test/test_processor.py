@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from segsync.processor import Sample, allowed, choose_threads, fitting, say_thre
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A process that has not chosen yet, on eight processors, in no container; what it sets is put back."""
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     monkeypatch.setattr(processor, "_choice", processor._Choice())
@@ -116,7 +117,6 @@ def test_a_word_of_the_users_comes_before_the_load(monkeypatch: pytest.MonkeyPat
 
 def test_the_option_is_in_every_command_that_computes() -> None:
     for command in ("predict", "run", "serve"):
-        CliRunner().invoke(app, [command, "--threads", "2", "--input", "nowhere", "--help"])
         assert CliRunner().invoke(app, [command, "--threads", "0"]).exit_code == 2
     CliRunner().invoke(app, ["predict", "--threads", "2", "-i", "nowhere", "-o", "nowhere"])
     assert threads() == 2

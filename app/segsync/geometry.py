@@ -75,7 +75,8 @@ class Grid:
 
     def indices(self, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Continuous indices (…, 3) in (Z, Y, X) of LPS millimetres (…, 3) in (x, y, z)."""
-        index_xyz = (np.asarray(points) - self.origin) @ np.linalg.inv(self.matrix).T / self.spacing_xyz
+        offset = np.asarray(points, dtype=np.float64) - np.asarray(self.origin)
+        index_xyz: npt.NDArray[np.float64] = offset @ np.linalg.inv(self.matrix).T / np.asarray(self.spacing_xyz)
         return index_xyz[..., ::-1]
 
     def part(self, part: tuple[slice, slice, slice]) -> "Grid":
@@ -291,7 +292,7 @@ def resampled_slabs(
 def _around(volume: Volume, slab: Grid, variances: list[float]) -> Volume:
     """The part of a volume that a slab's values depend on, and a little more; at least a voxel."""
     index = volume.grid.indices(slab.corners())
-    reach = [_reach(variance, mm) + 2 for variance, mm in zip(variances[::-1], volume.grid.spacing_zyx, strict=True)]
+    reach = [2 + _reach(variance, mm) for variance, mm in zip(variances[::-1], volume.grid.spacing_zyx, strict=True)]
     first = np.clip(np.floor(index.min(0)) - reach, 0, np.subtract(volume.array.shape, 1)).astype(int)
     last = np.clip(np.ceil(index.max(0)) + reach, 0, np.subtract(volume.array.shape, 1)).astype(int)
     z, y, x = (slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))

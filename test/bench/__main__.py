@@ -23,7 +23,8 @@ carry over to another machine.
 NOT_SHOWN = """## Not yet shown
 
 - No GPU was at hand: `make gpu` measures speed in float16 and on the CUDA provider, against torch, and writes
-  `performance-gpu.md`. Without a GPU only its dry run has been run.
+  `performance-gpu.md`. Without a GPU parts of its dry run have been run.
+- A training step and a window beside a busy neighbour, with threads chosen and with all.
 - Networks of the published size beside the published code, in float32 and bfloat16.
 - nnU-Net's predictor and trainer, and a window by OpenVINO, in the same run.
 - Growth with cases, voxels, processes and volumes on disk; two processes of a training against one.

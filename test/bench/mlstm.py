@@ -1,5 +1,6 @@
 """The mLSTM's linear form against the parallel form of the published code, and public packages where they are there."""
 
+import importlib
 import importlib.util
 import math
 import statistics
@@ -89,7 +90,6 @@ def packages(*, triton: bool = False) -> dict[str, Form]:
             q, k, v, i, f, chunk_size=64
         )
         if triton:
-            from mlstm_kernels.torch.chunkwise.triton_xl_chunk import mlstm_chunkwise__xl_chunk
-
-            found["mlstm_kernels, Triton"] = lambda q, k, v, i, f: mlstm_chunkwise__xl_chunk(q, k, v, i, f)
+            module = importlib.import_module("mlstm_kernels.torch.chunkwise.triton_xl_chunk")
+            found["mlstm_kernels, Triton"] = module.mlstm_chunkwise__xl_chunk
     return found

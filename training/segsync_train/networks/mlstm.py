@@ -63,8 +63,9 @@ def mlstm_chunkwise(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, chunk
     log_f = -F.softplus(-f.to(exact), threshold=80)
     if torch.onnx.is_in_onnx_export() or q.shape[2] <= GROUP * chunk:
         return _group(q, k, v, i, log_f, chunk, None)[0]
-    hidden, state = [], None
-    for part in zip(*(t.split(GROUP * chunk, dim=2) for t in (q, k, v, i, log_f)), strict=True):
+    hidden: list[Tensor] = []
+    state: State | None = None
+    for part in zip(*(torch.split(t, GROUP * chunk, dim=2) for t in (q, k, v, i, log_f)), strict=True):
         found, state = _group(*part, chunk, state)
         hidden.append(found)
     return torch.cat(hidden, dim=2)
@@ -136,7 +137,7 @@ def _states(
     exponent = torch.where(earlier, passed + m[..., None, :], NOTHING)
     scale = exponent.detach().amax(-1)
     weight = torch.exp(exponent - scale[..., None]) * earlier
-    states = tuple((weight.to(o.dtype) @ o.flatten(-2)).unflatten(-1, o.shape[-2:]) for o in own)
+    states = tuple((weight.to(o.dtype) @ o.flatten(-2)).reshape(*weight.shape[:-1], *o.shape[-2:]) for o in own)
     first = 0 if entering is None else 1
     state, normaliser = (s[..., -1, :, :] for s in states)
     return tuple(s[..., first:-1, :, :] for s in states), scale[..., first:-1], (state, normaliser, scale[..., -1])
