@@ -139,6 +139,39 @@ def pretrain(
 
 
 @app.command()
+def plan(
+    folder: Annotated[Path, typer.Argument(help="Folder of labelled cases.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The settings' file; the fingerprint goes beside it.")],
+    layout: Annotated[str, typer.Option("--layout", help="Layout of FOLDER, as in `datasets`.")] = "nnunet",
+    channel: Annotated[
+        list[str] | None, typer.Option("--channel", help="Channels to read, the labels' own first; else all.")
+    ] = None,
+    group: Annotated[
+        str, typer.Option("--group", help="What no split divides: subject, site, or a column of participants.tsv.")
+    ] = "subject",
+    folds: Annotated[int, typer.Option("--folds", min=2, help="Folds of the cross-validation.")] = 5,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="What training may take, as in 11GB; else the GPU's, or 8GB.")
+    ] = None,
+    network: Annotated[str | None, typer.Option("--network", help="A preset; else default, or tiny on a CPU.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Name of the task of the exported weights.")] = None,
+    device: DeviceOption = "auto",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Cases that are read at once.")] = 2,
+    verbose: Verbose = False,
+) -> None:
+    """Plan a training: measure the cases, write settings that train unchanged, and a page to check."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.planning.plan import plan as run
+
+    made = run(
+        folder, output, layout=layout, channels=channel or (), group=group, folds=folds, memory=memory, device=device,
+        network=network, task=task, threads=threads,
+    )  # fmt: skip
+    size = " × ".join(map(str, made.config.patch_zyx))
+    sys.stdout.write(f"{output}\tpatch {size}\tbatch {made.config.batch}\t{made.config.steps} steps\n")
+
+
+@app.command()
 def finetune(
     output: OutputOption,
     config: ConfigOption = None,

@@ -61,7 +61,7 @@ def compare(
     look = looks(sorted(names, key=lambda name: name != chosen))
     chapters = (*_together(settings, look, given, output), *_apart(settings, chosen, look, given, output))
     seeds = f"{len(read)} runs of {len(names)} systems; each other system is tested against {chosen}."
-    write_texts({"index.html": page(len(names), seeds, chapters)}, output)
+    write_texts({"index.html": page(f"Comparison of {len(names)} systems", seeds, chapters)}, output)
     return chapters
 
 

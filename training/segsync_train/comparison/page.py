@@ -22,12 +22,12 @@ PAGE = Template("""<!DOCTYPE html>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Comparison of $count systems</title>
+<title>$title</title>
 <style>$style</style>
 </head>
 <body>
 <main>
-<header><h1>Comparison of $count systems</h1><span class="research">For research, not for care</span></header>
+<header><h1>$title</h1><span class="research">For research, not for care</span></header>
 <p class="faint">$summary</p>
 $parts
 </main>
@@ -54,10 +54,10 @@ class Chapter:
     tables: tuple[Table, ...] = ()
 
 
-def page(count: int, summary: str, chapters: Sequence[Chapter]) -> str:
+def page(title: str, summary: str, chapters: Sequence[Chapter]) -> str:
     """The HTML page."""
     return PAGE.substitute(
-        count=count,
+        title=html.escape(title),
         style=STYLE + OWN_STYLE,
         summary=html.escape(summary),
         parts="\n".join(map(_chapter, chapters)),

@@ -63,6 +63,7 @@ class DataSet:
     is filled in from the file's). labels: numbers and names used in settings. values: values in the files as these
     numbers, where they differ. subject, site: regular expressions whose group is a case's subject or site, searched in
     its first file's path below the folder, where names are not those of BIDS.
+    task: the challenge whose data these are, where that has another name.
     unlabelled: a folder whose name holds one of these words keeps cases without labels.
     """
 
@@ -79,6 +80,7 @@ class DataSet:
     unlabelled: tuple[str, ...] = ("test", "val")
     subject: str | None = None
     site: str | None = None
+    task: str | None = None
     note: str = ""
 
     @property

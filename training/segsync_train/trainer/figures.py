@@ -20,7 +20,17 @@ ZOOM = 4
 
 
 def save_overlay(case: LabelledCase, predicted: LabelMap, path: Path) -> None:
-    """Write a PNG: rows are channels, columns the axial, coronal and sagittal plane through most of the foreground.
+    """Write `overlay` as a PNG; raises OutputError."""
+    picture = overlay(case, predicted)
+    try:
+        with whole_file(path) as part:
+            Image.fromarray(picture).save(part, "PNG")
+    except OSError as error:
+        raise OutputError(f"{path}: expected to write the picture, found {why_not(path.parent, error)}") from error
+
+
+def overlay(case: LabelledCase, predicted: LabelMap) -> Picture:
+    """A picture: rows are channels, columns the axial, coronal and sagittal plane through most of the foreground.
 
     Superior and anterior are up; the patient's left is on the right, as radiologists look at it.
     """
@@ -29,12 +39,8 @@ def save_overlay(case: LabelledCase, predicted: LabelMap, path: Path) -> None:
     for channel in case.image:
         rows.append([_plane(np.asarray(channel), np.asarray(case.label), predicted, axis, centre) for axis in range(3)])
     height = max(tile.shape[0] for row in rows for tile in row)
-    picture = np.concatenate([np.concatenate([_filled(tile, height) for tile in row], axis=1) for row in rows])
-    try:
-        with whole_file(path) as part:
-            Image.fromarray(picture).save(part, "PNG")
-    except OSError as error:
-        raise OutputError(f"{path}: expected to write the picture, found {why_not(path.parent, error)}") from error
+    picture: Picture = np.concatenate([np.concatenate([_filled(tile, height) for tile in row], axis=1) for row in rows])
+    return picture
 
 
 def _centre(reference: LabelMap, predicted: LabelMap) -> tuple[int, ...]:

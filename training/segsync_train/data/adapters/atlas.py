@@ -29,6 +29,7 @@ def _release3(name: str, title: str, space: str, image: str) -> DataSet:
         label=(f"{space}_label-lesion_desc-T1lesion_mask",),
         labels={1: "lesion"},
         site=_SITE,
+        task="isles26",
         note="The centre is kept: data.group: site keeps whole centres on one side of a split.",
     )
 
