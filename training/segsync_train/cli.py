@@ -221,6 +221,36 @@ def import_(
 
 
 @app.command()
+def crossval(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of all folds; machines may share it.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    folds: Annotated[int | None, typer.Option("--folds", min=2, help="Else data.folds of the settings, or 5.")] = None,
+    fold: Annotated[int | None, typer.Option("--fold", min=0, help="Do this one alone (from 0); else all.")] = None,
+    rules: RulesOption = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Predict with mirrored copies.")] = False,
+    minutes: MinutesOption = None,
+    verbose: Verbose = False,
+) -> None:
+    """Train a network for each fold, predict the cases that it never saw, and pool all in one table.
+
+    Called again it goes on where it stood. The last fold to be done pools. `tune` on the folder then chooses one
+    operating point on all out-of-fold predictions.
+    """
+    set_up_logging(verbose=verbose)
+    from segsync_train.trainer.crossval import crossval_settings
+
+    settings = crossval_settings(output, config, set_ or [], folds)
+
+    from segsync_train.evaluation.pooling import pooled_table
+    from segsync_train.trainer.crossval import crossval as run
+
+    outcome = run(settings, output, fold=fold, rules=rules, mirror=mirror, should_stop=stop_after(minutes))
+    if outcome.table:
+        on_stdout().print(pooled_table(outcome.table))
+
+
+@app.command()
 def tune(
     run: RunArgument,
     checkpoint: CheckpointOption = None,
@@ -232,6 +262,8 @@ def tune(
     verbose: Verbose = False,
 ) -> None:
     """Choose the threshold, the smallest component and the least confidence on a run's validation cases.
+
+    RUN may be a cross-validation: then on the out-of-fold predictions of all cases.
 
     Every candidate is ranked in each case and metric of the rules, as on the challenge's leaderboard.
     """

@@ -20,6 +20,7 @@ from segsync_train.data.sources import open_data
 from segsync_train.evaluation.candidates import CANDIDATES, TUNABLE, score_candidates
 from segsync_train.evaluation.leaderboard import case_ranks
 from segsync_train.evaluation.metrics import RULES, Rules
+from segsync_train.evaluation.out_of_fold import OutOfFoldCase, is_crossval, read_out_of_fold
 from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.devices import Processes, training_device
 from segsync_train.runs.folder import RunFolder
@@ -68,10 +69,11 @@ def choose_operating_point(
     rules: str | None = None,
     mirror: bool = False,
 ) -> OperatingPoint:
-    """Try every candidate on the validation cases of a run; keep all scores and the choice in its folder.
+    """Try every candidate on the validation cases of a run, or on all out-of-fold predictions of a cross-validation;
+    keep all scores and the choice in its folder.
 
     Args:
-        run: Folder of a fine-tuning run.
+        run: Folder of a fine-tuning run, or of a cross-validation, whose predictions are there already.
         device: Where the network runs.
         checkpoint: Another one than the run's best.
         cases: So many synthetic cases, in place of the run's number.
@@ -86,6 +88,14 @@ def choose_operating_point(
         InputError: Its data are not there, or `cases` is given for a folder's; the rules are not known.
         OutputError: The run's folder cannot be written to.
     """
+    if is_crossval(run):
+        if checkpoint is not None or cases is not None or mirror:
+            raise InputError(
+                f"{run}: expected a cross-validation's own predictions, found --checkpoint, --cases or --mirror, which "
+                "belong to a run; leave them out"
+            )
+        everything = read_out_of_fold(run)
+        return tune_on(map(_out_of_fold, everything.cases), rules_named(rules, everything.task), run)
     found = load_checkpoint(checkpoint or RunFolder(run).best)
     config, network = trained_network(found)
     chosen = rules_named(rules, config.task)
@@ -104,6 +114,11 @@ def choose_operating_point(
             yield TuningCase(case.name, np.asarray(case.label) > 0, probabilities.sum(0), case.voxel_ml)
 
     return tune_on(segmented(), chosen, run, mirror=mirror)
+
+
+def _out_of_fold(case: OutOfFoldCase) -> TuningCase:
+    label, probabilities = case.read()
+    return TuningCase(case.name, label.array > 0, probabilities.sum(0), label.grid.voxel_ml)
 
 
 def rules_named(name: str | None, task: str) -> Rules:
