@@ -10,12 +10,12 @@ from segsync.errors import InputError
 from segsync_train.config.run import FolderData, RunConfig
 from segsync_train.config.settings import dump_settings
 from segsync_train.data.splits import read_split
+from segsync_train.evaluation.crossval import crossval, crossval_settings
 from segsync_train.evaluation.metrics import RULES, score
 from segsync_train.evaluation.operating_point import choose_operating_point
 from segsync_train.evaluation.out_of_fold import read_out_of_fold
 from segsync_train.evaluation.pooling import interval, pooled
 from segsync_train.evaluation.summary import Row
-from segsync_train.trainer.crossval import crossval, crossval_settings
 from training_cases import run_config, write_cases
 
 

@@ -65,3 +65,21 @@ def test_a_recipe_trains_on_its_set_in_miniature(path: Path, tmp_path: Path) -> 
     assert len(case["dice"]) == len(config.labels)
     # Eight voxels of 3 mm³.
     assert case["volume_ml"] == pytest.approx(0.024, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "channels"),
+    [
+        ("isles24-tmax", "isles24", ["tmax"]),
+        ("isles24-maps", "isles24", ["cbf", "cbv", "mtt", "tmax", "cta"]),
+        ("isles26-atlas", "atlas30-native", ["t1"]),
+    ],
+)
+def test_a_challenge_recipe_trains_on_its_set_in_miniature(
+    name: str, layout: str, channels: list[str], tmp_path: Path
+) -> None:
+    """Networks that do not read the image that the challenge measures on train as well."""
+    folder = build(TREES[layout], tmp_path / "set")
+    config = load_settings(RunConfig, ROOT / "training" / "configs" / f"{name}.yaml", [*SMALL, f"data.folder={folder}"])
+    assert [channel.name for channel in config.channels] == channels
+    assert finetune(config, tmp_path / "run").finished

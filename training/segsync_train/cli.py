@@ -238,12 +238,12 @@ def crossval(
     operating point on all out-of-fold predictions.
     """
     set_up_logging(verbose=verbose)
-    from segsync_train.trainer.crossval import crossval_settings
+    from segsync_train.evaluation.crossval import crossval_settings
 
     settings = crossval_settings(output, config, set_ or [], folds)
 
+    from segsync_train.evaluation.crossval import crossval as run
     from segsync_train.evaluation.pooling import pooled_table
-    from segsync_train.trainer.crossval import crossval as run
 
     outcome = run(settings, output, fold=fold, rules=rules, mirror=mirror, should_stop=stop_after(minutes))
     if outcome.table:

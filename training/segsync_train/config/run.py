@@ -171,6 +171,9 @@ class LossConfig(Frozen):
     lesion: NonNegativeFloat = 0.0
     #: Whether the coarsest output of deep supervision counts too; nnU-Net's code gives it no weight.
     coarsest: bool = True
+    #: Fraction of each patch's voxels, those with the largest cross-entropy, that alone count in it (nnU-Net's TopK
+    #: loss takes 0.1); None takes all.
+    top_k: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _some(self) -> "LossConfig":

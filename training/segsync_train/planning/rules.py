@@ -39,6 +39,10 @@ MOST_STEPS = {"gpu": 250_000, "cpu": 10_000}
 SMALL_LESIONS = 0.005
 SIDES = re.compile(r"(?:^|[^a-z])(left|right|l|r|lh|rh)(?:[^a-z]|$)", re.IGNORECASE)
 NETWORKS = {"gpu": "default", "cpu": "tiny"}
+#: Presets whose strides follow from the patch, and those that are given strides.
+OWN_STRIDES, TRANSFORMERS = ("nnunet", "resunet", "unet"), {"swinunetr": 32, "unetr": 16}
+GIVEN_STRIDES = ("tiny", "compact", "small", "default", "enc", "bot")
+PLANNED = (*GIVEN_STRIDES, *OWN_STRIDES, *TRANSFORMERS)
 
 
 @dataclass(frozen=True)
@@ -160,13 +164,15 @@ def make_plan(found: Fingerprint, wanted: Wanted) -> Plan:
             f"{found.folder}: expected two groups of cases or more (data.group: {found.group}), found "
             f"{found.groups} in {len(found.cases)} cases; give more cases or another --group"
         )
+    if wanted.network is not None and wanted.network not in PLANNED:
+        raise InputError(f"--network: expected one of {', '.join(PLANNED)}, found {wanted.network!r}")
     folds = min(wanted.folds, found.groups)
     spacing, spacing_reason = target_spacing(found)
     size = median_size(found, spacing)
     how = {name: normalisation(name, channel) for name, channel in found.channels.items()}
     mirror, mirror_reason = mirror_axes(found.labels)
     share, share_reason = foreground(found)
-    baseline = wanted.network in ("nnunet", "resunet", "unet")
+    baseline = wanted.network in OWN_STRIDES
     settings: dict[str, Any] = {
         "name": wanted.task,
         "task": wanted.task,
@@ -223,11 +229,10 @@ def checked(settings: Mapping[str, Any]) -> RunConfig:
 def _network(settings: Mapping[str, Any], patch: SizeZYX, spacing: Triple) -> tuple[dict[str, Any], SizeZYX]:
     """The network for a patch and what the patch's sides must be multiples of."""
     name = settings["network"]["preset"]
-    if name in ("swinunetr", "unetr"):
-        side = 32 if name == "swinunetr" else 16
-        return {"preset": name}, (side, side, side)
+    if name in TRANSFORMERS:
+        return {"preset": name}, (TRANSFORMERS[name],) * 3
     strides = topology(patch, spacing).strides_zyx
-    if name in ("nnunet", "resunet", "unet"):
+    if name in OWN_STRIDES:
         strides = strides[:4] if name == "unet" else strides
         return {"preset": name}, _product(strides)
     base = preset(name, len(settings["channels"]), len(settings["labels"]) + 1)

@@ -30,11 +30,12 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         self.lesion_weight = config.lesion
         self.coarsest = config.coarsest
+        self.top_k, self.top_k_weight = config.top_k, config.cross_entropy
         self.voxelwise = DiceCELoss(
             include_background=False,
             softmax=True,
             lambda_dice=config.dice,
-            lambda_ce=config.cross_entropy,
+            lambda_ce=config.cross_entropy if config.top_k is None else 0.0,
             smooth_nr=SMOOTH_VOXELS,
             smooth_dr=SMOOTH_VOXELS,
         )
@@ -48,10 +49,28 @@ class SegmentationLoss(nn.Module):
         for logits, weight in zip(outputs, weights, strict=True):
             z, y, x = logits.shape[2:]
             coarse = onehot if onehot.shape[2:] == logits.shape[2:] else F.adaptive_avg_pool3d(onehot, (z, y, x))
-            total = total + weight / sum(weights) * self.voxelwise(logits.float(), coarse)
+            loss = self.voxelwise(logits.float(), coarse)
+            if self.top_k is not None:
+                loss = loss + self.top_k_weight * top_k_cross_entropy(logits.float(), coarse, self.top_k)
+            total = total + weight / sum(weights) * loss
         if self.lesion_weight and regions is not None:
             total = total + self.lesion_weight * lesion_dice_loss(outputs[0].float(), target, regions)
         return total
+
+
+def top_k_cross_entropy(logits: Tensor, target: Tensor, fraction: float) -> Tensor:
+    """Cross-entropy of each sample's hardest voxels alone (Wu et al. 2016; nnU-Net's TopK loss).
+
+    Args:
+        logits: (N, 1 + L, Z, Y, X).
+        target: (N, 1 + L, Z, Y, X), probabilities.
+        fraction: Of the voxels, at least one.
+
+    Returns:
+        The mean over these voxels of all samples.
+    """
+    losses = F.cross_entropy(logits, target, reduction="none").flatten(1)
+    return losses.topk(max(1, round(fraction * losses.shape[1])), dim=1).values.mean()
 
 
 def lesion_dice_loss(logits: Tensor, target: Tensor, regions: Tensor) -> Tensor:
