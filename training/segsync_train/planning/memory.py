@@ -8,7 +8,6 @@ import torch
 
 # Only shapes are followed: no weight and no map exists.
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from segsync.arrays import SizeZYX
 from segsync.errors import InputError
@@ -84,11 +83,11 @@ def _probe(patch: SizeZYX, multiple: SizeZYX) -> SizeZYX:
 
 def _maps(network: SegmentationNetwork, sides: SizeZYX, *, half: bool) -> float:
     """Bytes of the maps, the loss's arrays and the largest gradients for one patch."""
-    kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+    kept: dict[int, int] = {}  # by the storage's address: the graph holds all of them until the end
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage] = storage.nbytes()
+        kept[int(storage._cdata)] = storage.nbytes()
         return tensor
 
     with FakeTensorMode(allow_non_fake_inputs=True):
