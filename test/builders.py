@@ -92,6 +92,15 @@ def copying(channels: int) -> bytes:
     return graph(nodes, {**FIRST_CHANNEL, "low": np.float32(0), "high": np.float32(1)}, channels)
 
 
+def constant(value: float) -> bytes:
+    """The same probability everywhere, whatever the channel shows."""
+    nodes = [
+        helper.make_node("Mul", ["x", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "value"], ["y"]),
+    ]
+    return graph(nodes, {"zero": np.float32(0), "value": np.float32(value)}, channels=1)
+
+
 def two_labels() -> bytes:
     """Both channels, clipped to [0, 1], as the probabilities of two labels."""
     nodes = [helper.make_node("Clip", ["x", "low", "high"], ["y"])]

@@ -1,17 +1,22 @@
 """From a run to weights that the runtime opens and that give what the trained network gives."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 
+import segsync
 from segsync.bundle import load_bundle, load_manifest
 from segsync.engine import Device, Engine
 from segsync.errors import InputError, WeightsError
 from segsync.images import read
+from segsync.predict import Settings
 from segsync.preprocess import prepare
 from segsync_train.config.run import CardConfig, TransferConfig
 from segsync_train.evaluation.operating_point import (
@@ -21,7 +26,7 @@ from segsync_train.evaluation.operating_point import (
     read_operating_point,
 )
 from segsync_train.export.card import model_card
-from segsync_train.export.export import export
+from segsync_train.export.export import Member, _check_alike, export
 from segsync_train.networks.build import build_network
 from segsync_train.networks.onnx_file import read_onnx, write_onnx
 from segsync_train.networks.xlstm_unet import XLSTMUNet
@@ -161,3 +166,40 @@ def test_without_a_choice_the_threshold_is_a_half_and_another_file_is_refused(tm
     (tmp_path / "operating_point.json").write_text("[]")
     with pytest.raises(InputError, match="run segsync-train tune"):
         read_operating_point(tmp_path)
+
+
+def test_runs_become_an_ensemble_that_averages(run: Path, weights: Path, tmp_path: Path) -> None:
+    """Of a run and its copy the mean is the run's own, up to what float32 sums leave."""
+    twin = tmp_path / "twin"
+    shutil.copytree(run, twin)
+    folder = export([run, twin], tmp_path / "weights")
+    bundle = load_bundle(folder)
+    assert [one.model.name for one in bundle.networks] == ["model.onnx", "model-2.onnx"]
+    assert set(load_manifest(tmp_path / "weights" / "manifest.json").tasks["custom"].files) >= {"model-2.onnx"}
+    assert len(bundle.spec.provenance["networks"]) == 2
+    assert "the mean of 2 networks" in (folder / "MODEL_CARD.md").read_text()
+    image = read(run.parent / "cases" / "imagesTr" / "case2_0000.nii.gz")
+    alone, both = (
+        segsync.load("custom", weights=place, device="cpu").predict({"t1": image}, Settings(tta="none"))
+        for place in (weights / "custom", folder)
+    )
+    assert both.statistics.networks == 2
+    assert both.model_probabilities == pytest.approx(alone.model_probabilities, abs=1e-5)
+    point = read_operating_point(twin)
+    (twin / "operating_point.json").write_text(point.model_copy(update={"threshold": 0.77}).model_dump_json())
+    with pytest.raises(InputError, match="--operating-point FOLDER, one chosen for the ensemble"):
+        export([run, twin], tmp_path / "other")
+    folder = export([run, twin], tmp_path / "other", operating_point=twin)
+    assert load_bundle(folder).spec.threshold == 0.77
+    with pytest.raises(InputError, match="expected every run once"):
+        export([run, run], tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"), [({"spacing_zyx": (2.0, 1.0, 1.0)}, "spacing_zyx"), ({"labels": {1: "other"}}, "labels")]
+)
+def test_runs_of_other_grids_or_labels_are_no_ensemble(run: Path, changes: dict[str, Any], what: str) -> None:
+    first = Member.of(run, None)
+    other = replace(first, run=run / "other", config=first.config.model_copy(update=changes))
+    with pytest.raises(InputError, match=f"other: expected {what} of .*run"):
+        _check_alike([first, other])

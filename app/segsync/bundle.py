@@ -8,7 +8,7 @@ repeats the sha256 of every file and its licence.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -32,6 +32,8 @@ Spacing = Annotated[float, Field(ge=0.01, le=100)]
 Side = Annotated[int, Field(gt=0, le=1024)]
 #: A folder's name beside the weights', no path.
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+#: A further network's file beside `model.onnx`.
+NetworkFile = Annotated[str, Field(pattern=r"^model-[0-9]+\.onnx$")]
 Percentile = Annotated[float, Field(ge=0, le=100)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -186,7 +188,10 @@ class ModelSpec(InferenceSpec):
     #: image. Voxels outside its mask are set to 0. None: the network sees the whole image.
     region_model: FolderName | None = None
     opset: PositiveInt
+    #: Of the network in `model.onnx`.
     sha256: Sha256
+    #: Further networks of an ensemble, files beside `model.onnx`, with the sha256 of each: probabilities are averaged.
+    further_networks: dict[NetworkFile, Sha256] = Field(default_factory=dict)
     licence: str
     #: Free record of the training: configuration, commit, data, hours, hardware.
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -213,21 +218,32 @@ class Manifest(_Frozen):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified folder of weights."""
+    """A verified folder of weights, and which of its networks is meant: the first, or another of an ensemble."""
 
     folder: Path
     spec: ModelSpec
+    file: str = MODEL_FILE
 
     @property
     def model(self) -> Path:
         """Path of the ONNX file."""
-        return self.folder / MODEL_FILE
+        return self.folder / self.file
+
+    @property
+    def sha256(self) -> str:
+        """Of the ONNX file."""
+        return self.spec.further_networks.get(self.file, self.spec.sha256)
+
+    @property
+    def networks(self) -> tuple["Bundle", ...]:
+        """The same folder once for each of its networks, the first one first."""
+        return tuple(replace(self, file=file) for file in (MODEL_FILE, *self.spec.further_networks))
 
     def read_model(self) -> bytes:
         """The bytes of the ONNX file; raises WeightsError where they are no longer those that were verified."""
         with os_errors(WeightsError, self.model):
             content = self.model.read_bytes()
-        _check_sha256(self.model, hashlib.sha256(content).hexdigest(), self.spec.sha256)
+        _check_sha256(self.model, hashlib.sha256(content).hexdigest(), self.sha256)
         return content
 
 
@@ -276,9 +292,12 @@ def load_bundle(folder: Path, task: str | None = None) -> Bundle:
         if entry is not None:
             verify_files(folder, entry)
     model = folder / MODEL_FILE
-    if not model.is_file():
-        raise WeightsError(f"{model}: expected the network's weights, found no such file; copy the whole folder")
-    _check_sha256(model, sha256_of(model), spec.sha256)
+    for network in Bundle(folder, spec).networks:
+        if not network.model.is_file():
+            raise WeightsError(
+                f"{network.model}: expected the network's weights, found no such file; copy the whole folder"
+            )
+        _check_sha256(network.model, sha256_of(network.model), network.sha256)
     if task is not None and spec.task != task:
         raise WeightsError(
             f"{folder}: expected weights for the task {task!r}, found {spec.task!r}; give other --weights"
@@ -311,10 +330,10 @@ def write_manifest(weights: Path) -> Path:
     tasks = {}
     for spec_path in sorted(weights.glob(f"*/{SPEC_FILE}")):
         folder = spec_path.parent
-        files = {
-            name: sha256_of(folder / name) for name in (MODEL_FILE, SPEC_FILE, CARD_FILE) if (folder / name).is_file()
-        }
-        tasks[folder.name] = ManifestEntry(licence=load_bundle_spec(folder).licence, files=files)
+        spec = load_bundle_spec(folder)
+        names = (MODEL_FILE, *spec.further_networks, SPEC_FILE, CARD_FILE)
+        files = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
+        tasks[folder.name] = ManifestEntry(licence=spec.licence, files=files)
     path = weights / MANIFEST_FILE
     with whole_file(path) as part:
         part.write_text(json.dumps(Manifest(tasks=tasks).model_dump(), indent=2) + "\n", encoding="utf-8")

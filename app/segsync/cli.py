@@ -33,7 +33,7 @@ from segsync.images import stem_of, write
 from segsync.installation import as_table, folders_of_weights, installation
 from segsync.jobs import OnFailure, empty_in_place, read_job, run_job
 from segsync.lesions import measure
-from segsync.output_paths import check_folders, check_output_paths, output_paths_of, probability_paths
+from segsync.output_paths import check_folders, check_output_paths, output_paths_of, probability_paths, uncertainty_path
 from segsync.pipeline import Case
 from segsync.predict import (
     MOST_OVERLAP,
@@ -162,6 +162,9 @@ def predict(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="A map per label beside the mask.")
     ] = False,
+    save_uncertainty: Annotated[
+        bool, typer.Option("--save-uncertainty", help="How far networks and mirrored copies differ, beside the mask.")
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="JSON, CSV of lesions, PNG and HTML beside the mask.")
     ] = False,
@@ -178,8 +181,8 @@ def predict(
     arguments: dict[str, object] = {
         "input": str(source), "output": str(output), "task": task, "weights": str(weights) if weights else None,
         "channel": channel or [], "device": device, "tta": tta, "overlap": overlap, "deadline": deadline,
-        "max_memory": max_memory, "save_probabilities": save_probabilities, "on_failure": on_failure,
-        "dicom_seg": dicom_seg,
+        "max_memory": max_memory, "save_probabilities": save_probabilities, "save_uncertainty": save_uncertainty,
+        "on_failure": on_failure, "dicom_seg": dicom_seg,
     }  # fmt: skip
     if dicom_seg:
         check_highdicom()
@@ -197,7 +200,8 @@ def predict(
     memory = int(min(max_memory * GIB, sys.maxsize)) if max_memory is not None else None
     model = load(chosen.name, weights=weights, device=device, max_memory=memory)
     images = {image.resolve() for case in found for image in case.channels.values() if isinstance(image, Path)}
-    check_output_paths(todo, images, source, output, model.bundle.spec.labels if save_probabilities else {})
+    written = model.bundle.spec.labels if save_probabilities else {}
+    check_output_paths(todo, images, source, output, written, uncertainty=save_uncertainty)
     settings = Settings(tta, overlap, deadline)
     failed: list[Exception] = [*broken]
     for number, (case, path) in enumerate(todo, start=1):
@@ -207,13 +211,13 @@ def predict(
                 lesions = measure(result.mask, result.grid, result.bundle.spec.labels)
                 if dicom_seg:
                     write_segmentation(result, segmentation_path(path))
-                _write(result, path, save_probabilities, arguments if report else None)
+                _write(result, path, save_probabilities, save_uncertainty, arguments if report else None)
         except WeightsError:
             raise  # no case can do without the network
         except Exception as error:  # whatever it is, the other cases are still to be done
             empty = empty_in_place(model, case, error) if on_failure == "empty" else None
             if empty is not None:
-                _write(empty, path, save_probabilities, arguments if report else None)
+                _write(empty, path, save_probabilities, save_uncertainty, arguments if report else None)
             if len(found) + len(broken) == 1:
                 raise
             ours = isinstance(error, SegsyncError)
@@ -268,11 +272,18 @@ def _memory_of(case: Case) -> Iterator[None]:
         ) from error
 
 
-def _write(result: Result, path: Path, probabilities: bool, arguments: dict[str, object] | None) -> None:
+def _write(
+    result: Result, path: Path, probabilities: bool, uncertainty: bool, arguments: dict[str, object] | None
+) -> None:
     """Everything that belongs to a case; the mask last, since its being there says that the case is done."""
     if probabilities:
         for value, place in probability_paths(path, result.bundle.spec.labels).items():
             write(result.probability(value), result.grid, place)
+    spread = result.uncertainty() if uncertainty else None
+    if spread is not None:
+        write(spread, result.grid, uncertainty_path(path))
+    elif uncertainty:
+        log.warning("%s: a single pass was made, which has no spread; no uncertainty is written", result.case.name)
     if arguments is not None:
         from segsync.report import write_report  # needs Pillow, which no other command does
 
@@ -326,8 +337,9 @@ def serve(
     models = {name: load(name, weights=weights, device=device) for name in names}
     for model in models.values():
         # A GPU's kernels are chosen at the first window; on a CPU it takes as long as any other.
-        if model.engine.device.cuda is not None:
-            model.engine.warm_up(model.bundle.spec.patch_zyx)
+        for engine in model.engines:
+            if engine.device.cuda is not None:
+                engine.warm_up(model.bundle.spec.patch_zyx)
 
     def invoke() -> None:
         inputs = grand_challenge.read_inputs(source)

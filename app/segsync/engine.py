@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import logging
 import re
 import sys
@@ -108,6 +109,10 @@ class Engine:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(bundle.model / "nowhere")
         )
+        if bundle.spec.further_networks and device.cuda is None:
+            # The networks run one after the other: one arena holds the windows of all.
+            _share_arena(runtime)
+            options.add_session_config_entry("session.use_env_allocators", "1")
         self.bundle = bundle
         self.device = device
         try:
@@ -201,6 +206,13 @@ def open_engine(bundle: Bundle, wanted: str, *, memory_bytes: int | None = None)
             raise
         log.warning("%s; running on the CPU", error)
         return Engine(bundle, Device(), memory_bytes=memory_bytes)
+
+
+@functools.cache
+def _share_arena(runtime: Any) -> None:
+    """Make the arena that sessions may share; once a process."""
+    place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
+    runtime.create_and_register_allocator(place, None)
 
 
 def _providers(runtime: Any, device: Device, memory_bytes: int | None) -> list[object]:

@@ -65,17 +65,24 @@ def _why_unwritable(folder: Path) -> str | None:
 
 @os_errors(OutputError)
 def check_output_paths(
-    todo: list[tuple[Case, Path]], images: set[Path], source: Path, output: Path, labels: Mapping[int, str]
+    todo: list[tuple[Case, Path]],
+    images: set[Path],
+    source: Path,
+    output: Path,
+    labels: Mapping[int, str],
+    *,
+    uncertainty: bool = False,
 ) -> None:
     """Before anything is computed: nothing overwrites an image, or what another case writes.
 
     Nor does a mask whose name nobody gave replace a file that lies among the images. images: of all cases, resolved;
-    labels: those whose probability maps will be written. Raises OutputError.
+    labels: those whose probability maps will be written; uncertainty: whether its map will be, too. Raises OutputError.
     """
     folder = source.resolve()
     taken: dict[Path, str] = {}
     for case, target in todo:
-        for path in (target, *probability_paths(target, labels).values()):
+        spread = [uncertainty_path(target)] if uncertainty else []
+        for path in (target, *probability_paths(target, labels).values(), *spread):
             place = path.resolve()
             if place in images or (place.is_file() and folder in place.parents and path != output):
                 kind = "an input image" if place in images else "a file beside the input images"
@@ -84,6 +91,11 @@ def check_output_paths(
             if stem in taken:
                 raise OutputError(f"{path}: expected one case of that name, found {taken[stem]} as well; rename a case")
             taken[stem] = case.name
+
+
+def uncertainty_path(target: Path) -> Path:
+    """Where the map of the passes' spread goes, beside the mask."""
+    return target.with_name(f"{stem_of(target)}_uncertainty{suffix_of(target)}")
 
 
 def probability_paths(target: Path, labels: Mapping[int, str]) -> dict[int, Path]:

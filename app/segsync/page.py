@@ -237,6 +237,7 @@ def _facts(report: Report) -> str:
     size = "×".join(str(side) for side in grid.size_xyz)
     spacing = "×".join(f"{mm:.2f}" for mm in grid.spacing_xyz_mm)
     window = "×".join(str(side) for side in run.window_size_xyz)
+    ensemble = f"mean of {run.networks} networks, " if run.networks > 1 else ""
     mirrored = "no mirroring" if run.mirrored_passes <= 1 else f"mean of {run.mirrored_passes} mirrored passes"
     probability = "; ".join(
         f"{label.name}: up to {label.peak_probability:.0%}, summing to {_ml(label.probability_volume_ml)}"
@@ -249,11 +250,12 @@ def _facts(report: Report) -> str:
         ("Network", _lines((weights.name, f"licence {weights.licence}", f"sha256 {weights.sha256}", weights.folder))),
         ("Decision", _shown(_decision(weights))),
         ("Probability", _shown(probability)),
+        *([("Agreement", _shown(report.agreement))] if report.agreement else []),
         (
             "Run",
             _lines(
                 (
-                    f"on {run.device}, {mirrored}",
+                    f"on {run.device}, {ensemble}{mirrored}",
                     f"{_count(run.windows, 'window')} of {window} voxels, overlap {run.overlap:.0%}; "
                     f"{run.skipped_windows} without tissue skipped",
                 )

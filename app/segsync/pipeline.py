@@ -7,7 +7,7 @@ Runtime, a network in torch, or any other function of windows.
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,7 +123,8 @@ class Pipeline:
 
     Attributes:
         spec: What the model needs.
-        predictor: Maps windows (1, C, z, y, x) float32 to the labels' probabilities (1, L, z, y, x) float32.
+        predictor: Maps windows (1, C, z, y, x) float32 to the labels' probabilities (1, L, z, y, x) float32; several,
+            whose probabilities are averaged, make an ensemble.
         reference: Name of the channel whose grid the mask lies on.
         region_model: Segments the region outside of which voxels are set to 0; None: the model sees the whole image.
     """
@@ -131,7 +132,7 @@ class Pipeline:
     def __init__(
         self,
         spec: InferenceSpec,
-        predictor: Predictor,
+        predictor: Predictor | Sequence[Predictor],
         *,
         reference: str | None = None,
         region_model: RegionFinder | None = None,

@@ -82,6 +82,15 @@ class Result(Segmentation):
         probability = resample(Volume(values, self.model_grid), self.grid)
         return probability.copy() if np.shares_memory(probability, values) else probability
 
+    def uncertainty(self) -> Array | None:
+        """How far networks and mirrored copies differ: the standard deviation of the labels' summed probability.
+
+        Returns:
+            (Z, Y, X) float32 on the reference grid, 0 to 0.5; None where there was a single pass.
+        """
+        spread = self.statistics.spread
+        return None if spread is None else resample(Volume(spread, self.model_grid), self.grid)
+
     def save(self, path: Path | str) -> None:
         """Write the mask; the ending chooses the format (.mha, .nii.gz, .nii)."""
         write(self.mask, self.grid, Path(path))
@@ -116,13 +125,14 @@ class Model:
         self.bundle = bundle
         self.task = task
         began = time.monotonic()
-        self.engine = open_engine(bundle, device, memory_bytes=max_memory)
+        self.engines = [open_engine(one, device, memory_bytes=max_memory) for one in bundle.networks]
+        self.engine = self.engines[0]
         spec, on_gpu = bundle.spec, self.engine.device.cuda is not None
         region_model = region_model_for(bundle, device, memory_bytes=max_memory)
         self._budget = Budget.measure(self.engine.warm_up, spec.patch_zyx, spec.multiple_zyx, max_memory, gpu=on_gpu)
         self.pipeline = Pipeline(
             spec,
-            self.engine,
+            self.engines,
             reference=task.reference,
             region_model=region_model,
             largest_window=None if self._budget is None else self._budget.largest_window,

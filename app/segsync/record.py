@@ -20,6 +20,11 @@ from segsync.versions import versions
 IntTriple = tuple[int, int, int]
 
 
+#: Passes disagree on a voxel from this standard deviation of its probability on: where half of them say 0.5 more than
+#: the others.
+DOUBTFUL = 0.25
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,6 +65,8 @@ class RunRecord(_Frozen):
     overlap: float
     #: Passes over mirrored copies, the plain one included: 1 is no mirroring.
     mirrored_passes: int
+    #: Networks whose probabilities were averaged.
+    networks: int
     #: What was done otherwise than asked for (deadline, memory), and after the network (small components removed).
     notes: tuple[str, ...]
 
@@ -101,6 +108,8 @@ class Report(_Frozen):
     #: What the JSON inputs said.
     metadata: dict[str, JsonValue]
     warnings: tuple[str, ...]
+    #: Where networks or mirrored copies disagree, in a sentence; null of a single pass.
+    agreement: str | None
     run: RunRecord
     weights: WeightsRecord
     versions: dict[str, str]
@@ -134,6 +143,7 @@ def record(result: Result, lesions: Sequence[Lesion], arguments: Mapping[str, ob
         },
         metadata=_plain_dict(case.metadata),
         warnings=tuple(_text(line) for line in result.warnings),
+        agreement=_agreement(result),
         run=RunRecord(
             device=result.device,
             windows=statistics.windows,
@@ -141,6 +151,7 @@ def record(result: Result, lesions: Sequence[Lesion], arguments: Mapping[str, ob
             window_size_xyz=_reversed(statistics.patch_zyx),
             overlap=statistics.overlap,
             mirrored_passes=statistics.flips,
+            networks=statistics.networks,
             notes=tuple(_text(line) for line in statistics.notes),
         ),
         weights=WeightsRecord(
@@ -157,6 +168,20 @@ def record(result: Result, lesions: Sequence[Lesion], arguments: Mapping[str, ob
         arguments=_plain_dict(arguments),
         seconds={name: round(float(seconds), 3) for name, seconds in result.seconds.items()},
     )
+
+
+def _agreement(result: Result) -> str | None:
+    """How far the passes agree, for who reads the mask."""
+    spread = result.uncertainty()
+    if spread is None:
+        return None
+    networks = result.statistics.networks
+    who = f"The {networks} networks" if networks > 1 else f"The {result.statistics.flips} mirrored copies"
+    doubtful, inside = spread >= DOUBTFUL, result.mask > 0
+    within, beside = (float(where.sum() * result.grid.voxel_ml) for where in (doubtful & inside, doubtful & ~inside))
+    if not within + beside:
+        return f"{who} agree on every voxel."
+    return f"{who} disagree on {within:.2f} ml of the mask, and on {beside:.2f} ml beside it that may be lesion too."
 
 
 def _labels(result: Result, lesions: Sequence[Lesion]) -> dict[int, LabelRecord]:

@@ -64,6 +64,11 @@ class InferenceStatistics:
     notes: list[str] = field(default_factory=list)
     #: Those notes that a reader of the mask should know: windows smaller than in training.
     warnings: list[str] = field(default_factory=list)
+    #: How many networks were averaged, each of them `flips` times but for those that a deadline left out.
+    networks: int = 1
+    #: (Z, Y, X) on the model's grid: standard deviation of the labels' summed probability over all passes, networks and
+    #: mirrored copies; None of a single pass.
+    spread: Array | None = None
 
     def warn(self, line: str) -> None:
         """Note what matters for the mask, and log it."""
@@ -96,7 +101,7 @@ def gaussian(window: SizeZYX) -> Array:
 
 def predict(
     array: Array,
-    predictor: Predictor,
+    predictor: Predictor | Sequence[Predictor],
     outputs: int,
     windows: Windows,
     *,
@@ -107,8 +112,9 @@ def predict(
 ) -> tuple[Array, InferenceStatistics]:
     """Probabilities (L, Z, Y, X) float32 of a volume (C, Z, Y, X) float32, window by window.
 
-    outputs: L. tissue: windows without any are not computed, and their voxels are 0. deadline: a time of `clock` by
-    which to have finished; the second window's time decides how much mirroring, then overlap, there is time for.
+    predictor: one network, or several whose probabilities are averaged. outputs: L. tissue: windows without any are not
+    computed, and their voxels are 0. deadline: a time of `clock` by which to have finished; the second window's time
+    decides how much mirroring, then how many networks, then how much overlap there is time for.
     progress: called with the fraction done. A window for which the predictor raises MemoryError is halved.
     Raises ResourceError where even the smallest window does not fit into memory.
     """
@@ -118,14 +124,17 @@ def predict(
     if not here.any():
         return np.zeros((outputs, *shape), dtype=np.float32), statistics
     box = bounding_box(here)
-    run = _Run(
-        array[(slice(None), *box)], here[box], predictor, outputs, windows, deadline, clock, progress, statistics
-    )
+    networks = (predictor,) if callable(predictor) else tuple(predictor)
+    run = _Run(array[(slice(None), *box)], here[box], networks, outputs, windows, deadline, clock, progress, statistics)
     inner = run.all_windows()
     if inner.shape[1:] == shape:
         return inner, statistics
     result = np.zeros((outputs, *shape), dtype=np.float32)
     result[(slice(None), *box)] = inner
+    if statistics.spread is not None:
+        whole = np.zeros(shape, dtype=np.float32)
+        whole[box] = statistics.spread
+        statistics.spread = whole
     return result, statistics
 
 
@@ -135,7 +144,7 @@ class _Run:
 
     array: Array
     tissue: Mask
-    predictor: Predictor
+    networks: tuple[Predictor, ...]
     outputs: int
     windows: Windows
     deadline: float | None
@@ -181,16 +190,23 @@ class _Run:
         weight = gaussian(patch)
         total = np.zeros((self.outputs, *tissue.shape), dtype=np.float32)
         weights = np.zeros(tissue.shape, dtype=np.float32)
-        began, passes, steps = self.clock(), flips, 0
-        for number, flip in enumerate(flips):
+        for at in corners:
+            weights[_window(at, patch)] += weight
+        weights = np.maximum(weights, MIN_WEIGHT**2)
+        every = tuple((network, flip) for flip in flips for network in self.networks)
+        began, passes, steps = self.clock(), every, 0
+        spread = _Spread(tissue.shape) if len(every) > 1 else None
+        for number, (network, flip) in enumerate(every):
             if number >= len(passes):
                 break
             axes = tuple(axis + 2 for axis in flip)
             for at in corners:
                 inside = _window(at, patch)
                 window = np.ascontiguousarray(np.flip(padded[(slice(None), *inside)][None], axes))
-                total[(slice(None), *inside)] += np.flip(self.predictor(window), axes)[0] * weight
-                weights[inside] += weight
+                found = np.flip(network(window), axes)[0] * weight
+                total[(slice(None), *inside)] += found
+                if spread is not None:
+                    spread.of_pass[inside] += found.sum(axis=0)
                 steps += 1
                 self.progress(steps / (len(corners) * len(passes)))
                 if steps == 1 and len(corners) > 1:
@@ -200,19 +216,26 @@ class _Run:
                     fit = self._passes_in_time(seconds, len(corners), steps)
                     if fit < 1 and (coarser := self._coarser(overlap, seconds, tissue, patch)) is not None:
                         return self._stitched(patch, coarser, flips[:1])
-                    passes = flips[: max(1, fit)]
-                    self._note_flips(len(passes), len(flips))
-        total /= np.maximum(weights, MIN_WEIGHT**2)
-        self.statistics.windows, self.statistics.skipped = len(corners), len(places) - len(corners)
-        self.statistics.patch_zyx, self.statistics.overlap, self.statistics.flips = patch, overlap, len(passes)
+                    passes = every[: max(1, fit)]
+                    self._note_passes(len(passes), len(flips))
+            if spread is not None:
+                spread.end_pass(weights)
+        total /= weights * len(passes)
         z, y, x = self.array.shape[1:]
+        if spread is not None and len(passes) > 1:
+            self.statistics.spread = spread.deviation(len(passes))[:z, :y, :x]
+        self.statistics.windows, self.statistics.skipped = len(corners), len(places) - len(corners)
+        self.statistics.patch_zyx, self.statistics.overlap = patch, overlap
+        self.statistics.flips = math.ceil(len(passes) / len(self.networks))
+        self.statistics.networks = min(len(passes), len(self.networks))
         return total[:, :z, :y, :x]
 
     def _passes_in_time(self, seconds: float, windows: int, steps: int) -> int:
         assert self.deadline is not None
         left = (self.deadline - self.clock()) * SAFE_FRACTION
         passes = (left / max(seconds, 1e-9) + steps) / windows
-        return math.floor(min(passes, len(self.windows.flips)))  # a deadline may be infinite
+        most = len(self.windows.flips) * len(self.networks)
+        return math.floor(min(passes, most))  # a deadline may be infinite
 
     def _coarser(self, overlap: float, seconds: float, tissue: Mask, patch: SizeZYX) -> float | None:
         """The first coarser overlap that ends in time, or the coarsest; None where there is none coarser."""
@@ -227,10 +250,35 @@ class _Run:
                 return value
         return None
 
-    def _note_flips(self, chosen: int, asked: int) -> None:
-        if chosen < asked:
-            self.statistics.notes.append(f"deadline: {chosen} of {asked} mirrored passes")
-            log.warning(self.statistics.notes[-1])
+    def _note_passes(self, chosen: int, flips: int) -> None:
+        networks = len(self.networks)
+        if chosen < networks:
+            self.statistics.notes.append(f"deadline: {chosen} of {networks} networks, no mirroring")
+        elif chosen < networks * flips:
+            passes = f"{chosen} of {networks * flips}"
+            self.statistics.notes.append(f"deadline: {passes} mirrored passes{' of all networks' * (networks > 1)}")
+        else:
+            return
+        log.warning(self.statistics.notes[-1])
+
+
+class _Spread:
+    """Sums from which the standard deviation over passes follows; of_pass: of the pass under way, weighted."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.of_pass = np.zeros(shape, dtype=np.float32)
+        self._sum, self._squares = np.zeros_like(self.of_pass), np.zeros_like(self.of_pass)
+
+    def end_pass(self, weights: Array) -> None:
+        self.of_pass /= weights
+        self._sum += self.of_pass
+        self._squares += self.of_pass**2
+        self.of_pass[:] = 0
+
+    def deviation(self, passes: int) -> Array:
+        variance = self._squares / passes - (self._sum / passes) ** 2
+        deviation: Array = np.sqrt(np.maximum(variance, 0), dtype=np.float32)
+        return deviation
 
 
 def fitted(patch: SizeZYX, multiple: SizeZYX, shape: SizeZYX) -> SizeZYX:

@@ -280,19 +280,26 @@ def tune(
 
 @app.command()
 def export(
-    run: RunArgument,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="A fine-tuning run; several become an ensemble.")
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of weights: RUN's task becomes a folder in it.")
     ],
     checkpoint: CheckpointOption = None,
+    operating_point: Annotated[
+        Path | None, typer.Option("--operating-point", help="Folder of another one that `tune` chose.")
+    ] = None,
     licence: Annotated[str, typer.Option("--licence", help="SPDX identifier of the weights' licence.")] = "Apache-2.0",
     verbose: Verbose = False,
 ) -> None:
-    """Write a run's network as model.onnx, model.json and MODEL_CARD.md, compared with torch first."""
+    """Write the networks of runs as ONNX files, model.json and MODEL_CARD.md, each compared with torch first."""
     set_up_logging(verbose=verbose)
     from segsync_train.export.export import export as write
 
-    sys.stdout.write(f"{write(run, output, licence=licence, checkpoint=checkpoint)}\n")
+    sys.stdout.write(
+        f"{write(runs, output, licence=licence, checkpoint=checkpoint, operating_point=operating_point)}\n"
+    )
 
 
 @app.command()

@@ -47,7 +47,8 @@ def model_card(spec: ModelSpec, card: CardConfig) -> str:
         "## What it is",
         "",
         f"{baseline or 'An xLSTM-UNet'} of {provenance['parameters'] / 1e6:.2f} million parameters for the task "
-        f"`{spec.task}`, {relation}. float16 weights, computed in float32 on a CPU.",
+        f"`{spec.task}`, {relation}. float16 weights, computed in float32 on a CPU."
+        + (f" An ensemble, the mean of {len(provenance['networks'])} networks." if "networks" in provenance else ""),
         "",
         "| | |",
         "|---|---|",

@@ -1,6 +1,8 @@
 """From a run to weights that `segsync` opens: model.onnx, model.json, MODEL_CARD.md; compared with torch first."""
 
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,17 +12,17 @@ import numpy as np
 import onnxruntime
 import torch
 
-from segsync.arrays import Array
+from segsync.arrays import Array, SizeZYX
 from segsync.atomic import whole_folder, why_not
 from segsync.bundle import CARD_FILE, MODEL_FILE, SPEC_FILE, ModelSpec, sha256_of, write_manifest
 from segsync.errors import InputError, OutputError, WeightsError
 from segsync_train.config.run import RunConfig
 from segsync_train.data.sources import open_data
-from segsync_train.evaluation.operating_point import OperatingPoint, read_operating_point
+from segsync_train.evaluation.operating_point import FILE, OperatingPoint, read_operating_point
 from segsync_train.export.card import model_card
 from segsync_train.networks import SegmentationNetwork
 from segsync_train.networks.onnx_file import OPSET, Probabilities, write_onnx
-from segsync_train.runs.checkpoints import load_checkpoint
+from segsync_train.runs.checkpoints import Checkpoint, load_checkpoint
 from segsync_train.runs.devices import Processes
 from segsync_train.runs.folder import RunFolder
 from segsync_train.trainer.transfer import trained_network
@@ -46,36 +48,80 @@ class Agreement:
         return self.largest_difference <= limits[0] and self.smallest_dice >= limits[1]
 
 
-def export(run: Path, weights: Path, *, licence: str = "Apache-2.0", checkpoint: Path | None = None) -> Path:
-    """Write the run's best network to `weights/<task>` and update `weights/manifest.json`; returns the folder.
+@dataclass(frozen=True)
+class Member:
+    """A run's network that is to be exported, by itself or in an ensemble."""
 
-    The file is kept only if ONNX Runtime and torch agree, with float32 and with float16 weights, on random windows of
-    several sizes and on validation cases of the run. checkpoint: another one than the best. Raises WeightsError where
-    they do not agree or the checkpoint is none, OutputError where nothing can be written.
+    run: Path
+    checkpoint: Checkpoint
+    config: RunConfig
+    network: SegmentationNetwork
+
+    @classmethod
+    def of(cls, run: Path, checkpoint: Path | None) -> "Member":
+        """Read a run; raises WeightsError for a checkpoint that is none, InputError for what torch alone runs."""
+        found = load_checkpoint(checkpoint or RunFolder(run).best)
+        config, network = trained_network(found)
+        if config.network.preset in ("swinunetr", "unetr", "published-enc", "published-bot"):
+            raise InputError(
+                f"{found.path}: expected a network that is exported, found {config.network.preset!r}, which trains and "
+                "is evaluated in torch alone; train an xLSTM-UNet, nnunet, resunet or unet for weights to be exported"
+            )
+        return cls(run, found, config, network)
+
+
+def export(
+    runs: Path | Sequence[Path],
+    weights: Path,
+    *,
+    licence: str = "Apache-2.0",
+    checkpoint: Path | None = None,
+    operating_point: Path | None = None,
+) -> Path:
+    """Write the best networks of runs to `weights/<task>` and update `weights/manifest.json`.
+
+    Each file is kept only if ONNX Runtime and torch agree, with float32 and with float16 weights, on random windows of
+    several sizes and on validation cases of its run.
+
+    Args:
+        runs: A run, or several for an ensemble, whose probabilities are averaged.
+        weights: Folder of all tasks' weights.
+        licence: SPDX identifier.
+        checkpoint: Another one than the best; for a single run.
+        operating_point: Folder that `tune` wrote it to; None: the run's own, which those of an ensemble must share.
+
+    Returns:
+        The task's folder.
+
+    Raises:
+        InputError: The runs of an ensemble need different images, grids or windows, or chose different points.
+        WeightsError: Torch and ONNX Runtime do not agree, or a checkpoint is none.
+        OutputError: Nothing can be written.
     """
-    found = load_checkpoint(checkpoint or RunFolder(run).best)
-    config, network = trained_network(found)
-    if config.network.preset in ("swinunetr", "unetr", "published-enc", "published-bot"):
-        raise InputError(
-            f"{found.path}: expected a network that is exported, found {config.network.preset!r}, which trains and is "
-            "evaluated in torch alone; train an xLSTM-UNet, nnunet, resunet or unet for weights to be exported"
-        )
-    inputs = _random_inputs(network) + _real_inputs(config, run)
-    point = read_operating_point(run)
+    folders = [runs] if isinstance(runs, Path) else list(runs)
+    if checkpoint is not None and len(folders) > 1:
+        raise InputError(f"--checkpoint: expected a single run, found {len(folders)}; leave it out")
+    members = [Member.of(run, checkpoint) for run in folders]
+    _check_alike(members)
+    first = members[0]
+    config, found, network = first.config, first.checkpoint, first.network
+    point = _shared_point(members, operating_point)
     folder = weights / config.task
     try:
         with whole_folder(folder, replace=True) as part:
-            agreements = _write_network(network, part / MODEL_FILE, inputs, point.threshold, found.path)
-            needs = config.inference_spec(network.multiple_zyx, point.decision)
+            names = [MODEL_FILE, *(f"model-{number}.onnx" for number in range(2, len(members) + 1))]
+            agreements = [_write_member(one, part / name, point) for one, name in zip(members, names, strict=True)]
+            needs = config.inference_spec(_common_multiple(members), point.decision)
             spec = ModelSpec(
                 **dict(needs),
                 name=config.name,
                 task=config.task,
                 region_model=None if config.region_model is None else config.region_model.name,
                 sha256=sha256_of(part / MODEL_FILE),
+                further_networks={name: sha256_of(part / name) for name in names[1:]},
                 opset=OPSET,
                 licence=licence,
-                provenance=_provenance(found.state, network, agreements, point),
+                provenance=_provenance(found.state, network, agreements[0], point) | _of_ensemble(members, agreements),
             )
             (part / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
             (part / CARD_FILE).write_text(model_card(spec, config.card), encoding="utf-8")
@@ -83,6 +129,65 @@ def export(run: Path, weights: Path, *, licence: str = "Apache-2.0", checkpoint:
     except OSError as error:
         raise OutputError(f"{folder}: expected to write the weights, found {why_not(weights, error)}") from error
     return folder
+
+
+def _check_alike(members: Sequence[Member]) -> None:
+    """An ensemble sees one array and gives one set of labels."""
+    first = members[0]
+    for member in members[1:]:
+        for what in ("task", "channels", "reference_channel", "region_model", "labels", "spacing_zyx", "patch_zyx"):
+            one, other = getattr(first.config, what), getattr(member.config, what)
+            if one != other:
+                raise InputError(
+                    f"{member.run}: expected {what} of {first.run} ({one}) for an ensemble, found {other}; export runs "
+                    "that were trained on the same channels, grid and windows"
+                )
+    if len({member.run.resolve() for member in members}) < len(members):
+        raise InputError(f"{first.run}: expected every run once, found one twice; take one away")
+
+
+def _shared_point(members: Sequence[Member], chosen: Path | None) -> OperatingPoint:
+    if chosen is not None:
+        if not (chosen / FILE).is_file():
+            raise InputError(f"{chosen}: expected {FILE}, found none; run segsync-train tune")
+        return read_operating_point(chosen)
+    points = [read_operating_point(member.run) for member in members]
+    for member, point in zip(members, points, strict=True):
+        if point.decision != points[0].decision:
+            raise InputError(
+                f"{member.run}: expected the operating point of {members[0].run} ({points[0].decision}), found "
+                f"{point.decision}; give --operating-point FOLDER, one chosen for the ensemble"
+            )
+    return points[0]
+
+
+def _common_multiple(members: Sequence[Member]) -> SizeZYX:
+    """What divides the windows of every network; raises InputError where the patch is no multiple of it."""
+    z, y, x = (math.lcm(*(member.network.multiple_zyx[axis] for member in members)) for axis in range(3))
+    return z, y, x
+
+
+def _write_member(member: Member, path: Path, point: OperatingPoint) -> dict[str, Agreement]:
+    inputs = _random_inputs(member.network) + _real_inputs(member.config, member.run)
+    return _write_network(member.network, path, inputs, point.threshold, member.checkpoint.path)
+
+
+def _of_ensemble(members: Sequence[Member], agreements: Sequence[dict[str, Agreement]]) -> dict[str, Any]:
+    """What `model.json` keeps of each network of an ensemble: nothing of a single one."""
+    if len(members) == 1:
+        return {}
+    return {
+        "networks": [
+            {
+                "run": member.run.resolve().name,
+                "steps": member.checkpoint.state["step"],
+                "training_hours": round(member.checkpoint.state["hours"], 2),
+                "validation_score": member.checkpoint.state["best"],
+                "agreement": {name: asdict(agreement) for name, agreement in own.items()},
+            }
+            for member, own in zip(members, agreements, strict=True)
+        ]
+    }
 
 
 def _write_network(
