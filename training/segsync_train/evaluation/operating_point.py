@@ -118,7 +118,7 @@ def choose_operating_point(
 
 def _out_of_fold(case: OutOfFoldCase) -> TuningCase:
     label, probabilities = case.read()
-    return TuningCase(case.name, label.array > 0, probabilities.sum(0), label.grid.voxel_ml)
+    return TuningCase(case.name, label.array != 0, probabilities.sum(0), label.grid.voxel_ml)
 
 
 def rules_named(name: str | None, task: str) -> Rules:

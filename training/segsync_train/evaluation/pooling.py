@@ -11,6 +11,7 @@ from rich.table import Table
 from scipy import stats
 
 from segsync.arrays import FloatArray
+from segsync.atomic import write_texts
 from segsync.bundle import DecisionSpec
 from segsync.geometry import Volume
 from segsync.postprocess import labels_on
@@ -20,7 +21,7 @@ from segsync_train.evaluation.operating_point import FILE as POINT_FILE
 from segsync_train.evaluation.operating_point import OperatingPoint, read_operating_point, rules_named
 from segsync_train.evaluation.out_of_fold import OutOfFold, read_out_of_fold
 from segsync_train.evaluation.prediction_folders import score_case
-from segsync_train.evaluation.summary import Row, csv_of, measured, never_held, write_results, write_texts
+from segsync_train.evaluation.summary import Row, csv_of, measured, never_held, write_results
 from segsync_train.evaluation.system import SYSTEM_FILE, System, data_name, resolved, system_name
 from segsync_train.runs.progress import StepProgress
 

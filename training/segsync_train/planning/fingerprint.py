@@ -19,7 +19,7 @@ from segsync.preprocess import tissue
 from segsync.units import CT, QUANTITIES
 from segsync_train.config.run import SizeZYX
 from segsync_train.config.settings import Frozen
-from segsync_train.data.dataset import check_grid, check_values, few, read_label
+from segsync_train.data.dataset import check_values, few, on_grid, read_label
 from segsync_train.data.layout import CaseFiles
 
 #: Voxels that are drawn of a case's labels and of its tissue, for the intensities of all cases together.
@@ -155,7 +155,9 @@ def fingerprint(
 def _case(
     files: CaseFiles, channels: Sequence[str], labels: Mapping[int, str], group: str
 ) -> tuple[CaseFingerprint, Drawn]:
-    label = read_label(files, labels)
+    reference = files.images[channels[0]]
+    image = read(reference)
+    label = on_grid(files.label_files[0], read_label(files, labels), reference, image.grid)
     if labels:
         check_values(files.label_files[0], label, labels)
     values = _whole(files.label_files[0], label)
@@ -170,10 +172,7 @@ def _case(
     for name in channels:
         if name not in files.images:
             continue
-        image = read(files.images[name])
-        if name == channels[0]:
-            check_grid(files.label_files[0], label.grid, files.images[name], image.grid)
-        drawn[name] = _drawn(name, image, label)
+        drawn[name] = _drawn(name, image if name == channels[0] else read(files.images[name]), label)
     return CaseFingerprint(
         group=group,
         size_zyx=grid.size_zyx,
@@ -198,7 +197,7 @@ def _drawn(name: str, image: Volume, label: Volume) -> tuple[Array, Array]:
     array = np.nan_to_num(image.array.astype(np.float32), posinf=0.0, neginf=0.0)
     if name in QUANTITIES:
         array *= np.float32(QUANTITIES[name].scale(array) or 1.0)
-    inside: Mask = label.array > 0
+    inside: Mask = label.array != 0
     if not image.grid.same_as(label.grid):
         inside = resample(Volume(inside.astype(np.float32), label.grid), image.grid) >= 0.5
     patient = array > AIR_HU if name in (*CT, "ct") else tissue(array, ZScore())

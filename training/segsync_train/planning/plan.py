@@ -82,7 +82,7 @@ def plan(
     name = task or _task(layout, folder)
     wanted = Wanted(name, kind, size, said, network, folds, optional)
     made = make_plan(found, wanted)
-    shown = [prepare_case(case, made.config) for case in _shown(cases, found)]
+    shown = [prepare_case(case, made.config.case_spec) for case in _shown(cases, found)]
     _write(output, found, made, shown)
     return made
 
