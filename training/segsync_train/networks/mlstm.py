@@ -65,8 +65,9 @@ def mlstm_chunkwise(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, chunk
         return _group(q, k, v, i, log_f, chunk, None)[0]
     hidden: list[Tensor] = []
     state: State | None = None
-    for part in zip(*(torch.split(t, GROUP * chunk, dim=2) for t in (q, k, v, i, log_f)), strict=True):
-        found, state = _group(*part, chunk, state)
+    groups = (torch.split(t, GROUP * chunk, dim=2) for t in (q, k, v, i, log_f))
+    for part_q, part_k, part_v, part_i, part_f in zip(*groups, strict=True):
+        found, state = _group(part_q, part_k, part_v, part_i, part_f, chunk, state)
         hidden.append(found)
     return torch.cat(hidden, dim=2)
 
