@@ -261,7 +261,7 @@ def tune(
     threads: ThreadsOption = None,
     verbose: Verbose = False,
 ) -> None:
-    """Choose the threshold, the smallest component and the least confidence on a run's validation cases.
+    """Choose the threshold, the smallest component and the least confidence on validation cases.
 
     RUN may be a cross-validation: then on the out-of-fold predictions of all cases.
 
@@ -279,6 +279,37 @@ def tune(
 
 
 @app.command()
+def retune(
+    weights: Annotated[Path, typer.Argument(help="A folder of exported weights that were trained on drawn cases.")],
+    sources: Annotated[Path | None, typer.Option("--sources", help="Folder of the generator's sources.")] = None,
+    cases: Annotated[int | None, typer.Option("--cases", min=1, help="Draw this many cases.")] = None,
+    decision: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option("--decision", help="Take this threshold, smallest component (ml) and least confidence."),
+    ] = None,
+    rules: RulesOption = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
+    device: DeviceOption = "auto",
+    verbose: Verbose = False,
+) -> None:
+    """Choose the operating point of exported weights anew, or score one that was chosen on patients and take it."""
+    set_up_logging(verbose=verbose)
+    from segsync.bundle import DecisionSpec
+    from segsync_train.export.retune import retune as run
+
+    wanted = None
+    if decision is not None:
+        threshold, smallest, confidence = decision
+        wanted = DecisionSpec(threshold=threshold, min_component_ml=smallest, min_component_confidence=confidence)
+    point = run(weights, device, cases, sources=sources, rules=rules, mirror=mirror, decision=wanted)
+    sys.stdout.write(
+        f"{weights}\tthreshold {point.threshold:g}\tsmallest component {point.min_component_ml:g} ml\t"
+        f"least confidence {point.min_component_confidence:g}\t{point.rules}\t"
+        f"Dice {point.dice:.4f}\tlesion F1 {point.lesion_f1:.4f}\n"
+    )
+
+
+@app.command()
 def export(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="A fine-tuning run; several become an ensemble.")
@@ -290,6 +321,9 @@ def export(
     operating_point: Annotated[
         Path | None, typer.Option("--operating-point", help="Folder of another one that `tune` chose.")
     ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Another task that the same network serves; else the run's own.")
+    ] = None,
     licence: Annotated[str, typer.Option("--licence", help="SPDX identifier of the weights' licence.")] = "Apache-2.0",
     verbose: Verbose = False,
 ) -> None:
@@ -297,9 +331,8 @@ def export(
     set_up_logging(verbose=verbose)
     from segsync_train.export.export import export as write
 
-    sys.stdout.write(
-        f"{write(runs, output, licence=licence, checkpoint=checkpoint, operating_point=operating_point)}\n"
-    )
+    written = write(runs, output, licence=licence, checkpoint=checkpoint, operating_point=operating_point, task=task)
+    sys.stdout.write(f"{written}\n")
 
 
 @app.command()

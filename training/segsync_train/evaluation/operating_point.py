@@ -128,14 +128,75 @@ def rules_named(name: str | None, task: str) -> Rules:
     return RULES[name or (task if task in RULES else "isles22")]
 
 
-def tune_on(cases: Iterator[TuningCase], rules: Rules, folder: Path, *, mirror: bool = False) -> OperatingPoint:
-    """Rank every candidate in each case and metric, choose by the mean of the ranks, and write both.
+@dataclass(frozen=True)
+class Ranking:
+    """Every candidate's place, and the one that was chosen.
+
+    Attributes:
+        point: The choice.
+        means: Each metric's means over the cases, in the order of the candidates.
+        ranks: Each candidate's mean rank.
+    """
+
+    point: OperatingPoint
+    means: Mapping[str, FloatArray]
+    ranks: FloatArray
+
+
+def rank(
+    cases: Iterator[TuningCase],
+    rules: Rules,
+    where: Path,
+    *,
+    mirror: bool = False,
+    candidates: Sequence[DecisionSpec] = CANDIDATES,
+) -> Ranking:
+    """Rank every candidate in each case and metric, and choose by the mean of the ranks.
 
     Args:
         cases: What to choose on, one after the other in memory.
         rules: Whose metrics are ranked, of those that components alone decide (`candidates.TUNABLE`).
-        folder: Where FILE and TABLE are written.
+        where: What is tuned, for messages.
         mirror: Whether the probabilities are means over mirrored copies; for the record.
+        candidates: What is tried; a single one is scored and taken.
+
+    Returns:
+        The choice, and what it was chosen from.
+
+    Raises:
+        InputError: There are no cases.
+    """
+    scored = []
+    for case in cases:
+        scored.append(score_candidates(case.reference, case.probability, case.voxel_ml, rules, candidates))
+        log.info("%s scored", case.name)
+    if not scored:
+        raise InputError(f"{where}: expected cases to choose an operating point on, found none")
+    ranked = [metric for metric in rules.ranked if metric in TUNABLE]
+    values = np.array([[case[metric] for case in scored] for metric in ranked])
+    ranks = case_ranks(values.transpose(0, 2, 1), ranked).mean(axis=0)
+    others = max(len(candidates) - 1, 1)
+    chosen = choose((1 - (ranks.T - 1) / others), [candidate.threshold for candidate in candidates])
+    means = {metric: np.mean([case[metric] for case in scored], axis=0) for metric in scored[0]}
+    point = OperatingPoint(
+        **dict(candidates[chosen]),
+        dice=float(means["dice"][chosen]),
+        lesion_f1=float(means["lesion_f1"][chosen]),
+        cases=len(scored),
+        rules=rules.name,
+        mirror=mirror,
+    )
+    return Ranking(point, means, ranks.mean(axis=1))
+
+
+def tune_on(cases: Iterator[TuningCase], rules: Rules, folder: Path, *, mirror: bool = False) -> OperatingPoint:
+    """Choose as `rank` does, and write the choice and every candidate.
+
+    Args:
+        cases: As `rank` takes them.
+        rules: As `rank` takes them.
+        folder: Where FILE and TABLE are written.
+        mirror: As `rank` takes it.
 
     Returns:
         The choice.
@@ -144,27 +205,9 @@ def tune_on(cases: Iterator[TuningCase], rules: Rules, folder: Path, *, mirror: 
         InputError: There are no cases.
         OutputError: The folder cannot be written to.
     """
-    scored = []
-    for case in cases:
-        scored.append(score_candidates(case.reference, case.probability, case.voxel_ml, rules))
-        log.info("%s scored", case.name)
-    if not scored:
-        raise InputError(f"{folder}: expected cases to choose an operating point on, found none")
-    ranked = [metric for metric in rules.ranked if metric in TUNABLE]
-    values = np.array([[case[metric] for case in scored] for metric in ranked])
-    ranks = case_ranks(values.transpose(0, 2, 1), ranked).mean(axis=0)
-    chosen = choose((1 - (ranks.T - 1) / (len(CANDIDATES) - 1)), [candidate.threshold for candidate in CANDIDATES])
-    means = {metric: np.mean([case[metric] for case in scored], axis=0) for metric in scored[0]}
-    point = OperatingPoint(
-        **dict(CANDIDATES[chosen]),
-        dice=float(means["dice"][chosen]),
-        lesion_f1=float(means["lesion_f1"][chosen]),
-        cases=len(scored),
-        rules=rules.name,
-        mirror=mirror,
-    )
-    _write(point, means, ranks.mean(axis=1), folder)
-    return point
+    ranking = rank(cases, rules, folder, mirror=mirror)
+    _write(ranking.point, ranking.means, ranking.ranks, folder)
+    return ranking.point
 
 
 def _write(point: OperatingPoint, means: Mapping[str, FloatArray], ranks: FloatArray, folder: Path) -> None:

@@ -24,11 +24,12 @@ BASELINES = {
 def model_card(spec: ModelSpec, card: CardConfig) -> str:
     """The card of exported weights: the run's own words, and the figures that export measured."""
     provenance = spec.provenance
-    point, agreement = provenance["operating_point"], provenance["agreement"]["float16"]
+    point = provenance["operating_point"]
+    stored, agreement = list(provenance["agreement"].items())[-1]
     channels = ", ".join(f"{c.name}{' (optional)' if c.optional else ''}" for c in spec.channels)
     labels = ", ".join(f"{value} {name}" for value, name in spec.labels.items())
     chosen = (
-        f"chosen on {point['cases']} validation cases (Dice {point['dice']:.3f}, lesion F1 {point['lesion_f1']:.3f})"
+        f"on {point['cases']} validation cases Dice {point['dice']:.3f}, lesion F1 {point['lesion_f1']:.3f}"
         if point["cases"]
         else "not chosen, the default"
     )
@@ -47,7 +48,7 @@ def model_card(spec: ModelSpec, card: CardConfig) -> str:
         "## What it is",
         "",
         f"{baseline or 'An xLSTM-UNet'} of {provenance['parameters'] / 1e6:.2f} million parameters for the task "
-        f"`{spec.task}`, {relation}. float16 weights, computed in float32 on a CPU."
+        f"`{spec.task}`, {relation}. {stored} weights, computed in float32 on a CPU."
         + (f" An ensemble, the mean of {len(provenance['networks'])} networks." if "networks" in provenance else ""),
         "",
         "| | |",

@@ -77,11 +77,12 @@ def export(
     licence: str = "Apache-2.0",
     checkpoint: Path | None = None,
     operating_point: Path | None = None,
+    task: str | None = None,
 ) -> Path:
     """Write the best networks of runs to `weights/<task>` and update `weights/manifest.json`.
 
-    Each file is kept only if ONNX Runtime and torch agree, with float32 and with float16 weights, on random windows of
-    several sizes and on validation cases of its run.
+    Each file is kept only if ONNX Runtime and torch agree on random windows of several sizes and on validation cases of
+    its run; its weights are float16 if that agrees as well.
 
     Args:
         runs: A run, or several for an ensemble, whose probabilities are averaged.
@@ -89,6 +90,7 @@ def export(
         licence: SPDX identifier.
         checkpoint: Another one than the best; for a single run.
         operating_point: Folder that `tune` wrote it to; None: the run's own, which those of an ensemble must share.
+        task: Another task that the same network serves; None: the one it was trained for.
 
     Returns:
         The task's folder.
@@ -106,7 +108,8 @@ def export(
     first = members[0]
     config, found, network = first.config, first.checkpoint, first.network
     point = _shared_point(members, operating_point)
-    folder = weights / config.task
+    task = task or config.task
+    folder = weights / task
     try:
         with whole_folder(folder, replace=True) as part:
             names = [MODEL_FILE, *(f"model-{number}.onnx" for number in range(2, len(members) + 1))]
@@ -115,7 +118,7 @@ def export(
             spec = ModelSpec(
                 **dict(needs),
                 name=config.name,
-                task=config.task,
+                task=task,
                 region_model=None if config.region_model is None else config.region_model.name,
                 sha256=sha256_of(part / MODEL_FILE),
                 further_networks={name: sha256_of(part / name) for name in names[1:]},
@@ -193,21 +196,30 @@ def _of_ensemble(members: Sequence[Member], agreements: Sequence[dict[str, Agree
 def _write_network(
     network: SegmentationNetwork, path: Path, inputs: list[Array], threshold: float, checkpoint: Path
 ) -> dict[str, Agreement]:
-    """Write the network with float16 weights and return how it agrees with torch, with float32 weights and with these.
+    """Write the network with float16 weights, or with float32 ones where halving them changes what it says.
 
-    Raises WeightsError where either differs from torch by more than is allowed.
+    Returns:
+        How the file agrees with torch, by the kind of its weights; the last one is kept.
+
+    Raises:
+        WeightsError: Even with float32 weights it differs from torch by more than is allowed.
     """
     agreements = {}
-    for name, half, limits in (("float32", False, EXACT), ("float16", True, HALVED)):
-        model = write_onnx(network, path, half_weights=half)
+    for name, limits in (("float32", EXACT), ("float16", HALVED)):
+        model = write_onnx(network, path, half_weights=name == "float16")
         agreements[name] = compare(network, path, inputs, threshold)
         log.info("%s weights: %s, %d nodes", name, agreements[name], len(model.graph.node))
-        if not agreements[name].within(limits):
+        if agreements[name].within(limits):
+            continue
+        found = f"{agreements[name].largest_difference:.2g} and Dice {agreements[name].smallest_dice:.4f}"
+        if name == "float32":
             raise WeightsError(
-                f"{checkpoint}: with {name} weights ONNX Runtime differs from torch by "
-                f"{agreements[name].largest_difference:.2g} and Dice {agreements[name].smallest_dice:.4f}, allowed "
-                f"are {limits[0]:g} and {limits[1]}; nothing was exported"
+                f"{checkpoint}: with {name} weights ONNX Runtime differs from torch by {found}, allowed are "
+                f"{limits[0]:g} and {limits[1]}; nothing was exported"
             )
+        log.warning("float16 weights differ by %s; float32 weights are kept, twice the size", found)
+        write_onnx(network, path, half_weights=False)
+        del agreements[name]
     return agreements
 
 

@@ -1,0 +1,60 @@
+"""Another operating point for exported weights: chosen on drawn cases, written where the runtime reads it."""
+
+from pathlib import Path
+
+import pytest
+
+from builders import write_bundle
+from segsync.bundle import DecisionSpec, load_bundle, load_manifest, write_manifest
+from segsync.errors import InputError
+from segsync_train.config.run import RunConfig
+from segsync_train.evaluation.candidates import CANDIDATES
+from segsync_train.export.retune import retune
+from synthesis_cases import write_sources
+from training_cases import run_config, write_cases
+
+SPACING_MM = 5.0
+
+
+def written(folder: Path, config: RunConfig) -> Path:
+    """Weights that copy their first channel, and say that they were trained so."""
+    agreement = {"largest_difference": 0.0, "smallest_dice": 1.0}
+    made = {"config": config.model_dump(mode="json"), "parameters": 1, "steps": 1, "training_hours": 0.1}
+    made |= {"hardware": "a CPU", "commit": "0", "torch": "2", "inherited": {"steps": 0, "hours": 0.0}}
+    made |= {"agreement": {"float16": agreement, "float32": agreement}, "operating_point": {"cases": 0}}
+    spacing = (SPACING_MM,) * 3
+    write_bundle(folder / config.task, config.task, spacing_zyx=spacing, channels=config.channels, provenance=made)
+    write_manifest(folder)
+    return folder / config.task
+
+
+def test_the_choice_stands_in_the_weights_and_their_manifest(tmp_path: Path) -> None:
+    write_sources(tmp_path / "sources")
+    changes = {"task": "aims-tbi", "spacing_zyx": [SPACING_MM] * 3}
+    base = run_config(tmp_path, channels=[{"name": "t1", "normalisation": {"kind": "zscore"}}], **changes)
+    data = {"kind": "synthetic", "sources": str(tmp_path / "elsewhere"), "validation_cases": 2}
+    config = RunConfig.model_validate({**base.model_dump(mode="json"), "data": data})
+    folder = written(tmp_path / "weights", config)
+    point = retune(folder, "cpu", sources=tmp_path / "sources", mirror=True)
+    spec = load_bundle(folder, "aims-tbi").spec
+    chosen = DecisionSpec(**{name: getattr(spec, name) for name in DecisionSpec.model_fields})
+    assert chosen == point.decision
+    assert chosen in CANDIDATES
+    assert (point.cases, point.mirror) == (2, True)
+    assert spec.provenance["operating_point"]["cases"] == 2
+    assert "on 2 validation cases Dice" in (folder / "MODEL_CARD.md").read_text()
+    wanted = DecisionSpec(threshold=0.3, min_component_ml=0.01, min_component_confidence=0.9)
+    taken = retune(folder, "cpu", 1, sources=tmp_path / "sources", decision=wanted)
+    assert (taken.decision, taken.cases) == (wanted, 1)
+    assert load_bundle(folder).spec.threshold == 0.3
+    assert set(load_manifest(folder.parent / "manifest.json").tasks["aims-tbi"].files) == {
+        "model.onnx",
+        "model.json",
+        "MODEL_CARD.md",
+    }
+
+
+def test_weights_of_a_folder_of_cases_are_tuned_by_their_run(tmp_path: Path) -> None:
+    config = run_config(write_cases(tmp_path / "cases"))
+    with pytest.raises(InputError, match="trained on drawn cases, found folder; tune their run"):
+        retune(written(tmp_path / "weights", config), "cpu")
