@@ -79,9 +79,13 @@ expected: .venv/.dev  ## test/expected anew, after a change of weights that is m
 	.venv/bin/segsync run --input test/input --output test/expected
 	rm test/expected/results.json
 
+.PHONY: real-results
+real-results: .venv/.dev  ## docs/results/real.md anew: what the shipped weights do on real people
+	.venv/bin/python docs/results/real.py $(OPTIONS)
+
 .PHONY: stroke-results
 stroke-results: .venv/.dev  ## docs/results/stroke.md anew: what the shipped isles22 weights do
-	.venv/bin/python docs/results/stroke.py
+	.venv/bin/python docs/results/stroke.py $(OPTIONS)
 
 .PHONY: unvalidated-results
 unvalidated-results: .venv/.dev  ## docs/results/unvalidated.md anew: the other tasks' weights

@@ -34,7 +34,7 @@ def test_figures_of_the_readme_are_those_of_the_pages_it_names() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[[\w-]+\]\((docs/\S+\.md)\) (.*)$", text, flags=re.MULTILINE)
     opening = text.split("\n## ")[0]
-    rows.append(("docs/results/stroke.md", opening[opening.index("*For research") :]))
+    rows.append(("docs/results/real.md", opening[opening.index("*For research") :]))
     assert len(rows) > 5
     for page, words in rows:
         figures = re.findall(r"\d+\.\d+", words)

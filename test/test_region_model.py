@@ -189,4 +189,7 @@ def test_a_run_and_its_export_use_the_region_model(tmp_path: Path) -> None:
 def test_the_shipped_weights_have_their_region_models() -> None:
     shipped = [load_bundle(file.parent) for file in sorted(WEIGHTS.glob("*/model.json"))]
     looking = {bundle.spec.task: region_model_for(bundle, "cpu") for bundle in shipped if bundle.spec.region_model}
-    assert {task: region.bundle.spec.task for task, region in looking.items() if region} == {"aims-tbi": "brain"}
+    assert {task: region.bundle.spec.task for task, region in looking.items() if region} == {
+        "aims-tbi": "brain",
+        "isles26": "brain",
+    }

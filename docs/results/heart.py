@@ -113,7 +113,7 @@ class Hearts:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "acdc")
+    parser.add_argument("--data", type=Path, default=ROOT / "data" / "acdc")
     parser.add_argument("--runs", type=Path, default=ROOT / "test" / "output" / "heart")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where results/ and images/ are written")
     parser.add_argument("--labels", type=int, nargs="+", help="labelled hearts; else 2, 5, 10 and all")

@@ -183,7 +183,7 @@ def render(
         "",
         "## Not shown",
         "",
-        "No labelled patient was used here or in training. Where synthetic images are unlike a scanner's, these "
+        "Labelled patients: [real people](real.md). Where synthetic images are unlike a scanner's, these "
         "figures say nothing.",
     ]
     return "\n".join(lines) + "\n"

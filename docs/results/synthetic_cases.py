@@ -13,9 +13,7 @@ from segsync.arrays import Mask
 from segsync.bundle import Bundle, ModelSpec
 from segsync.engine import Device, Engine
 from segsync.pipeline import Pipeline
-from segsync.region_model import region_model_for
 from segsync_train.config.run import RunConfig, SyntheticData
-from segsync_train.config.synthesis import SynthesisConfig, T1Acquisition
 from segsync_train.data.cases import LabelledCase
 from segsync_train.data.sources import SyntheticSource
 from segsync_train.evaluation.metrics import RULES, Scores, score
@@ -53,29 +51,16 @@ def arguments_of(description: str | None) -> argparse.ArgumentParser:
 
 
 def scored_cases(bundle: Bundle, sources: Path, cache: Path, count: int) -> Iterator[Scored]:
-    """Draw and score so many cases; raises ValueError where the weights were not trained on synthetic ones.
-
-    Weights with a region model were trained on the inside of its mask; they are scored on whole heads as well.
-    """
+    """Draw and score so many cases; raises ValueError where the weights were not trained on synthetic ones."""
     config = RunConfig.model_validate(bundle.spec.provenance["config"])
     data = config.data.model_copy(update={"sources": sources})
     if not isinstance(data, SyntheticData):
         raise ValueError(f"{bundle.folder}: expected weights trained on synthetic images, found {data.kind}")
-    region_model = region_model_for(bundle, "cpu")
-    if region_model is not None:
-        data = data.model_copy(update={"settings": with_skulls(data.settings)})
     source = SyntheticSource(config.task, config.case_spec, data, config.seed, cache)
     pipeline = Pipeline(bundle.spec, Engine(bundle, Device()))
     for number in range(count):
         log.info("%s: synthetic case %d of %d", bundle.spec.task, number + 1, count)
-        yield scored_case(source.draw(TEST, number, region_model=region_model), bundle.spec.task, pipeline)
-
-
-def with_skulls(settings: SynthesisConfig) -> SynthesisConfig:
-    """The same settings with as many skulls as the generator draws by itself."""
-    usual = T1Acquisition().skull_stripped
-    acquisition = settings.t1.acquisition.model_copy(update={"skull_stripped": usual})
-    return settings.model_copy(update={"t1": settings.t1.model_copy(update={"acquisition": acquisition})})
+        yield scored_case(source.draw(TEST, number), bundle.spec.task, pipeline)
 
 
 def scored_case(case: LabelledCase, task: str, pipeline: Pipeline) -> Scored:

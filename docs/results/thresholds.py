@@ -14,7 +14,6 @@ Values = npt.NDArray[np.float64]
 CONTRASTS: dict[str, tuple[str, Callable[[Array], tuple[Array, Array]]]] = {
     "isles22": ("DWI > a, ADC ≤ b", lambda image: (image[0], image[1])),
     "isles24": ("Tmax > a, CBF ≤ b", lambda image: (image[2], image[3])),
-    "aims-tbi": ("T1 < a", lambda image: (-image[0], np.zeros_like(image[0]))),
 }
 #: Thresholds that are tried for all cases together: a, and b.
 HIGH, LOW = np.linspace(-2.0, 8.0, 101), np.linspace(-1.5, 4.0, 56)
