@@ -38,6 +38,7 @@ from pathlib import Path
 import SimpleITK
 from segsync.errors import SegsyncError
 from segsync.images import read
+from segsync.memory import peak_bytes
 def spent():
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
@@ -51,7 +52,7 @@ for line in sys.stdin:
         end = "line" if "\\n" not in str(error) and len(str(error)) < 2000 else f"long line {str(error)[:80]!r}"
     except BaseException as error:
         end = f"{type(error).__name__}: {error}"[:200]
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) << 10
+    peak = max(peak_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10)
     print(json.dumps([end, spent() - began, peak]), flush=True)
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from builders import GRID, LESION, Cli, ball, grid_of, options, write_image
-from segsync import load, memory
+from segsync import control_groups, load, memory
 from segsync.errors import ResourceError
 from segsync.geometry import Volume
 from segsync.memory import Budget, Footprint, container_limit, peak_bytes, reset_peak, resident_bytes
@@ -38,8 +38,8 @@ def test_the_containers_own_limit(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     (tmp_path / "list").write_text(groups)
-    monkeypatch.setattr(memory, "CGROUP", tmp_path / "list")
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(control_groups, "CGROUP", tmp_path / "list")
+    monkeypatch.setattr(control_groups, "CGROUPS", tmp_path)
     assert container_limit() == limit
 
 
