@@ -12,7 +12,7 @@ from segsync.bundle import ChannelSpec, Fixed, OrganSpec, load_bundle, write_man
 from segsync.errors import WeightsError
 from segsync.geometry import Grid, Volume
 from segsync.images import read
-from segsync.postprocess import in_one_piece
+from segsync.organ import in_one_piece, with_all_that_was_kept
 from segsync.region_model import RegionModel, region_model_for
 from segsync_train.config.run import FolderData
 from segsync_train.data.dataset import build_cache, open_cases
@@ -107,6 +107,26 @@ def test_an_organ_is_one_piece_with_its_notches_filled() -> None:
     assert open_notch[6, 6, 6]
     empty = np.zeros_like(given)
     assert np.array_equal(in_one_piece(empty, grid, 0.5, OrganSpec(plausible_ml=(0, 1))), empty)
+
+
+def test_of_a_brain_without_its_skull_all_is_kept() -> None:
+    """The network lost a rim of the brain, a surface cavity that stripping took, and not the eye that it left."""
+    grid = grid_of((40, 40, 40))
+    brain = ball(grid, 15.0)
+    eye = ball(grid, 2.0, (0.0, -18.0, 0.0)) > brain
+    cavity = ball(grid, 2.0, (15.0, 0.0, 0.0)) > 0
+    image = np.where(cavity, 0, 800 * brain + 500 * eye).astype(np.int16)
+    image[2, 2, 2] = 3  # a trace of interpolation
+    found = ball(grid, 14.0).astype(np.uint8)
+    whole = with_all_that_was_kept(found, Volume(image, grid), OrganSpec(closing_mm=4.0, plausible_ml=(0, 30)))
+    assert whole[(brain > 0) & ~cavity].all()
+    assert whole[cavity & (brain > 0)].mean() > 0.6
+    assert not whole[eye].any()
+    assert whole.sum() < 1.02 * brain.sum()
+    # In a head the network's own border stays.
+    head = np.where(image > 0, image, 300 * ball(grid, 19.0)).astype(np.int16)
+    organ = OrganSpec(closing_mm=4.0, plausible_ml=(0, 30))
+    assert with_all_that_was_kept(found, Volume(head, grid), organ) is found
 
 
 def test_where_no_organ_is_found_all_is_looked_at_and_said(with_region: Path) -> None:

@@ -16,6 +16,7 @@ from segsync.bundle import InferenceSpec
 from segsync.errors import ChannelError, InputError, ResourceError
 from segsync.geometry import Grid, Volume
 from segsync.images import read, read_adc
+from segsync.organ import in_one_piece, with_all_that_was_kept
 from segsync.postprocess import BYTES_A_VOXEL, labels_on
 from segsync.preprocess import Prepared, RegionFinder, prepare
 from segsync.sliding_window import InferenceStatistics, Predictor, Windows, all_flips, predict
@@ -195,7 +196,7 @@ class Pipeline:
             if prepared.region is not None:
                 # What a network makes of the blank around a brain is no lesion.
                 probabilities *= prepared.region
-            mask, removed = self.labels(probabilities, prepared.grid, reference.grid)
+            mask, removed = self.labels(probabilities, prepared.grid, reference.grid, image=reference)
         if removed:
             statistics.notes.append(f"{removed} components below {self.spec.component_limits} removed")
         warnings = [*prepared.warnings, *statistics.warnings]
@@ -270,13 +271,16 @@ class Pipeline:
             array, self.predictor, len(spec.labels), windows, tissue=tissue, deadline=deadline, progress=progress
         )
 
-    def labels(self, probabilities: Array, grid: Grid, reference: Grid) -> tuple[LabelMap, int]:
-        """The third step: labels from probabilities.
+    def labels(
+        self, probabilities: Array, grid: Grid, reference: Grid, *, image: Volume | None = None
+    ) -> tuple[LabelMap, int]:
+        """The third step: labels from probabilities. An organ is brought into one piece.
 
         Args:
             probabilities: (L, Z, Y, X) on the model's grid.
             grid: The model's grid.
             reference: The grid that the labels are wanted on.
+            image: The image on that grid, which may show the organ alone; None: not asked.
 
         Returns:
             The labels (Z, Y, X) on `reference`, and the number of components that were too small or unsure and removed.
@@ -284,4 +288,9 @@ class Pipeline:
         Raises:
             MemoryError: The arrays do not fit.
         """
-        return labels_on(probabilities, grid, reference, self.spec)
+        known = self.spec.organ
+        if known is None:
+            return labels_on(probabilities, grid, reference, self.spec)
+        probabilities = in_one_piece(probabilities, grid, self.spec.threshold, known)
+        labels, removed = labels_on(probabilities, grid, reference, self.spec)
+        return (labels if image is None else with_all_that_was_kept(labels, image, known)), removed

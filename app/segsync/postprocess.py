@@ -5,7 +5,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from segsync.arrays import Array, LabelMap, Mask, bounding_box
-from segsync.bundle import InferenceSpec, OrganSpec
+from segsync.bundle import InferenceSpec
 from segsync.errors import memory_errors
 from segsync.geometry import Grid, Volume, resampled_slabs
 
@@ -19,11 +19,9 @@ def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: Inference
 
     probabilities: (L, Z, Y, X) of the foreground labels on the model's grid. They are interpolated to the reference
     grid slab by slab, so that a whole-body CT never needs more than BYTES_A_VOXEL. A voxel is foreground where
-    their sum reaches `spec.threshold`, and then takes the likeliest label. An organ is brought into one piece first.
+    their sum reaches `spec.threshold`, and then takes the likeliest label.
     Raises MemoryError.
     """
-    if spec.organ is not None:
-        probabilities = in_one_piece(probabilities, grid, spec.threshold, spec.organ)
     labels = np.zeros(reference.size_zyx, dtype=np.uint8)
     confidence = np.zeros(reference.size_zyx, dtype=np.float32)  # takes memory where it is written alone
     maps = (resampled_slabs(Volume(probability, grid), reference) for probability in probabilities)
@@ -41,39 +39,6 @@ def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: Inference
             box = bounding_box(here > 0)
             confidence[part][box] = total[box]
     return remove_components(labels, confidence, reference, spec.min_component_ml, spec.min_component_confidence)
-
-
-def in_one_piece(probabilities: Array, grid: Grid, threshold: float, organ: OrganSpec) -> Array:
-    """An organ's largest component, its notches and holes filled.
-
-    Args:
-        probabilities: (1, Z, Y, X) on the model's grid.
-        grid: The model's grid.
-        threshold: Of the organ.
-        organ: How far notches are closed.
-
-    Returns:
-        The probabilities (1, Z, Y, X), 0 in other components and 1 in what was filled.
-    """
-    components, count = components_of(probabilities[0] >= threshold)
-    if count == 0:
-        return probabilities
-    largest = components == 1 + int(np.bincount(components.ravel())[1:].argmax())
-    closed = _closed(largest, grid, organ.closing_mm)
-    whole = np.where(components > 0, np.where(largest, probabilities[0], np.float32(0)), probabilities[0])
-    return np.where(closed & ~largest, np.float32(1), whole)[np.newaxis]
-
-
-def _closed(mask: Mask, grid: Grid, radius_mm: float) -> Mask:
-    """The mask (Z, Y, X) closed by a ball, its holes filled."""
-    radius = [round(radius_mm / side) for side in grid.spacing_zyx[::-1]]
-    margin = [side + 1 for side in radius]
-    image = sitk.ConstantPad(sitk.GetImageFromArray(mask.astype(np.uint8)), margin, margin)
-    if max(radius) > 0:
-        image = sitk.BinaryMorphologicalClosing(image, radius, sitk.sitkBall)
-    filled = sitk.Crop(sitk.BinaryFillhole(image), margin, margin)
-    closed: Mask = sitk.GetArrayFromImage(filled) > 0
-    return closed
 
 
 def remove_components(

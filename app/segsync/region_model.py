@@ -43,7 +43,7 @@ class RegionModel:
         """
         prepared, _ = self._pipeline.prepare(lambda name: image)
         probabilities, _ = self._pipeline.predict(prepared.array, prepared.tissue, Options(overlap=OVERLAP))
-        mask, _ = self._pipeline.labels(probabilities, prepared.grid, image.grid)
+        mask, _ = self._pipeline.labels(probabilities, prepared.grid, image.grid, image=image)
         return Volume((mask > 0).astype("float32"), image.grid) if mask.any() else None
 
 
