@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from segsync.errors import InputError
-from segsync_train.config.run import FolderData, RunConfig, SyntheticData
+from segsync_train.config.data import FolderData, SyntheticData
+from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import check_settings, dump_settings, load_settings
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from segsync.errors import InputError
-from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.data import FolderData
+from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import dump_settings
 from segsync_train.data.splits import read_split
 from segsync_train.evaluation.crossval import crossval, crossval_settings

@@ -15,7 +15,8 @@ from dataset_trees import GRID, MOVED, TREES, build, noise, put
 from segsync.errors import InputError
 from segsync.geometry import Grid, Volume
 from segsync.images import read
-from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.data import FolderData
+from segsync_train.config.run import RunConfig
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.catalog import FORMATS
 from segsync_train.data.dataset import (

@@ -12,7 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from segsync.tasks import TASKS
-from segsync_train.config.run import RunConfig, SyntheticData
+from segsync_train.config.data import SyntheticData
+from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import load_settings
 from segsync_train.data.sources import prepare_synthetic
 from segsync_train.synthesis import (

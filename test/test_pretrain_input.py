@@ -15,7 +15,8 @@ from builders import Outcome
 from pretrain_cases import pretrain_config, pretrain_settings, write_volumes
 from segsync.errors import InputError
 from segsync_train.cli import main
-from segsync_train.config.run import CaseSpec, FolderData, RunConfig, SyntheticData
+from segsync_train.config.data import FolderData, SyntheticData
+from segsync_train.config.run import CaseSpec, RunConfig
 from segsync_train.config.settings import load_settings
 from segsync_train.data.dataset import find_cases
 from segsync_train.data.layout import CaseFiles

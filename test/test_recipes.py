@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dataset_trees import TREES, build
-from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.data import FolderData
+from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import load_settings
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.validate import validate_folder

@@ -14,7 +14,7 @@ from segsync.geometry import Grid, Volume
 from segsync.images import read
 from segsync.organ import in_one_piece, with_all_that_was_kept
 from segsync.region_model import RegionModel, region_model_for
-from segsync_train.config.run import FolderData
+from segsync_train.config.data import FolderData
 from segsync_train.data.dataset import build_cache, open_cases
 from segsync_train.data.layout import CaseFiles
 from segsync_train.evaluation.evaluate import evaluate_model, labelled_cases, load_model

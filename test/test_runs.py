@@ -16,8 +16,9 @@ from torch import nn
 
 from segsync.errors import InputError, OutputError, ResourceError, WeightsError
 from segsync_train import cli
-from segsync_train.config.run import OptimiserConfig, RunConfig
+from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import Frozen, load_settings
+from segsync_train.config.training import OptimiserConfig
 from segsync_train.runs import checkpoints
 from segsync_train.runs.checkpoints import load_checkpoint, save_checkpoint
 from segsync_train.runs.devices import memory_of_training

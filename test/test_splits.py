@@ -10,7 +10,7 @@ import pytest
 from builders import grid_of, write_image
 from dataset_trees import TREES, build
 from segsync.errors import InputError
-from segsync_train.config.run import FolderData
+from segsync_train.config.data import FolderData
 from segsync_train.data.dataset import find_cases
 from segsync_train.data.layout import CaseFiles
 from segsync_train.data.splits import divide, read_split, split_cases, split_of_run, write_split

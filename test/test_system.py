@@ -11,7 +11,8 @@ from segsync.errors import InputError
 from segsync_train.comparison.grouping import group_runs
 from segsync_train.comparison.montage import montage_figure
 from segsync_train.comparison.scores import read_run
-from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.data import FolderData
+from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import check_settings
 from segsync_train.evaluation.evaluate import evaluate, parse_channels
 from segsync_train.evaluation.system import System, data_name, forward_flops, system_name

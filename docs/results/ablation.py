@@ -12,8 +12,9 @@ from typing import Any
 
 from hippocampus import CONFIGS, HERE, ROOT, Measured, gain, measure, seeds_of, trained_on, written_by
 
-from segsync_train.config.run import NetworkConfig, RunConfig, TransferConfig
+from segsync_train.config.run import RunConfig, TransferConfig
 from segsync_train.config.settings import load_settings
+from segsync_train.config.training import NetworkConfig
 from segsync_train.networks.build import build_network
 
 

@@ -17,7 +17,8 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
-from segsync_train.config.run import FolderData, RunConfig, TransferConfig
+from segsync_train.config.data import FolderData
+from segsync_train.config.run import RunConfig, TransferConfig
 from segsync_train.config.settings import load_settings
 from segsync_train.data.dataset import build_cache, find_cases, open_cases
 from segsync_train.data.splits import split_cases

@@ -21,7 +21,8 @@ from segsync.geometry import Grid, Volume, canonical_grid, resample
 from segsync.images import read
 from segsync.lesions import measure
 from segsync.predict import Result
-from segsync_train.config.run import RunConfig, SyntheticData
+from segsync_train.config.data import SyntheticData
+from segsync_train.config.run import RunConfig
 from segsync_train.data.sources import SyntheticSource
 from segsync_train.evaluation.metrics import RULES, Scores, score
 from segsync_train.runs.folder import commit

@@ -14,7 +14,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from segsync.arrays import Array
 from segsync.geometry import resample, respaced
 from segsync.images import read
-from segsync_train.config.run import RunConfig, SyntheticData
+from segsync_train.config.data import SyntheticData
+from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import load_settings
 from segsync_train.runs.folder import commit
 from segsync_train.synthesis import CHANNELS, Generator, SynthesisConfig, SynthesisSources, load_sources

@@ -13,7 +13,8 @@ from segsync.arrays import Mask
 from segsync.bundle import Bundle, ModelSpec
 from segsync.engine import Device, Engine
 from segsync.pipeline import Pipeline
-from segsync_train.config.run import RunConfig, SyntheticData
+from segsync_train.config.data import SyntheticData
+from segsync_train.config.run import RunConfig
 from segsync_train.data.cases import LabelledCase
 from segsync_train.data.sources import SyntheticSource
 from segsync_train.evaluation.metrics import RULES, Scores, score

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ import segsync
 from segsync.console import guarded, show_logs
 from segsync.errors import InputError, ResourceError, memory_errors
 from segsync.processor import choose_threads
+
+if TYPE_CHECKING:
+    from segsync_train.trainer.loop import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -133,9 +136,7 @@ def pretrain(
     from segsync_train.trainer.pretrain import pretrain as run
 
     outcome = run(settings, output, resume=resume, should_stop=stop_after(minutes))
-    if not outcome.finished:
-        log.info("stopped after step %d of %d; go on with --resume", outcome.step, settings.steps)
-    sys.stdout.write(f"{outcome.folder}\tstep {outcome.step}\tlowest held-out loss {outcome.best_loss:.4f}\n")
+    say_outcome(outcome, settings.steps, "lowest held-out loss")
 
 
 @app.command()
@@ -191,9 +192,7 @@ def finetune(
     from segsync_train.trainer.finetune import finetune as run
 
     outcome = run(settings, output, resume=resume, should_stop=stop_after(minutes))
-    if not outcome.finished:
-        log.info("stopped after step %d of %d; go on with --resume", outcome.step, settings.steps)
-    sys.stdout.write(f"{outcome.folder}\tstep {outcome.step}\tbest score {outcome.best_score:.4f}\n")
+    say_outcome(outcome, settings.steps, "best score")
 
 
 @app.command(name="import")
@@ -489,6 +488,14 @@ def datasets(
                 "cases; see the lines above"
             )
         sys.stdout.write(f"{folder}\t{report.cases} cases\t{report.labelled} with labels\tnothing wrong\n")
+
+
+def say_outcome(outcome: "Outcome", steps: int, criterion: str) -> None:
+    """One line on standard output: the run's folder, its last step, and what its best weights reached."""
+    if not outcome.finished:
+        log.info("stopped after step %d of %d; go on with --resume", outcome.step, steps)
+    reached = "no weights are the best yet" if outcome.best is None else f"{criterion} {outcome.best:.4f}"
+    sys.stdout.write(f"{outcome.folder}\tstep {outcome.step}\t{reached}\n")
 
 
 def on_stdout() -> Console:

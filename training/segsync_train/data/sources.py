@@ -13,7 +13,8 @@ import numpy as np
 from segsync.geometry import Grid, Volume
 from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
-from segsync_train.config.run import CaseSpec, FolderData, RunConfig, SyntheticData
+from segsync_train.config.data import FolderData, SyntheticData
+from segsync_train.config.run import CaseSpec, RunConfig
 from segsync_train.data.cases import IDENTITY, LabelledCase, build_case, store_case
 from segsync_train.data.dataset import build_cache, check_files, find_cases, labels_onto, open_cases
 from segsync_train.data.patches import CaseSource, FolderSource

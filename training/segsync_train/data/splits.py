@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from segsync.atomic import whole_file, why_not
 from segsync.errors import InputError, OutputError
-from segsync_train.config.run import FolderData
+from segsync_train.config.data import FolderData
 from segsync_train.config.settings import Frozen
 from segsync_train.data.dataset import public, read_label
 from segsync_train.data.layout import CaseFiles

@@ -11,7 +11,8 @@ from segsync.atomic import whole_file, why_not
 from segsync.errors import InputError, OutputError
 from segsync.geometry import Volume, resample
 from segsync.pipeline import Case, Options
-from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.data import FolderData
+from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import dump_settings, load_settings
 from segsync_train.data.splits import SPLIT_FILE, read_split
 from segsync_train.evaluation.evaluate import check_pair, labelled_cases, load_model

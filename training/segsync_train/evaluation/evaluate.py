@@ -18,7 +18,8 @@ from segsync.images import read, write
 from segsync.pipeline import Case, Options, Pipeline
 from segsync.predict import Model, task_of
 from segsync.region_model import RegionModel
-from segsync_train.config.run import FolderData, RunConfig
+from segsync_train.config.data import FolderData
+from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import check_settings
 from segsync_train.data.dataset import (
     check_files,

@@ -14,8 +14,8 @@ from segsync.atomic import whole_file, why_not
 from segsync.bundle import DecisionSpec
 from segsync.errors import InputError, OutputError
 from segsync.pipeline import Options
+from segsync_train.config.data import SyntheticData
 from segsync_train.config.ranges import Fraction
-from segsync_train.config.run import SyntheticData
 from segsync_train.data.sources import open_data
 from segsync_train.evaluation.candidates import CANDIDATES, TUNABLE, score_candidates
 from segsync_train.evaluation.leaderboard import case_ranks

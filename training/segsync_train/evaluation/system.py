@@ -13,8 +13,10 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from segsync_train.config.run import FolderData, RunConfig, SizeZYX, SyntheticData
+from segsync_train.config.data import FolderData, SyntheticData
+from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import Frozen
+from segsync_train.config.training import SizeZYX
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.layout import CaseFiles
 from segsync_train.networks import SegmentationNetwork

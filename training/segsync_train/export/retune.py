@@ -11,7 +11,8 @@ from segsync.bundle import CARD_FILE, SPEC_FILE, DecisionSpec, load_bundle, writ
 from segsync.engine import open_engine
 from segsync.errors import InputError, OutputError
 from segsync.pipeline import Options, Pipeline
-from segsync_train.config.run import RunConfig, SyntheticData
+from segsync_train.config.data import SyntheticData
+from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import check_settings
 from segsync_train.data.sources import VALIDATION, SyntheticSource
 from segsync_train.evaluation.candidates import CANDIDATES

@@ -10,8 +10,8 @@ from monai.networks.nets import UNETR, SwinUNETR
 
 from segsync.arrays import SizeZYX
 from segsync.errors import InputError
-from segsync_train.config.run import NetworkSettings
 from segsync_train.config.settings import check_settings, unknown_key
+from segsync_train.config.training import NetworkSettings
 from segsync_train.networks import SegmentationNetwork
 from segsync_train.networks.baselines import Baseline, BaselineName, baseline, plan
 from segsync_train.networks.features import FeatureEncoder

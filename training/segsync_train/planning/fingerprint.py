@@ -17,8 +17,8 @@ from segsync.images import read
 from segsync.postprocess import components_of
 from segsync.preprocess import tissue
 from segsync.units import CT, QUANTITIES
-from segsync_train.config.run import SizeZYX
 from segsync_train.config.settings import Frozen
+from segsync_train.config.training import SizeZYX
 from segsync_train.data.dataset import check_values, few, on_grid, read_label
 from segsync_train.data.layout import CaseFiles
 

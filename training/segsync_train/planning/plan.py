@@ -11,7 +11,7 @@ import yaml
 
 from segsync.atomic import whole_file, why_not
 from segsync.errors import InputError, OutputError
-from segsync_train.config.run import FolderData
+from segsync_train.config.data import FolderData
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.cases import LabelledCase
 from segsync_train.data.dataset import find_cases, prepare_case, public

@@ -36,6 +36,11 @@ class Checkpoint:
         return {key[len(name) + 1 :]: value for key, value in self.tensors.items() if key.startswith(f"{name}/")}
 
 
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as `prefix/name`, which `Checkpoint.part` takes off again."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write a checkpoint: a kill or a power cut at any moment leaves the old file or the new one.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,8 +19,7 @@ from torch import Tensor
 from segsync.errors import ResourceError, memory_errors
 from segsync.memory import peak_bytes
 from segsync.processor import say_threads, threads
-
-Amp = Literal["auto", "bf16", "fp16", "off"]
+from segsync_train.config.training import Amp
 
 #: Where Linux is told (by a 5) to forget a process's largest resident memory; see proc(5).
 CLEAR_REFS = Path("/proc/self/clear_refs")

@@ -78,12 +78,16 @@ class RunFolder:
             return None
         return load_checkpoint(self.last)
 
-    def create(self, settings: BaseModel) -> None:
-        """Start anew; raises InputError where the folder already holds a run, OutputError where it cannot be made."""
+    def check_new(self) -> None:
+        """Raise InputError where the folder already holds a run."""
         if self.main and self.begun:
             raise InputError(
                 f"{self.folder}: already holds a run; add --resume to go on with it, or choose another folder"
             )
+
+    def create(self, settings: BaseModel) -> None:
+        """Start anew; raises InputError where the folder already holds a run, OutputError where it cannot be made."""
+        self.check_new()
         self._open(settings, step=0)
 
     def check_unchanged(self, settings: BaseModel) -> None:

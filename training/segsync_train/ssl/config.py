@@ -14,22 +14,12 @@ from pydantic import (
     model_validator,
 )
 
-from segsync.bundle import ChannelSpec, Fixed, ZScore
+from segsync.bundle import Fixed, ZScore
+from segsync_train.config.data import SyntheticData, check_spacing, kind_from_keys
 from segsync_train.config.ranges import Fraction, PositiveRange, Range
-from segsync_train.config.run import (
-    CaseSpec,
-    Decay,
-    NetworkConfig,
-    OptimiserConfig,
-    Seed,
-    SizeZYX,
-    SyntheticData,
-    Triple,
-    check_channels,
-    check_spacing,
-    kind_from_keys,
-)
+from segsync_train.config.run import CaseSpec
 from segsync_train.config.settings import Frozen
+from segsync_train.config.training import Decay, EvaluationConfig, SizeZYX, TrainingConfig
 from segsync_train.ssl.peers_config import (
     HiEndMAEConfig,
     MAEConfig,
@@ -166,33 +156,21 @@ class ObjectiveConfig(Frozen):
         return self
 
 
-class HeldOutConfig(Frozen):
-    """Volumes that never train: their loss decides on the best weights and on the end."""
+class HeldOutConfig(EvaluationConfig):
+    """Volumes that never train: their loss decides on the best weights and, after the warm-up, on the end."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     #: At most so many volumes; those of one name, a head in several contrasts, count as one.
     volumes: Annotated[int, Field(ge=2)] = 32
-    #: Steps between evaluations: an epoch, as nnU-Net counts.
-    every: PositiveInt = 250
-    #: Evaluations without a lower loss, after the temperature's warm-up, after which the run ends; None never.
-    patience: PositiveInt | None = None
 
 
-class PretrainConfig(Frozen):
+class PretrainConfig(TrainingConfig):
     """One run of self-supervised pretraining."""
 
-    name: str
-    #: A task of `segsync.tasks` for synthetic data; any name for volumes of one's own.
-    task: str
     data: Annotated[
         Annotated[FolderVolumes | SyntheticData, Field(discriminator="kind")], BeforeValidator(kind_from_keys)
     ]
-    channels: tuple[ChannelSpec, ...] = Field(min_length=1)
-    #: The channel whose field of view the model's grid covers; None takes the first.
-    reference: str | None = None
-    spacing_zyx: Triple
     patch_zyx: SizeZYX = (96, 96, 96)
-    network: NetworkConfig = NetworkConfig()
     #: The pretext task: a name, or its settings with the name as `kind`.
     pretext: PretextConfig = SegSyncConfig()
     #: `all`: features of every stage are trained (3D-SegSync). `bottom`: the loss sees the deepest alone.
@@ -205,20 +183,9 @@ class PretrainConfig(Frozen):
     #: Whose encoder is kept. The paper fine-tunes the student's; the teacher's is the mean of the last
     #: students, less noisy at every moment of a training (DINO, Caron et al. 2021, section 5.3), and what DINOv2 keeps.
     keep: Literal["teacher", "student"] = "teacher"
-    #: Volumes in a batch, per process; each gives two views.
-    batch: PositiveInt = 2
-    steps: PositiveInt
-    optimiser: OptimiserConfig = OptimiserConfig()
     held_out: HeldOutConfig = HeldOutConfig()
     #: Whether a run that has collapsed ends with an error; otherwise it warns and goes on.
     stop_on_collapse: bool = True
-    seed: Seed = 0
-    device: str = "auto"
-    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
-    compile: bool = False
-    workers: NonNegativeInt = 2
-    checkpoint_every: PositiveInt = 250
-    log_every: PositiveInt = 20
 
     @field_validator("pretext", mode="before")
     @classmethod
@@ -227,7 +194,6 @@ class PretrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> "PretrainConfig":
-        check_channels(self.channels, self.reference)
         check_spacing(self.spacing_zyx, self.data)
         names = [channel.name for channel in self.channels]
         for part in self.data.folders if isinstance(self.data, FolderVolumes) else ():
@@ -269,4 +235,4 @@ class PretrainConfig(Frozen):
         """
         changed = {} if normalisation is None else {"normalisation": normalisation}
         channels = tuple(channel.model_copy(update=changed) for channel in self.channels)
-        return CaseSpec(channels=channels, reference=self.reference, spacing_zyx=self.spacing_zyx)
+        return CaseSpec(**{**dict(self.preprocessing), "channels": channels})

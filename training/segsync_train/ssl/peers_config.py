@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from segsync_train.config.run import SizeZYX
 from segsync_train.config.settings import Frozen
+from segsync_train.config.training import SizeZYX
 
 MaskRatio = Annotated[float, Field(gt=0, lt=1)]
 #: The stage whose cells are masked as a whole, counted from the deepest (-1). In a ViT all have the same cells.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segsync_train.config.run import OptimiserConfig
+from segsync_train.config.training import OptimiserConfig
 
 
 @dataclass(frozen=True)
