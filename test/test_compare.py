@@ -5,6 +5,7 @@ import csv
 import io
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from segsync_train.comparison.compare import reference_of
 from segsync_train.comparison.grouping import group_runs
 from segsync_train.comparison.montage import chosen_cases, montage_figure
 from segsync_train.comparison.order import HOLDS, REVERSED, UNDECIDED, order_table, pairs
+from segsync_train.comparison.page import Chapter, page
 from segsync_train.comparison.published import of_data, published
 from segsync_train.comparison.scores import DICE, HD95, MEAN, METRICS, Setting, read_run, read_runs
 from segsync_train.comparison.statistics import Difference
@@ -226,7 +228,13 @@ def test_a_table_in_markdown_latex_and_html() -> None:
     assert r"System & p & {[}x{]} \\" in latex
     assert r"\multicolumn{3}{l}{\textit{first}} \\" in latex
     assert latex.index(r"\toprule") < latex.index(r"\midrule") < latex.index(r"\bottomrule")
-    assert '<td><b>a_b &amp; c</b></td><td class="n">&lt;0.001</td>' in table.html()
+    html = page("<title>", "x", [Chapter("y", tables=(table,))])
+    assert '<td><b>a_b &amp; c</b></td><td class="n">&lt;0.001</td>' in html
+    assert "<title>&lt;title&gt;</title>" in html
+    words = replace(table, words=(0, 1))
+    assert words.markdown().splitlines()[3] == "| --- | --- | ---: |"
+    assert r"\begin{tabular}{llr}" in words.latex()
+    assert "<td>&lt;0.001</td>" in page("", "", [Chapter("", tables=(words,))])
 
 
 def test_tests_are_corrected_over_the_other_systems(tmp_path: Path) -> None:
@@ -404,12 +412,12 @@ def test_every_file_is_written_and_says_what_the_scores_say(
     assert "mmwhs-ct: the paper's order" in markdown
     assert "published" not in (out / "tables" / "data-mmwhs-mr-from-mmwhs-ct.md").read_text()
     text = (out / "index.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert page.tags.count("img") == len(figures)
-    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    assert "script" not in page.tags
+    shown = Page(text)
+    assert shown.tags.count("img") == len(figures)
+    assert all(source.startswith("data:image/png;base64,") for source in shown.sources)
+    assert "script" not in shown.tags
     assert not re.search(r"url\(|@import|https?:", text)
-    for source in page.sources:
+    for source in shown.sources:
         picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
         assert min(picture.size) > 300
 

@@ -1,7 +1,5 @@
-"""A table and the ways it is written: Markdown, LaTeX, HTML and CSV."""
+"""A table and the ways it is written: Markdown, LaTeX and CSV; `page` writes it as HTML."""
 
-import html
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from segsync_train.evaluation.summary import csv_of
@@ -45,17 +43,22 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as people read them. name: of its file and its LaTeX label; note: what must be known to read it."""
+    """Cells as people read them.
+
+    name: of its file and its LaTeX label. note: what must be known to read it. words: the columns of text, set to the
+    left; numbers are set to the right.
+    """
 
     name: str
     title: str
     head: Row
     sections: tuple[Section, ...]
     note: str = ""
+    words: tuple[int, ...] = (0,)
 
     def markdown(self) -> str:
         """GitHub's dialect; a section's title is a row of its own."""
-        lines = [f"### {self.title}", "", _pipes(self.head), _pipes(("---", *("---:",) * (len(self.head) - 1)))]
+        lines = [f"### {self.title}", "", _pipes(self.head), _pipes(self._columns("---", "---:"))]
         for section in self.sections:
             if section.title:
                 lines.append(_pipes((f"*{_marked(section.title)}*", *("",) * (len(self.head) - 1))))
@@ -72,7 +75,7 @@ class Table:
             r"\centering",
             rf"\caption{{{_tex(self.title)}. {_tex(self.note)}}}",
             rf"\label{{tab:{self.name}}}",
-            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+            rf"\begin{{tabular}}{{{''.join(self._columns('l', 'r'))}}}",
             r"\toprule",
             _ampersands(self.head),
         ]
@@ -83,23 +86,12 @@ class Table:
             lines += [_ampersands(row) for row in section.rows]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
-    def html(self) -> str:
-        """For `page`: escaped, scrolled where the screen is narrower."""
-        return (
-            f'<h3>{html.escape(self.title)}</h3><div class="wide"><table><thead><tr>{_cells(self.head, "th")}</tr>'
-            f"</thead><tbody>{''.join(self._html_rows())}</tbody></table></div>"
-            f'<p class="faint"><small>{html.escape(self.note)}</small></p>'
-        )
-
     def csv(self) -> str:
         """A line for each row, its section first."""
         return csv_of(("section", *self.head), [(part.title, *row) for part in self.sections for row in part.rows])
 
-    def _html_rows(self) -> Iterator[str]:
-        for section in self.sections:
-            if section.title:
-                yield f'<tr><th class="section" colspan="{len(self.head)}">{html.escape(section.title)}</th></tr>'
-            yield from (f"<tr>{_cells(row, 'td')}</tr>" for row in section.rows)
+    def _columns(self, words: str, numbers: str) -> Row:
+        return tuple(words if place in self.words else numbers for place in range(len(self.head)))
 
 
 def _pipes(row: Row) -> str:
@@ -123,8 +115,3 @@ def _tex(text: str) -> str:
 def _ampersands(row: Row) -> str:
     cells = (rf"\textbf{{{_tex(cell)}}}" if isinstance(cell, Bold) else _tex(cell) for cell in row)
     return rf"{' & '.join(cells)} \\"
-
-
-def _cells(row: Row, tag: str) -> str:
-    first, *rest = (f"<b>{html.escape(cell)}</b>" if isinstance(cell, Bold) else html.escape(cell) for cell in row)
-    return f"<{tag}>{first}</{tag}>" + "".join(f'<{tag} class="n">{cell}</{tag}>' for cell in rest)

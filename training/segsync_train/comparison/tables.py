@@ -185,7 +185,8 @@ def budget_table(settings: Sequence[Setting]) -> Table:
         "GFLOP: forward pass of one patch, a multiply-add counts as two. Seconds a step: median of the log, whatever "
         "else the machine did meanwhile; hours: with those of the pretraining. Means over runs, of memory the largest."
     )
-    return Table("budget", "What the scores cost", head, tuple(sections), note)
+    words = (0, len(head) - 1)
+    return Table("budget", "What the scores cost", head, tuple(sections), note, words)
 
 
 def _budget_rows(setting: Setting) -> Iterator[Row]:

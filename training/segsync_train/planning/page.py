@@ -64,7 +64,8 @@ def _plan_table(plan: Plan) -> Table:
         for key in plan.settings
         if key in plan.reasons
     ]
-    return Table("plan", "Settings and their reasons", ("setting", "value", "why"), (Section("", tuple(rows)),))
+    head, sections = ("setting", "value", "why"), (Section("", tuple(rows)),)
+    return Table("plan", "Settings and their reasons", head, sections, words=(0, 1, 2))
 
 
 def _words(value: object) -> str:
