@@ -10,7 +10,6 @@ from torch import Tensor
 from pretrain_cases import pretrain_config
 from segsync_train.ssl.config import PretrainConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
-from segsync_train.ssl.volumes import window_zyx
 from segsync_train.trainer.pretrain import build_pretext
 
 DECODER = {"width": 8, "depth": 1, "heads": 2}
@@ -31,7 +30,7 @@ def windows(config: PretrainConfig) -> Tensor:
     """A batch as the loader gives it: smooth volumes, each another."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.randn(config.batch, len(config.channels), 4, 4, 4, generator=generator)
-    return F.interpolate(coarse, size=window_zyx(config), mode="trilinear")
+    return F.interpolate(coarse, size=config.window_zyx, mode="trilinear")
 
 
 def draws(config: PretrainConfig, number: int = 0, *, held_out: bool = False) -> Draws:

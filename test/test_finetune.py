@@ -286,7 +286,7 @@ def test_images_on_another_scale_than_the_encoders_are_warned_of(
         path = tmp_path / f"{name}.safetensors"
         save_checkpoint(path, {f"network/{k}": t for k, t in weights.items()}, {"step": 1, "hours": 0, "config": state})
         caplog.clear()
-        transfer(build_network(config), TransferConfig(mode="full", checkpoint=path), config)
+        transfer(build_network(config), TransferConfig(mode="full", checkpoint=path), config.case_spec)
         said[name] = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert said["same"] == []
     assert ["voxels of (3, 3, 3) mm" in said["other"][0], "'low': -200" in said["other"][1]] == [True, True]

@@ -34,7 +34,7 @@ def started(folder: Path, **changes: Any) -> Baseline:
     config = settings_of(folder, **changes)
     torch.manual_seed(99)
     network = build_network(config)
-    inherited = transfer(network, config.transfer, config)
+    inherited = transfer(network, config.transfer, config.case_spec)
     assert inherited.pretext == "theirs"
     assert isinstance(network, Baseline)
     return network.eval()

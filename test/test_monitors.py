@@ -161,7 +161,8 @@ def test_none_fires_on_an_untrained_segsync() -> None:
     """Fresh weights and volumes that differ: nothing has collapsed yet, at any stage."""
     torch.manual_seed(0)
     encoder = Encoder(XLSTMUNetConfig(1, 2, (8, 16, 16), ((1, 1, 1), (2, 2, 2), (2, 2, 2)), vil_stages=(2,)))
-    model = SegSync(encoder, pretrain_config(Path("unused"), head={"hidden": 64, "bottleneck": 32, "prototypes": 64}))
+    config = pretrain_config(Path("unused"), head={"hidden": 64, "bottleneck": 32, "prototypes": 64})
+    model = SegSync(encoder, config, config.patch_zyx, config.steps)
     monitor = CollapseMonitor(dict(enumerate((8, 16, 16))), 64, memory=32)
     for _ in range(20):
         # A blob of its own size and texture for each volume, seen with a little noise.

@@ -72,7 +72,7 @@ def test_every_image_below_a_folder_is_a_volume(cases: Path, tmp_path: Path) -> 
     config = pretrain_config(cases, data={"kind": "folder", "folders": folders, "exclude": ["a-t1_1", "case3"]})
     assert not isinstance(config.data, FolderData)
     assert config.data.kind == "folder"
-    names = [case.name for case in find_volumes(config.data, config)]
+    names = [case.name for case in find_volumes(config.data, config.channels)]
     assert names == ["a-t1_0", "b-t1_0", "b-t1_1", *(f"case{number}" for number in (0, 1, 2, 4, 5, 6, 7))]
 
 
@@ -202,7 +202,7 @@ def test_the_command_line(cases: Path, tmp_path: Path, command: Callable[..., Ou
     settings, run = tmp_path / "run.yaml", tmp_path / "run"
     settings.write_text(yaml.safe_dump(pretrain_settings(cases, steps=3)))
     stopped = command("-c", settings, "-o", run, "--minutes", 0)
-    assert (stopped.code, stopped.out) == (0, f"{run}\tstep 1\tlowest held-out loss inf\n")
+    assert (stopped.code, stopped.out) == (0, f"{run}\tstep 1\tno best weights yet\n")
     assert "stopped after step 1 of 3; go on with --resume" in stopped.err
     done = command("-o", run, "--resume")
     assert (done.code, done.out.split("\t")[:2]) == (0, [str(run), "step 3"])
@@ -257,6 +257,6 @@ def test_the_hippocampus_settings_fit_fine_tuning(shared_data: Path) -> None:
     split = split_cases(find_cases("nnunet", data.folder, ["mri"]), data)
     assert before.data.kind == "folder"
     folders = (before.data.folders[0].model_copy(update={"folder": data.folder}),)
-    volumes = find_volumes(before.data.model_copy(update={"folders": folders}), before)
+    volumes = find_volumes(before.data.model_copy(update={"folders": folders}), before.channels)
     assert {case.name for case in volumes} == {case.name for case in split.training}
     assert len(volumes) == 208

@@ -36,7 +36,7 @@ def pretraining(*folders: dict[str, Any], **changes: Any) -> PretrainConfig:
 
 def found(config: PretrainConfig) -> list[VolumeFiles]:
     assert isinstance(config.data, FolderVolumes)
-    return find_volumes(config.data, config)
+    return find_volumes(config.data, config.channels)
 
 
 def cases_of(volumes: Volumes) -> dict[str, npt.NDArray[np.float32]]:

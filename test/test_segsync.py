@@ -20,7 +20,7 @@ from segsync_train.ssl.masked import draw_masks, hide
 from segsync_train.ssl.schedules import teacher_momentum, teacher_temperature
 from segsync_train.ssl.segsync import SegSync, update_teacher
 from segsync_train.ssl.terms import cross_entropy, cross_view, entropy, global_average_pool, squared_error
-from segsync_train.ssl.views import Views, window_size
+from segsync_train.ssl.views import Views
 
 WIDTHS = (4, 8)
 HAND = 1e-6
@@ -30,7 +30,8 @@ def segsync(**changes: Any) -> SegSync:
     """A SegSync of a few hundred weights, whose teacher differs from the student."""
     torch.manual_seed(0)
     encoder = Encoder(XLSTMUNetConfig(1, 2, WIDTHS, ((1, 1, 1), (2, 2, 2)), vil_stages=(1,)))
-    model = SegSync(encoder, pretrain_config(Path("unused"), **changes))
+    config = pretrain_config(Path("unused"), **changes)
+    model = SegSync(encoder, config, config.patch_zyx, config.steps)
     with torch.no_grad():
         for parameter in model.student.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -135,9 +136,9 @@ def test_eq_2_zoom_and_flip_do_what_they_are_called() -> None:
 
 
 def test_eq_2_the_window_holds_the_largest_part() -> None:
-    assert window_size(ViewsConfig(zoom=(0.8, 1.4)), (32, 48, 32)) == (40, 60, 40)
-    assert window_size(ViewsConfig(zoom=(1.2, 1.4)), (32, 48, 32)) == (32, 48, 32)
-    assert window_size(ViewsConfig(zoom=(0.8, 1.4), window=1.5), (32, 48, 32)) == (60, 90, 60)
+    assert ViewsConfig(zoom=(0.8, 1.4)).window_zyx((32, 48, 32)) == (40, 60, 40)
+    assert ViewsConfig(zoom=(1.2, 1.4)).window_zyx((32, 48, 32)) == (32, 48, 32)
+    assert ViewsConfig(zoom=(0.8, 1.4), window=1.5).window_zyx((32, 48, 32)) == (60, 90, 60)
 
 
 @pytest.mark.parametrize("name", INTENSITIES)

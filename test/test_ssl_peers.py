@@ -15,7 +15,6 @@ from segsync_train.networks.build import build_network
 from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.folder import read_log
 from segsync_train.ssl.config import PretrainConfig
-from segsync_train.ssl.volumes import window_zyx
 from segsync_train.trainer.pretrain import pretrain
 from segsync_train.trainer.schedule import make_optimiser
 from segsync_train.trainer.transfer import transfer
@@ -141,7 +140,7 @@ def test_the_peers_own_settings_are_settings() -> None:
         assert config.pretext.kind == name
         assert config.network.preset in ("swinunetr", "unetr")
         others = {"voco": (64, 256, 256), "swinmm": (64, 64, 64)}
-        assert window_zyx(config) == others.get(name, (96, 96, 96))
+        assert config.window_zyx == others.get(name, (96, 96, 96))
 
 
 @pytest.mark.parametrize(

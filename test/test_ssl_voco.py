@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from peers_cases import draws, peer, peer_config, windows
 from segsync_train.ssl.voco import VoCo, mirrored, overlaps, prediction_loss, projector, regularisation_loss
-from segsync_train.ssl.volumes import window_zyx
 
 SETTINGS = {"kind": "voco", "bases_zyx": [1, 2, 3], "crops": 2, "mirror": 0, "width": 8}
 CONFIG = peer_config(SETTINGS)
@@ -64,7 +63,7 @@ def test_crops_are_mirrored_each_in_its_own_way() -> None:
 
 def test_a_zoom_cuts_smaller_crops() -> None:
     config = peer_config({**SETTINGS, "zoom": 2})
-    assert window_zyx(config) == (4, 8, 12)
+    assert config.window_zyx == (4, 8, 12)
     bases, crops, _ = peer(config).inputs(windows(config), draws(config), 0)
     assert bases.shape == (2, 6, 1, 8, 8, 8)
     assert crops.shape[-3:] == (8, 8, 8)

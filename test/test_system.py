@@ -43,7 +43,8 @@ def config_of(preset: str, mode: str) -> RunConfig:
 )
 def test_runs_have_the_papers_names(preset: str, mode: str, pretext: str | None, name: str) -> None:
     """Encoders of two pretext tasks are two systems: `compare` would take them for seeds of one."""
-    assert system_name(config_of(preset, mode), pretext) == name
+    config = config_of(preset, mode)
+    assert system_name(config.network, config.transfer, pretext) == name
 
 
 def test_data_sets_are_named_by_their_layout_else_by_their_folder() -> None:

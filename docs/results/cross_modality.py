@@ -149,7 +149,7 @@ def tested_on(run: RunFolder, folders: Sequence[Path], heads: Heads, cache: Path
     config, network = trained_network(load_checkpoint(run.last))
     device = training_device(config.device, Processes())
     network.to(device)
-    pipeline = torch_pipeline(config, network, device)
+    pipeline = torch_pipeline(config.inference_spec(network.multiple_zyx), network, device, config.amp)
     for folder in folders:
         found = find_cases("nnunet", folder, [channel.name for channel in config.channels])
         cases = open_cases(build_cache([case for case in found if case.name in heads.test], config.case_spec, cache))

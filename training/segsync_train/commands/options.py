@@ -71,7 +71,7 @@ def say_outcome(outcome: "Outcome", steps: int, criterion: str) -> None:
     """One line on standard output: the run's folder, its last step, and what its best weights reached."""
     if not outcome.finished:
         log.info("stopped after step %d of %d; go on with --resume", outcome.step, steps)
-    reached = "no weights are the best yet" if outcome.best is None else f"{criterion} {outcome.best:.4f}"
+    reached = "no best weights yet" if outcome.best is None else f"{criterion} {outcome.best:.4f}"
     sys.stdout.write(f"{outcome.folder}\tstep {outcome.step}\t{reached}\n")
 
 

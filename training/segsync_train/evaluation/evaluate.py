@@ -101,18 +101,13 @@ def load_model(source: Path, device: str = "auto", checkpoint: Path | None = Non
 def _of_run(run: Path, device: str, checkpoint: Path) -> EvaluatedModel:
     found = load_checkpoint(checkpoint)
     config, network = trained_network(found)
-    budget = budget_of(config, network, found.state, run)
+    budget = budget_of(network, config.patch_zyx, config.batch, found.state, run)
     place = training_device(device, Processes())
     network.to(place)
     point = read_operating_point(run)
     region_model = None if config.region_model is None else RegionModel(load_bundle(config.region_model), device)
-    pipeline = torch_pipeline(
-        config,
-        network.eval(),
-        place,
-        point.decision,
-        region_model=region_model,
-    )
+    spec = config.inference_spec(network.multiple_zyx, point.decision)
+    pipeline = torch_pipeline(spec, network.eval(), place, config.amp, region_model=region_model)
     best = checkpoint.resolve() == RunFolder(run).best.resolve()
     weights = Weights(checkpoint.name, found.state["step"], best, **dict(point.decision), tuned_on=point.cases)
     return EvaluatedModel(config.name, config.task, pipeline, weights, config, budget, run)
@@ -131,7 +126,7 @@ def _exported(folder: Path, device: str) -> EvaluatedModel:
         return EvaluatedModel(spec.name, spec.task, pipeline, weights)
     config = check_settings(RunConfig, provenance["config"], str(folder / SPEC_FILE))
     made = {**provenance, "step": provenance["steps"], "hours": provenance["training_hours"]}
-    budget = budget_of(config, build_network(config), made, None)
+    budget = budget_of(build_network(config), config.patch_zyx, config.batch, made)
     return EvaluatedModel(spec.name, spec.task, pipeline, weights, config, budget)
 
 

@@ -105,7 +105,7 @@ def choose_operating_point(
         config = config.model_copy(update={"data": config.data.model_copy(update={"validation_cases": cases})})
     place = training_device(device, Processes())
     network.to(place)
-    pipeline = torch_pipeline(config, network, place)
+    pipeline = torch_pipeline(config.inference_spec(network.multiple_zyx), network, place, config.amp)
 
     def segmented() -> Iterator[TuningCase]:
         for case in open_data(config, run, Processes()).validation:

@@ -76,8 +76,9 @@ def pool(crossval: Path, config: RunConfig, rules: str | None = None) -> list[Po
     rows = _rows(everything, config, point.decision, chosen.name)
     scored = {"operating_point": point.model_dump(mode="json")}
     write_results(rows, chosen, crossval / SCORES, scored)
+    own = config.transfer.mode in ("none", "network")  # others are called by their encoder's pretext
     system = System(
-        name=system_name(config, None) if config.transfer.mode in ("none", "network") else config.name,
+        name=system_name(config.network, config.transfer, None) if own else config.name,
         data=data_name(config.data, config.task),
         trained_on=data_name(config.data, config.task),
         rules=chosen.name,

@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from segsync_train.config.data import FolderData, SyntheticData
-from segsync_train.config.run import RunConfig
+from segsync_train.config.run import RunConfig, TransferConfig
 from segsync_train.config.settings import Frozen
-from segsync_train.config.training import SizeZYX
+from segsync_train.config.training import NetworkConfig, SizeZYX
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.layout import CaseFiles
 from segsync_train.networks import SegmentationNetwork
@@ -91,20 +91,29 @@ class System(Frozen):
     masks: dict[str, Path]
 
 
-def system_name(config: RunConfig, pretext: str | None) -> str:
-    """The paper's name for what a run trains; pretext: of its encoder's pretraining, None where there was none."""
-    network = NETWORKS.get(config.network.preset, XLSTM_UNET)
-    if config.transfer.mode == "none":
-        return network
-    if config.transfer.mode == "network":
-        return f"{network}, continued"
-    bottom = "-Bottom" if config.transfer.mode == "bottom" else ""
+def system_name(network: NetworkConfig, transfer: TransferConfig, pretext: str | None) -> str:
+    """The paper's name for what a run trains.
+
+    Args:
+        network: Its network.
+        transfer: What it inherits.
+        pretext: Of its encoder's pretraining; None where there was none.
+
+    Returns:
+        As in `3D-SegSync-Bottom`, or `MAE, SwinUNETR`.
+    """
+    network_name = NETWORKS.get(network.preset, XLSTM_UNET)
+    if transfer.mode == "none":
+        return network_name
+    if transfer.mode == "network":
+        return f"{network_name}, continued"
+    bottom = "-Bottom" if transfer.mode == "bottom" else ""
     if pretext is None:
-        return f"{network}, encoder continued{bottom}"
+        return f"{network_name}, encoder continued{bottom}"
     if pretext not in PRETEXTS:
-        return f"{network} from {pretext}{bottom}"
-    own = pretext == "segsync" and network == XLSTM_UNET
-    return f"{PRETEXTS[pretext]}{bottom}" if own else f"{PRETEXTS[pretext]}{bottom}, {network}"
+        return f"{network_name} from {pretext}{bottom}"
+    own = pretext == "segsync" and network_name == XLSTM_UNET
+    return f"{PRETEXTS[pretext]}{bottom}" if own else f"{PRETEXTS[pretext]}{bottom}, {network_name}"
 
 
 def data_name(data: FolderData | SyntheticData, task: str) -> str:
@@ -151,8 +160,9 @@ def system_of(
         What `system.json` holds.
     """
     trained_on = data_name(config.data, config.task) if config else None
+    pretext = budget.inherited_pretext if budget else None
     return System(
-        name=system_name(config, budget.inherited_pretext if budget else None) if config else name,
+        name=system_name(config.network, config.transfer, pretext) if config else name,
         data=data_name(data, task) if data else trained_on or task,
         trained_on=trained_on,
         rules=rules,
@@ -165,16 +175,29 @@ def system_of(
     )
 
 
-def budget_of(config: RunConfig, network: SegmentationNetwork, made: Mapping[str, Any], run: Path | None) -> Budget:
-    """What a network costs. made: the state of its checkpoint; run: the folder with its log, where there is one."""
+def budget_of(
+    network: SegmentationNetwork, patch_zyx: SizeZYX, batch: int, made: Mapping[str, Any], run: Path | None = None
+) -> Budget:
+    """What a network costs, and what was spent on training it.
+
+    Args:
+        network: Built, with any weights.
+        patch_zyx: Voxels of a patch.
+        batch: Patches in a batch.
+        made: The state of its checkpoint.
+        run: The folder with its log; None where there is none.
+
+    Returns:
+        The part of `system.json`.
+    """
     log = read_log(run) if run is not None and (run / LOG_FILE).is_file() else []
     speeds = [line["train/steps_per_second"] for line in log if line.get("train/steps_per_second")]
     peaks = [line["train/peak_memory_mib"] for line in log if "train/peak_memory_mib" in line]
     return Budget(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        gflops=forward_flops(network, config.patch_zyx) / 1e9,
-        patch_zyx=config.patch_zyx,
-        batch=config.batch,
+        gflops=forward_flops(network, patch_zyx) / 1e9,
+        patch_zyx=patch_zyx,
+        batch=batch,
         steps=made["step"],
         hours=made["hours"],
         inherited_steps=made["inherited"]["steps"],

@@ -1,5 +1,6 @@
 """What a pretraining run is: unlabelled volumes, views, heads, the loss and its schedules. Kept in the run folder."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,8 +33,6 @@ from segsync_train.ssl.peers_config import (
 PretextConfig = Annotated[
     SegSyncConfig | MAEConfig | HiEndMAEConfig | VoCoConfig | SwinSSLConfig | SwinMMConfig, Field(discriminator="kind")
 ]
-#: What belongs to 3D-SegSync alone.
-SEGSYNC = ("layers", "views", "head", "centring", "teacher", "objective", "keep", "stop_on_collapse")
 
 
 class VolumeFolder(Frozen):
@@ -91,6 +90,11 @@ class ViewsConfig(Frozen):
     solarise: Fraction = 0.1
     noise: Fraction = 0.5
     noise_std: NonNegativeFloat = 0.15
+
+    def window_zyx(self, patch_zyx: SizeZYX) -> SizeZYX:
+        """Voxels (Z, Y, X) that views are cut from: enough for the largest part, with room to move it."""
+        z, y, x = (math.ceil(side * self.window / min(1.0, self.zoom[0])) for side in patch_zyx)
+        return z, y, x
 
 
 class HeadConfig(Frozen):
@@ -164,15 +168,9 @@ class HeldOutConfig(EvaluationConfig):
     volumes: Annotated[int, Field(ge=2)] = 32
 
 
-class PretrainConfig(TrainingConfig):
-    """One run of self-supervised pretraining."""
+class DistillationConfig(Frozen):
+    """What 3D-SegSync alone has: self-distillation between two views, at every stage of the encoder."""
 
-    data: Annotated[
-        Annotated[FolderVolumes | SyntheticData, Field(discriminator="kind")], BeforeValidator(kind_from_keys)
-    ]
-    patch_zyx: SizeZYX = (96, 96, 96)
-    #: The pretext task: a name, or its settings with the name as `kind`.
-    pretext: PretextConfig = SegSyncConfig()
     #: `all`: features of every stage are trained (3D-SegSync). `bottom`: the loss sees the deepest alone.
     layers: Literal["all", "bottom"] = "all"
     views: ViewsConfig = ViewsConfig()
@@ -183,9 +181,20 @@ class PretrainConfig(TrainingConfig):
     #: Whose encoder is kept. The paper fine-tunes the student's; the teacher's is the mean of the last
     #: students, less noisy at every moment of a training (DINO, Caron et al. 2021, section 5.3), and what DINOv2 keeps.
     keep: Literal["teacher", "student"] = "teacher"
-    held_out: HeldOutConfig = HeldOutConfig()
     #: Whether a run that has collapsed ends with an error; otherwise it warns and goes on.
     stop_on_collapse: bool = True
+
+
+class PretrainConfig(DistillationConfig, TrainingConfig):
+    """One run of self-supervised pretraining."""
+
+    data: Annotated[
+        Annotated[FolderVolumes | SyntheticData, Field(discriminator="kind")], BeforeValidator(kind_from_keys)
+    ]
+    patch_zyx: SizeZYX = (96, 96, 96)
+    #: The pretext task: a name, or its settings with the name as `kind`.
+    pretext: PretextConfig = SegSyncConfig()
+    held_out: HeldOutConfig = HeldOutConfig()
 
     @field_validator("pretext", mode="before")
     @classmethod
@@ -204,7 +213,7 @@ class PretrainConfig(TrainingConfig):
                         f"found {name!r}"
                     )
         if self.pretext.kind != "segsync":
-            for name in SEGSYNC:
+            for name in DistillationConfig.model_fields:
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(
                         f"{name} belongs to the pretext 'segsync', found {self.pretext.kind!r}; leave it out"
@@ -223,6 +232,13 @@ class PretrainConfig(TrainingConfig):
     def outputs(self) -> int:
         """Channels of the network's output, of which pretraining keeps none: background and one label."""
         return 2
+
+    @property
+    def window_zyx(self) -> SizeZYX:
+        """Voxels (Z, Y, X) of a volume that a step sees."""
+        if self.pretext.kind == "segsync":
+            return self.views.window_zyx(self.patch_zyx)
+        return self.pretext.window_zyx(self.patch_zyx)
 
     def case_spec(self, normalisation: ZScore | Fixed | None = None) -> CaseSpec:
         """What the run's prepared volumes depend on.

@@ -14,7 +14,7 @@ from torch import Tensor
 from segsync.arrays import SizeZYX
 from segsync_train.runs.devices import Processes
 from segsync_train.ssl.centering import RunningCentre
-from segsync_train.ssl.config import PretrainConfig
+from segsync_train.ssl.config import DistillationConfig
 from segsync_train.ssl.head import PlainHead, ProjectionHead
 from segsync_train.ssl.terms import cross_entropy
 
@@ -42,7 +42,7 @@ class MaskedPatches(torch.nn.Module):
     one centre for all the place alone comes to be the target.
     """
 
-    def __init__(self, grid_zyx: SizeZYX, config: PretrainConfig, group: Processes) -> None:
+    def __init__(self, grid_zyx: SizeZYX, config: DistillationConfig, group: Processes) -> None:
         super().__init__()
         shape = (math.prod(grid_zyx), config.head.prototypes)
         self.centre = RunningCentre(shape, config.centring.momentum, group)

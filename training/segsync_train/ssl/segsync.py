@@ -17,16 +17,17 @@ the deepest alone. Around it stands what DINO and DINOv2 found to be needed, abo
 
 import copy
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from segsync.arrays import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
 from segsync_train.runs.devices import Processes
 from segsync_train.ssl.centering import RunningCentre, SinkhornKnopp
-from segsync_train.ssl.config import PretrainConfig
+from segsync_train.ssl.config import DistillationConfig
 from segsync_train.ssl.head import Standardise, make_head
 from segsync_train.ssl.koleo import koleo_loss
 from segsync_train.ssl.masked import MaskedPatches, draw_masks, hide
@@ -57,39 +58,54 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 class Branch(nn.Module):
     """Student or teacher: the encoder, an MLP for each trained stage, and one for masked cells."""
 
-    def __init__(self, encoder: FeatureEncoder, config: PretrainConfig) -> None:
+    def __init__(self, encoder: FeatureEncoder, config: DistillationConfig) -> None:
         super().__init__()
-        widths, stages = encoder.widths, trained_stages(config, encoder)
+        widths, stages = encoder.widths, trained_stages(config.layers, encoder)
         self.encoder = encoder
         self.heads = nn.ModuleDict({str(stage): make_head(widths[stage], config.head) for stage in stages})
         masked = config.objective.masked
         self.masked = make_head(widths[config.objective.mask_stage], config.head) if masked else None
 
 
-def trained_stages(config: PretrainConfig, encoder: FeatureEncoder) -> tuple[int, ...]:
+def trained_stages(layers: Literal["all", "bottom"], encoder: FeatureEncoder) -> tuple[int, ...]:
     """Stages (0 is the finest) whose features are trained: all, or the deepest alone."""
     count = len(encoder.widths)
-    return tuple(range(count)) if config.layers == "all" else (count - 1,)
+    return tuple(range(count)) if layers == "all" else (count - 1,)
 
 
 class SegSync(Pretext):
     """Student, teacher and what lies between them. Statistics over samples are taken in training mode alone."""
 
-    def __init__(self, encoder: FeatureEncoder, config: PretrainConfig, group: Processes | None = None) -> None:
-        """encoder: with fresh weights or those to go on from; the teacher starts as the student's copy."""
+    def __init__(
+        self,
+        encoder: FeatureEncoder,
+        config: DistillationConfig,
+        patch_zyx: SizeZYX,
+        steps: int,
+        group: Processes | None = None,
+    ) -> None:
+        """Put student and teacher on an encoder.
+
+        Args:
+            encoder: With fresh weights or those to go on from; the teacher starts as the student's copy.
+            config: The settings of 3D-SegSync.
+            patch_zyx: Voxels of a view.
+            steps: Of the whole training, over which the teacher's momentum rises to 1.
+            group: The run's processes; None is one alone.
+        """
         super().__init__()
         group = group or Processes()
-        self.config = config
+        self.config, self.steps = config, steps
         self.kept = f"{config.keep}.encoder"
         self.student = Branch(encoder, config)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.standardise, self.centres = nn.ModuleDict(), nn.ModuleDict()
-        for stage in trained_stages(config, encoder):
+        for stage in trained_stages(config.layers, encoder):
             decay, width = config.head.standardise, encoder.widths[stage]
             self.standardise[str(stage)] = nn.Identity() if decay is None else Standardise(width, decay, group)
             self.centres[str(stage)] = _centring(config, group)
-        self.views = Views(config.views, config.patch_zyx)
-        self.mask_grid = encoder.grid_zyx(config.patch_zyx, config.objective.mask_stage)
+        self.views = Views(config.views, patch_zyx)
+        self.mask_grid = encoder.grid_zyx(patch_zyx, config.objective.mask_stage)
         self.masked = MaskedPatches(self.mask_grid, config, group) if config.objective.masked else None
 
     @property
@@ -115,9 +131,7 @@ class SegSync(Pretext):
 
     def after_step(self, step: int) -> None:
         """Eq. 1."""
-        update_teacher(
-            self.teacher, self.student, teacher_momentum(self.config.teacher.momentum, step, self.config.steps)
-        )
+        update_teacher(self.teacher, self.student, teacher_momentum(self.config.teacher.momentum, step, self.steps))
 
     def settled(self, step: int) -> bool:
         """While the teacher's temperature rises the loss rises with it."""
@@ -170,7 +184,7 @@ class SegSync(Pretext):
         return loss, output
 
 
-def _centring(config: PretrainConfig, group: Processes) -> RunningCentre | SinkhornKnopp:
+def _centring(config: DistillationConfig, group: Processes) -> RunningCentre | SinkhornKnopp:
     if config.centring.kind == "sinkhorn":
         return SinkhornKnopp(config.head.prototypes, config.centring.queue, group)
     return RunningCentre((config.head.prototypes,), config.centring.momentum, group)

@@ -22,12 +22,6 @@ REACH = 3.0
 SOLARISE_ABOVE = 0.5
 
 
-def window_size(config: ViewsConfig, patch_zyx: SizeZYX) -> SizeZYX:
-    """Voxels (Z, Y, X) that views are cut from: enough for the largest part, with room to move it."""
-    z, y, x = (math.ceil(side * config.window / min(1.0, config.zoom[0])) for side in patch_zyx)
-    return z, y, x
-
-
 class Views:
     """Makes one view of every window of a batch."""
 

@@ -1,6 +1,6 @@
-"""The volumes of a pretraining: found in folders or drawn, preprocessed by the runtime's own code, divided, cut.
+"""The volumes of a pretraining: found in folders or drawn, preprocessed by the runtime's own code, divided.
 
-Labels are never read. What is cut are the windows that a pretext makes its views of.
+Labels are never read.
 """
 
 import logging
@@ -12,32 +12,25 @@ from typing import TypeVar
 
 import numpy as np
 
-from segsync.arrays import SizeZYX
-from segsync.bundle import Fixed, ZScore
+from segsync.bundle import ChannelSpec, Fixed, ZScore
 from segsync.errors import InputError
 from segsync.images import stem_of
-from segsync_train.config.run import AugmentationConfig
-from segsync_train.data.augment import Augmentation
+from segsync_train.config.run import CaseSpec
 from segsync_train.data.cases import LabelledCase
 from segsync_train.data.dataset import find_cases, open_cases, try_cache
 from segsync_train.data.formats import nnunet_description
 from segsync_train.data.label_maps import label_maps
 from segsync_train.data.layout import CaseFiles, image_files
-from segsync_train.data.patches import CaseSource, FolderSource, PatchDataset
+from segsync_train.data.patches import CaseSource, FolderSource
 from segsync_train.data.sources import open_synthetic
 from segsync_train.runs.devices import Processes
 from segsync_train.runs.progress import StepProgress
 from segsync_train.ssl.config import FolderVolumes, HeldOutConfig, PretrainConfig, VolumeFolder
-from segsync_train.ssl.views import window_size
 
 log = logging.getLogger(__name__)
 
 #: First word of the seed that chooses the held-out volumes.
 SPLIT = 21
-#: Windows are cut and nothing else: the views are made on the device.
-UNCHANGED = AugmentationConfig(
-    flip=0, rotate_zoom=0, noise=0, smooth=0, brightness=0, contrast=0, gamma=0, shift=0, drop_optional=0
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +40,7 @@ class VolumeFiles(CaseFiles):
     part: VolumeFolder
 
 
+Normalisation = ZScore | Fixed
 Files = TypeVar("Files", bound=CaseFiles)
 
 
@@ -66,12 +60,12 @@ def open_volumes(config: PretrainConfig, folder: Path, group: Processes) -> Volu
     if not isinstance(config.data, FolderVolumes):
         data = open_synthetic(config.task, config.case_spec(), config.data, config.seed, folder, group)
         return Volumes(data.source, data.validation[: config.held_out.volumes])
-    files = find_volumes(config.data, config)
+    files = find_volumes(config.data, config.channels)
     cache = config.data.cache or folder / "cache"
     with group.first():
         images = without_label_maps(files, cache, threads=config.workers, main=group.main)
     with group.first(), StepProgress("preparing volumes", len(images), quiet=not group.main) as progress:
-        folders = _prepared(images, config, cache, progress.advance)
+        folders = _prepared(images, config.case_spec, cache, config.workers, progress.advance)
     _check_readable(folders, config.data.unreadable, speaks=group.main)
     prepared = [(file, found) for file, found in zip(images, folders, strict=True) if isinstance(found, Path)]
     held_out, training = divide([file for file, _ in prepared], config.held_out, config.seed)
@@ -97,16 +91,20 @@ def _check_readable(folders: Sequence[Path | InputError], fraction: float, *, sp
 
 
 def _prepared(
-    files: Sequence[VolumeFiles], config: PretrainConfig, cache: Path, progress: Callable[[], None]
+    files: Sequence[VolumeFiles],
+    spec_of: Callable[[Normalisation | None], CaseSpec],
+    cache: Path,
+    threads: int,
+    progress: Callable[[], None],
 ) -> list[Path | InputError]:
     """Folders of the preprocessed volumes, in their order, or why there is none; each normalised as its part says."""
-    alike: dict[ZScore | Fixed | None, list[int]] = defaultdict(list)
+    alike: dict[Normalisation | None, list[int]] = defaultdict(list)
     for number, file in enumerate(files):
         alike[file.part.normalisation].append(number)
     folders: dict[int, Path | InputError] = {}
     for normalisation, numbers in alike.items():
-        some, spec = [files[number] for number in numbers], config.case_spec(normalisation)
-        made = try_cache(some, spec, cache, threads=config.workers, progress=progress)
+        some, spec = [files[number] for number in numbers], spec_of(normalisation)
+        made = try_cache(some, spec, cache, threads=threads, progress=progress)
         folders.update(zip(numbers, made, strict=True))
     return [folders[number] for number in range(len(files))]
 
@@ -131,12 +129,12 @@ def without_label_maps(
     return [file for file in files if left_out.isdisjoint(file.images.values())]
 
 
-def find_volumes(data: FolderVolumes, config: PretrainConfig) -> list[VolumeFiles]:
+def find_volumes(data: FolderVolumes, channels: Sequence[ChannelSpec]) -> list[VolumeFiles]:
     """The images of every folder, without those that are excluded.
 
     Raises InputError where a folder has none, a channel is missing, or a name to exclude does not exist.
     """
-    names = [channel.name for channel in config.channels]
+    names = [channel.name for channel in channels]
     found = [case for part in data.folders for case in _found(part, names)]
     unknown = sorted(set(data.exclude) - {case.name for case in found})
     if unknown:
@@ -145,7 +143,7 @@ def find_volumes(data: FolderVolumes, config: PretrainConfig) -> list[VolumeFile
         )
     kept = [case for case in found if case.name not in data.exclude]
     for case in kept:
-        for channel in config.channels:
+        for channel in channels:
             if not channel.optional and channel.name not in case.images:
                 raise InputError(
                     f"case {case.name}: expected an image of the channel {channel.name!r}, found "
@@ -209,34 +207,3 @@ def divide(files: Sequence[Files], config: HeldOutConfig, seed: int) -> tuple[tu
     place = {name: number for number, name in enumerate(order)}
     files = sorted(files, key=lambda file: place[file.name])
     return tuple(f for f in files if f.name in held_out), tuple(f for f in files if f.name not in held_out)
-
-
-def windows_to_train(config: PretrainConfig, source: CaseSource, group: Processes) -> PatchDataset:
-    """Batches of windows, one each step."""
-    return _windows(config, source, group, config.steps)
-
-
-def windows_held_out(config: PretrainConfig, held_out: Sequence[LabelledCase], group: Processes) -> PatchDataset:
-    """The same windows at every evaluation, one of every held-out volume that fills a batch; fewer repeat."""
-    steps = max(1, len(held_out) // (config.batch * group.count))
-    return _windows(config, FolderSource(held_out, config.seed), group, steps)
-
-
-def window_zyx(config: PretrainConfig) -> SizeZYX:
-    """Voxels (Z, Y, X) of a volume that a step sees."""
-    if config.pretext.kind == "segsync":
-        return window_size(config.views, config.patch_zyx)
-    return config.pretext.window_zyx(config.patch_zyx)
-
-
-def _windows(config: PretrainConfig, source: CaseSource, group: Processes, steps: int) -> PatchDataset:
-    return PatchDataset(
-        source,
-        Augmentation(UNCHANGED, window_zyx(config), ()),
-        batch=config.batch,
-        steps=steps,
-        foreground=0.0,
-        seed=config.seed,
-        rank=group.rank,
-        processes=group.count,
-    )

@@ -71,7 +71,7 @@ class _FineTuning(Learner):
         network: SegmentationNetwork = build_network(config).to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.network = self.trained = network.train()
         if checkpoint is None:
-            self.inherited = transfer(network, config.transfer, config)
+            self.inherited = transfer(network, config.transfer, config.case_spec)
         else:
             self.inherited = Inherited(**checkpoint.state["inherited"])
         self.data = self._opened()
@@ -125,7 +125,7 @@ class _FineTuning(Learner):
         """Score this process's part of the cases, and draw the first of all."""
         config, group = self.config, self.context.group
         network = self.network if self.ema is None else cast(SegmentationNetwork, self.ema.module)
-        pipeline = torch_pipeline(config, network, self.context.device)
+        pipeline = torch_pipeline(config.inference_spec(network.multiple_zyx), network, self.context.device, config.amp)
         mine = range(group.rank, len(self.data.validation), group.count)
         scores: list[CaseScore] = []
         cases = [self.data.validation[index] for index in mine]

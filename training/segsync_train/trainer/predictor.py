@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from segsync.arrays import Array
-from segsync.bundle import DecisionSpec
+from segsync.bundle import InferenceSpec
 from segsync.pipeline import Pipeline
 from segsync.preprocess import RegionFinder
 from segsync.sliding_window import Predictor
-from segsync_train.config.run import RunConfig
+from segsync_train.config.training import Amp
 from segsync_train.networks import SegmentationNetwork
 from segsync_train.runs.devices import amp_dtype, autocast
 
@@ -41,25 +41,24 @@ def foreground_predictor(
 
 
 def torch_pipeline(
-    config: RunConfig,
+    spec: InferenceSpec,
     network: SegmentationNetwork,
     device: torch.device,
-    decision: DecisionSpec | None = None,
+    amp: Amp,
     *,
     region_model: RegionFinder | None = None,
 ) -> Pipeline:
     """The pipeline of a run's network.
 
     Args:
-        config: The run's settings.
+        spec: What the way from images to labels needs of it, as `RunConfig.inference_spec` gives it.
         network: Its network, on `device`.
         device: Where it lies.
-        decision: The operating point; None: a threshold of 0.5, and every component is kept.
-        region_model: What `config.region_model` names, opened; None for cases that are prepared already.
+        amp: The run's mixed precision.
+        region_model: What the run's `region_model` names, opened; None for cases that are prepared already.
 
     Returns:
         The same way that the exported weights will go, with torch as the predictor.
     """
-    spec = config.inference_spec(network.multiple_zyx, decision)
-    precision = partial(autocast, amp_dtype(config.amp, device), device)
+    precision = partial(autocast, amp_dtype(amp, device), device)
     return Pipeline(spec, foreground_predictor(network, device, precision), region_model=region_model)

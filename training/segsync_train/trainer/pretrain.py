@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from segsync.errors import InputError, SegsyncError
+from segsync_train.config.run import AugmentationConfig
+from segsync_train.data.augment import Augmentation
 from segsync_train.data.loader import batches
-from segsync_train.data.patches import Batch, PatchDataset
+from segsync_train.data.patches import Batch, CaseSource, FolderSource, PatchDataset
 from segsync_train.networks.build import build_network, encoder_of
 from segsync_train.networks.features import FeatureEncoder
 from segsync_train.runs.checkpoints import Checkpoint, load_network, prefixed
@@ -29,10 +31,15 @@ from segsync_train.ssl.segsync import SegSync
 from segsync_train.ssl.swinmm import SwinMM
 from segsync_train.ssl.swinssl import SwinSSL
 from segsync_train.ssl.voco import VoCo
-from segsync_train.ssl.volumes import open_volumes, windows_held_out, windows_to_train
+from segsync_train.ssl.volumes import open_volumes
 from segsync_train.trainer.loop import Context, Evaluation, Learner, Outcome, train
 
 log = logging.getLogger(__name__)
+
+#: Windows are cut and nothing else: the views are made on the device.
+UNCHANGED = AugmentationConfig(
+    flip=0, rotate_zoom=0, noise=0, smooth=0, brightness=0, contrast=0, gamma=0, shift=0, drop_optional=0
+)
 
 
 def pretrain(
@@ -61,7 +68,7 @@ def build_pretext(config: PretrainConfig, group: Processes | None = None) -> Pre
         return SwinMM(encoder, settings, config.patch_zyx, len(config.channels))
     if settings.kind == "voco":
         return VoCo(encoder, settings, config.patch_zyx)
-    return SegSync(encoder, config, group)
+    return SegSync(encoder, config, config.patch_zyx, config.steps, group)
 
 
 def build_encoder(config: PretrainConfig) -> FeatureEncoder:
@@ -120,7 +127,21 @@ class _Pretraining(Learner):
             load_network(self.monitor, checkpoint.part("monitor"), checkpoint.path)
 
     def dataset(self) -> PatchDataset:
-        return windows_to_train(self.config, self.volumes.source, self.context.group)
+        return self._windows(self.volumes.source, self.config.steps)
+
+    def _windows(self, source: CaseSource, steps: int) -> PatchDataset:
+        """Batches of the windows that the pretext makes its views of, one a step."""
+        config, group = self.config, self.context.group
+        return PatchDataset(
+            source,
+            Augmentation(UNCHANGED, config.window_zyx, ()),
+            batch=config.batch,
+            steps=steps,
+            foreground=0.0,
+            seed=config.seed,
+            rank=group.rank,
+            processes=group.count,
+        )
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         inputs = self.model.inputs(batch["image"], self._draws(step), step)
@@ -175,7 +196,10 @@ class _Pretraining(Learner):
 
     @torch.no_grad()
     def _held_out(self, step: int) -> Iterator[StepOutput]:
-        dataset = windows_held_out(self.config, self.volumes.held_out, self.context.group)
+        """The same windows at every evaluation, one of every held-out volume that fills a batch; fewer repeat."""
+        config, volumes = self.config, self.volumes.held_out
+        steps = max(1, len(volumes) // (config.batch * self.context.group.count))
+        dataset = self._windows(FolderSource(volumes, config.seed), steps)
         for number, batch in enumerate(batches(dataset, 0, 0, self.context.device)):
             inputs = self.model.inputs(batch["image"], self._draws(number, held_out=True), step)
             with self.context.autocast():

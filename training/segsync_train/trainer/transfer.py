@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segsync.bundle import load_bundle
 from segsync.errors import InputError, WeightsError
-from segsync_train.config.run import RunConfig, TransferConfig
+from segsync_train.config.run import CaseSpec, RunConfig, TransferConfig
 from segsync_train.config.settings import check_settings
 from segsync_train.networks import SegmentationNetwork
 from segsync_train.networks.baselines import Baseline
@@ -53,8 +53,8 @@ class Inherited:
     pretext: str | None = None
 
 
-def transfer(network: SegmentationNetwork, config: TransferConfig, run: RunConfig | None = None) -> Inherited:
-    """Give the network its earlier weights; with the run's settings, warn where its images come on another scale.
+def transfer(network: SegmentationNetwork, config: TransferConfig, cases: CaseSpec | None = None) -> Inherited:
+    """Give the network its earlier weights; knowing the run's cases, warn where they come on another scale.
 
     `full` takes all stages of the encoder, `bottom` the deepest alone, `network` the decoder as well; weights of
     another number of input channels are fitted to this network's. Raises WeightsError that names the first difference
@@ -94,8 +94,8 @@ def transfer(network: SegmentationNetwork, config: TransferConfig, run: RunConfi
     with torch.no_grad():
         for name in wanted:
             own[name].copy_(weights[name])
-    if run is not None:
-        _compare_scales(config.checkpoint, made.get("config", {}), run)
+    if cases is not None:
+        _compare_scales(config.checkpoint, made.get("config", {}), cases)
     log.info("%d of %d tensors taken over from %s", len(wanted), len(own), config.checkpoint)
     taken = set(wanted)
     factors = {name: config.lr_factor for name, _ in network.named_parameters() if name in taken}
@@ -137,17 +137,17 @@ def _pretext(made: Mapping[str, Any]) -> str | None:
     return f"{settings['kind']}-sparse" if settings.get("sparse") else str(settings["kind"])
 
 
-def _compare_scales(path: Path, before: Mapping[str, Any], run: RunConfig) -> None:
+def _compare_scales(path: Path, before: Mapping[str, Any], now: CaseSpec) -> None:
     """Spacing, normalisation and region model of an earlier training's settings: shapes fit whatever they are."""
-    spacing = tuple(before.get("spacing_zyx", run.spacing_zyx))
-    if spacing != run.spacing_zyx:
-        log.warning("%s: learned from voxels of %s mm, this run's are of %s", path, spacing, run.spacing_zyx)
+    spacing = tuple(before.get("spacing_zyx", now.spacing_zyx))
+    if spacing != now.spacing_zyx:
+        log.warning("%s: learned from voxels of %s mm, this run's are of %s", path, spacing, now.spacing_zyx)
     region_model = before.get("region_model") and Path(before["region_model"]).name
-    if region_model and (run.region_model is None or run.region_model.name != region_model):
+    if region_model and (now.region_model is None or now.region_model.name != region_model):
         log.warning("%s: trained with the region model %s; set region_model to that folder", path, region_model)
     known = [channel["normalisation"] for channel in before.get("channels", ())]
     known += [folder.get("normalisation") for folder in before.get("data", {}).get("folders", ())]
-    for channel in run.channels:
+    for channel in now.channels:
         own = channel.normalisation.model_dump(mode="json")
         if known and own not in known:
             log.warning("%s: learned from images by %s, this run's %s is by %s", path, known[0], channel.name, own)
