@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw
 
 from segmented import AXIAL, Array, coloured, phantom, result_of
 from segsync.bundle import Bundle, ChannelSpec, Fixed
+from segsync.drawing import COLOURS
 from segsync.geometry import Grid, Volume
-from segsync.montage import COLOURS, Picture, draw
+from segsync.montage import Picture, draw
 
 
 def stored_as(image: Volume | Array, orientation: str) -> Volume:

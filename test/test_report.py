@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from segmented import AXIAL, coloured, phantom, result_of
+from segsync.drawing import COLOURS
 from segsync.errors import OutputError
-from segsync.montage import COLOURS, draw
+from segsync.montage import draw
 from segsync.page import summary
 from segsync.record import Report, record
 from segsync.report import write_report

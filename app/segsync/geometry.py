@@ -208,6 +208,12 @@ def canonical_grid(grid: Grid) -> Grid:
     )
 
 
+def canonical(volume: Volume) -> Volume:
+    """The same voxels along the canonical axes: turned and mirrored, not copied and not interpolated."""
+    axes, flips = canonical_axes(volume.grid)
+    return Volume(_mirrored(volume.array.transpose(axes), flips), canonical_grid(volume.grid))
+
+
 def respaced(grid: Grid, spacing_zyx: Triple) -> Grid:
     """The canonical grid of another spacing that covers the same field of view, with the same centre."""
     base = canonical_grid(grid)
@@ -225,12 +231,11 @@ def reordered(volume: Volume, target: Grid, voxels: float = SAME_GRID_VOXELS) ->
 
     voxels: the fraction of a voxel by which the corners may lie apart.
     """
-    if not canonical_grid(volume.grid).same_as(canonical_grid(target), voxels):
+    source = canonical(volume)
+    if not source.grid.same_as(canonical_grid(target), voxels):
         return None
-    axes, flips = canonical_axes(volume.grid)
-    canonical = _mirrored(volume.array.transpose(axes), flips)
     back_axes, back_flips = canonical_axes(target)
-    return _mirrored(canonical, back_flips).transpose(*np.argsort(back_axes).tolist())
+    return _mirrored(source.array, back_flips).transpose(*np.argsort(back_axes).tolist())
 
 
 def _mirrored(array: npt.NDArray[np.generic], flips: tuple[bool, bool, bool]) -> npt.NDArray[np.generic]:

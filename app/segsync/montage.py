@@ -1,7 +1,7 @@
 """The picture of a report: axial slices of the reference image with the outline of what was found.
 
 Slices lie in the plane of acquisition and are shown in the radiological convention: the patient's right is on the
-viewer's left, anterior is up. What is drawn are the image's own voxels, enlarged to isotropic pixels.
+viewer's left, anterior is up. What `drawing` draws are the image's own voxels, enlarged to isotropic pixels.
 """
 
 import math
@@ -12,17 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from segsync.arrays import LabelMap, Mask, bounding_box
 from segsync.bundle import Fixed, ZScore
-from segsync.geometry import Grid, Volume, canonical_axes, canonical_grid
+from segsync.drawing import COLOURS, Colour, Pixels, draw_slice, spread
+from segsync.geometry import Grid, Volume, canonical
 from segsync.images import suffix_of
 from segsync.predict import Result
 from segsync.preprocess import tissue
-
-Colour = tuple[int, int, int]
-Pixels = npt.NDArray[np.generic]
 
 #: Slices in a picture, at most, and how many stand in a row.
 SLICES = 12
@@ -42,15 +40,6 @@ FULL_SLICE = 0.3
 ENOUGH_VOXELS = 4e6
 SCALE_BAR_MM = 50
 
-#: Okabe and Ito's colours for all kinds of colour vision, the one that stands out from black and white first.
-COLOURS: tuple[Colour, ...] = (
-    (213, 94, 0),
-    (86, 180, 233),
-    (240, 228, 66),
-    (204, 121, 167),
-    (0, 158, 115),
-    (230, 159, 0),
-)
 INK, FAINT, BACKGROUND = (255, 255, 255), (176, 176, 176), (0, 0, 0)
 
 
@@ -123,10 +112,9 @@ class _View:
 
     @classmethod
     def of(cls, reference: Volume, mask: LabelMap, how: ZScore | Fixed) -> "_View":
-        axes, flips = canonical_axes(reference.grid)
-        turn = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
-        image, turned_mask = reference.array.transpose(axes)[turn], mask.transpose(axes)[turn]
-        grid = canonical_grid(reference.grid)
+        upright = canonical(reference)
+        image, grid = upright.array, upright.grid
+        turned_mask: LabelMap = canonical(Volume(mask, reference.grid)).array.astype(np.uint8, copy=False)
         step = max(1, round(math.sqrt(image.size / ENOUGH_VOXELS)))
         coarse = np.nan_to_num(image[:, ::step, ::step].astype(np.float32), posinf=0.0, neginf=0.0)
         shown = tissue(coarse, how)
@@ -159,37 +147,27 @@ class _View:
     def choose(self) -> tuple[tuple[int, ...], int]:
         """The slices to show, from the lowest, and how many have lesion.
 
-        Slices with lesion are cut into groups of neighbours, and the middle of each is shown; of the group with the
-        widest slice, that one. Without any, every n-th of the slices that show much of the head is taken.
+        Those with lesion are spread over it; without any, every n-th of the slices that show much of the head is taken.
         """
         areas = np.count_nonzero(self.mask, axis=(1, 2))
-        with_lesion = np.flatnonzero(areas)
-        if with_lesion.size:
-            groups = np.array_split(with_lesion, min(SLICES, with_lesion.size))
-            widest = np.argmax(areas)
-            chosen = (widest if widest in group else group[len(group) // 2] for group in groups)
-            return tuple(int(number) for number in chosen), int(with_lesion.size)
+        chosen = spread(areas, SLICES)
+        if chosen:
+            return chosen, int(np.count_nonzero(areas))
         full = np.count_nonzero(self.shown, axis=(1, 2))
         slices = np.flatnonzero(full >= FULL_SLICE * full.max())
         return tuple(int(number) for number in slices[:: math.ceil(slices.size / SLICES)]), 0
 
     def panel(self, number: int, labels: Mapping[int, str], sides: bool) -> Image.Image:
         """One slice, windowed, with outlines and marks."""
-        height, width = self.size_mm
-        size = (max(1, round(width * self.pixels_per_mm)), max(1, round(height * self.pixels_per_mm)))
-        values = np.nan_to_num(self.image[number, self.rows, self.columns].astype(np.float32), posinf=0.0, neginf=0.0)
-        grey = (np.clip(values, self.black, self.white) - self.black) * (255.0 / (self.white - self.black))
-        resized = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC)
-        panel = Image.fromarray(np.asarray(resized).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        _, dy, dx = self.grid.spacing_zyx
         labelled = self.mask[number, self.rows, self.columns]
-        solids = {value: _enlarged(labelled == value, size) for value in labels if (labelled == value).any()}
-        # The smaller label is drawn over the larger, whose own line stays out of it.
-        order = sorted(solids, key=lambda value: np.count_nonzero(labelled == value), reverse=True)
-        for place, value in enumerate(order, start=1):
-            line = _outline(solids[value])
-            for smaller in order[place:]:
-                line = ImageChops.subtract(line, solids[smaller])
-            panel.paste(colour_of(labels, value), mask=line)
+        panel = draw_slice(
+            self.image[number, self.rows, self.columns],
+            (self.black, self.white),
+            [(labelled == value, colour_of(labels, value)) for value in labels],
+            pixel_mm=(dy, dx),
+            pixels_per_mm=self.pixels_per_mm,
+        )
         self._marks(panel, number, sides)
         return panel
 
@@ -217,17 +195,6 @@ def _window(values: npt.NDArray[np.float32], how: ZScore | Fixed) -> tuple[float
 def _widened(side: slice, step: int, margin: float, length: int) -> slice:
     extra = math.ceil(margin)
     return slice(max(0, side.start * step - extra), min(length, side.stop * step + extra))
-
-
-def _enlarged(mask: Mask, size: tuple[int, int]) -> Image.Image:
-    """The mask (Y, X) in pixels, 255 wherever it has a part: where pixels are larger than voxels, none gets lost."""
-    parts = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-    return parts.point([0] + [255] * 255)
-
-
-def _outline(solid: Image.Image) -> Image.Image:
-    """A line along the voxels' edges: two pixels outside, one inside, so that little of the lesion is covered."""
-    return ImageChops.subtract(solid.filter(ImageFilter.MaxFilter(5)), solid.filter(ImageFilter.MinFilter(3)))
 
 
 def _sheet(

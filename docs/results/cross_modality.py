@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from segsync.drawing import draw_slice, grey_window
 from segsync.images import read
 from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import load_settings
@@ -172,7 +173,7 @@ def figure(measured: dict[str, Measured], cases: Path, head: str) -> Figure:
     above, below = drawn.subplots(2, 3)
     for axes, (contrast, title) in zip(above, TITLES.items(), strict=True):
         image = read(cases / contrast / "imagesTr" / f"{head}_0000.nii.gz").array
-        axes.imshow(image[round(0.6 * len(image))], cmap="gray")
+        axes.imshow(draw_slice(image[round(0.6 * len(image))], grey_window(image, (0.0, 100.0))))
         axes.set_title(title)
         axes.set_axis_off()
     scratch, full = (measured[start].matrix for start in STARTS)

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from synthetic_cases import ROOT, Row, table
 
 import segsync
-from segsync.arrays import Array, Mask
+from segsync.arrays import Mask
 from segsync.bundle import load_bundle
-from segsync.geometry import Grid, Volume, canonical_grid, resample
+from segsync.drawing import PREDICTED, REFERENCE, draw_slice, grey_window, spread
+from segsync.geometry import Grid, Volume, canonical
 from segsync.images import read
 from segsync.lesions import measure
 from segsync.predict import Result
@@ -31,8 +32,6 @@ DOCS = Path(__file__).parents[1]
 BUNDLED = ROOT / "test" / "input" / "images"
 #: First seed of the lesions that are drawn into people who were not trained on.
 DRAWN = 31_000
-#: Colours of the contours, told apart by the colour-blind as well, on dark and on bright tissue.
-REFERENCE, NETWORK = "#56b4e9", "#ff8c00"
 SLICES = 5
 
 log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ class Shown:
     """A row of the picture, all upright: the image, the mask, and the reference where there is one."""
 
     title: str
-    image: Array
+    image: Volume
     mask: Mask
     reference: Mask | None = None
 
@@ -51,15 +50,12 @@ class Shown:
 def shown_of(title: str, file: Path, mask: Mask, reference: Mask | None = None) -> Shown:
     """A row of the picture, its voxels brought into the order of a patient seen from below, nose up."""
     image = read(file)
-    grid = canonical_grid(image.grid)
 
-    def upright(array: Mask | None) -> Mask | None:
-        return None if array is None else resample(Volume(array.astype(np.float32), image.grid), grid) >= 0.5
+    def upright(array: Mask) -> Mask:
+        turned: Mask = canonical(Volume(array, image.grid)).array.astype(np.bool_)
+        return turned
 
-    array = resample(Volume(np.asarray(image.array, np.float32), image.grid), grid)
-    marked = upright(mask)
-    assert marked is not None
-    return Shown(title, array, marked, upright(reference))
+    return Shown(title, canonical(image), upright(mask), None if reference is None else upright(reference))
 
 
 def main() -> None:
@@ -212,17 +208,21 @@ def pictures(shown: Sequence[Shown]) -> Figure:
     """A row a case, in the slices that hold most of reference and mask."""
     figure = Figure(figsize=(2.1 * SLICES, 2.4 * len(shown)), layout="constrained")
     axes = np.atleast_2d(figure.subplots(len(shown), SLICES))
+    for one in axes.flat:
+        one.set_axis_off()
     for line, case in zip(axes, shown, strict=True):
-        either = case.mask if case.reference is None else case.mask | case.reference
-        counts = either.sum((1, 2)) if either.any() else (case.image > 0).sum((1, 2))
-        filled = np.flatnonzero(counts > 0.15 * counts.max())
-        high = float(np.percentile(case.image, 99.7))
-        for axis, z in zip(line, np.linspace(filled[0], filled[-1], SLICES + 2)[1:-1].round().astype(int), strict=True):
-            axis.set_axis_off()
-            axis.imshow(case.image[z], cmap="gray", vmin=0, vmax=high)
-            for mask, colour in ((case.reference, REFERENCE), (case.mask, NETWORK)):
-                if mask is not None and mask[z].any():
-                    axis.contour(mask[z], levels=[0.5], colors=colour, linewidths=0.9)
+        masks = (
+            [(case.mask, PREDICTED)]
+            if case.reference is None
+            else [(case.reference, REFERENCE), (case.mask, PREDICTED)]
+        )
+        either = np.any([mask for mask, _ in masks], axis=0)
+        areas = np.count_nonzero(either if either.any() else case.image.array, axis=(1, 2))
+        window = (0.0, grey_window(case.image.array, (0.0, 99.7))[1])
+        for axis, z in zip(line, spread(areas, SLICES), strict=False):
+            outlines = [(mask[z], colour) for mask, colour in masks]
+            pixel_mm = case.image.grid.spacing_zyx[1:]
+            axis.imshow(draw_slice(case.image.array[z], window, outlines, pixel_mm=pixel_mm, pixels_per_mm=2.0))
         line[0].set_title(case.title, fontsize=9, loc="left")
     return figure
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from segsync.arrays import Array
+from segsync.drawing import COLOURS, draw_slice, grey_window
 from segsync.geometry import resample, respaced
 from segsync.images import read
 from segsync_train.config.data import SyntheticData
@@ -107,10 +108,9 @@ def contact_sheet(samples: list[Sample], channels: tuple[str, ...]) -> Figure:
         cell.suptitle(sample.title, color="orange" if sample.target is None else "lightgrey", fontsize=7)
         place = middle(sample)
         for axes, name, image in zip(np.ravel(cell.subplots(1, len(channels))), channels, sample.images, strict=True):
-            low, high = WINDOWS.get(name, (0, max(float(np.percentile(image, 99.7)), 1e-6)))
-            axes.imshow(image[place], cmap="gray", vmin=low, vmax=high)
-            if sample.target is not None and sample.target[place].any():
-                axes.contour(sample.target[place], [0.5], colors="#E69F00", linewidths=0.6)
+            window = WINDOWS.get(name, (0.0, max(grey_window(image, (0.0, 99.7))[1], 1e-6)))
+            outlines = [] if sample.target is None else [(sample.target[place] > 0, COLOURS[5])]
+            axes.imshow(draw_slice(image[place], window, outlines))
             axes.set_axis_off()
             if number < across and len(channels) > 1:
                 axes.set_title(name.upper(), color="lightgrey", fontsize=7, pad=2)

@@ -10,14 +10,13 @@ from matplotlib.figure import Figure
 from synthetic_cases import Scored, arguments_of, scored_cases, section, training
 
 from segsync.bundle import load_bundle
+from segsync.drawing import PREDICTED, REFERENCE, draw_slice, grey_window
 from segsync_train.runs.folder import commit
 
 DOCS = Path(__file__).parents[1]
 #: Tmax among the channels: what the picture shows.
 TMAX = 2
 PICTURED = 8
-#: Colours of the outlines, told apart by the colour-blind as well, on dark and on bright tissue.
-REFERENCE, NETWORK = "#56b4e9", "#ff8c00"
 
 
 def main() -> None:
@@ -60,12 +59,9 @@ def pictures(scored: Sequence[Scored], place: int) -> Figure:
     for axes, one in zip(grid.flat, shown, strict=False):
         truth = one.case.label > 0
         z = int(truth.sum((1, 2)).argmax())
-        image = np.asarray(one.case.image[place][z])
-        low, high = np.percentile(one.case.image[place][one.case.tissue], (0.5, 99.5))
-        axes.imshow(image, cmap="gray", vmin=low, vmax=high)
-        for mask, colour in ((truth, REFERENCE), (one.mask, NETWORK)):
-            if mask[z].any():
-                axes.contour(mask[z], levels=[0.5], colors=colour, linewidths=0.9)
+        window = grey_window(one.case.image[place][one.case.tissue], (0.5, 99.5))
+        outlines = [(truth[z], REFERENCE), (one.mask[z], PREDICTED)]
+        axes.imshow(draw_slice(np.asarray(one.case.image[place][z]), window, outlines))
         axes.set_title(f"{one.network.volume_ml:.1f} ml, Dice {one.network.dice:.2f}", fontsize=9)
     return figure
 

@@ -11,39 +11,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
+from PIL import Image
 
+from segsync.drawing import COLOURS as SIX
+from segsync.drawing import Colour, Pixels, draw_slice, grey_window
 from segsync.errors import InputError
-from segsync.geometry import Volume, canonical_axes, canonical_grid
+from segsync.geometry import Volume, canonical
 from segsync.images import read
 from segsync_train.comparison.scores import DICE, MEAN, Run, Setting
 from segsync_train.data.dataset import read_label
 
 log = logging.getLogger(__name__)
 
-Picture = npt.NDArray[np.generic]
-
-#: Okabe and Ito's, the most conspicuous on grey first; then white and black for an eighth and ninth label.
-COLOURS = ("#D55E00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#E69F00", "#0072B2", "#FFFFFF", "#000000")
+#: The pictures' six, then blue, white and black for a seventh to ninth label.
+COLOURS: tuple[Colour, ...] = (*SIX, (0, 114, 178), (255, 255, 255), (0, 0, 0))
 QUARTILES = (0.25, 0.5, 0.75)
 #: Panels in one row.
 WIDEST = 9
 #: Fraction of the colour in a label's fill; its outline is solid.
 FILL = 0.45
+#: Pixels of a panel's longer side.
+PANEL = 360
 
 
 @dataclass(frozen=True)
 class _Slice:
     """One axial slice (Y, X): the image where there is one, the truth, the masks by system; pixels (Y, X) in mm."""
 
-    image: Picture
-    truth: Picture
-    masks: Mapping[str, Picture]
+    image: Pixels
+    truth: Pixels
+    masks: Mapping[str, Pixels]
     pixel_mm: tuple[float, float]
 
 
@@ -78,7 +78,9 @@ def montage_figure(setting: Setting) -> Figure | None:
         dice = dict(zip(setting.systems, setting.of(DICE)[:, setting.cases.index(case)], strict=True))
         for axes, title in zip(line, titles, strict=False):
             shown = {"image": None, "truth": row.truth}.get(title, row.masks.get(title))
-            _draw(axes, row, shown, labels)
+            axes.imshow(_drawn(row, shown, labels))
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
             if title in dice:
                 axes.set_xlabel(f"Dice {dice[title]:.2f}", fontsize=7, labelpad=2)
             if place == 0 or lines > 1:
@@ -87,7 +89,7 @@ def montage_figure(setting: Setting) -> Figure | None:
         for axes in line[len(titles) :]:
             axes.set_axis_off()
     names = [
-        Patch(facecolor=COLOURS[place % len(COLOURS)], edgecolor="black", label=setting.labels[value])
+        Patch(facecolor=_css(COLOURS[place % len(COLOURS)]), edgecolor="black", label=setting.labels[value])
         for place, value in enumerate(labels)
     ]
     figure.legend(handles=names, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
@@ -101,16 +103,16 @@ def _slice(setting: Setting, case: str, labels: list[int]) -> _Slice:
     holders = {system: run for system, run in reversed(runs) if case in run.system.masks}
     files = runs[0][1].system.cases[case]
     truth = read_label(files, {value: setting.labels[value] for value in labels})
-    rotated = _rotated(truth)
-    number = int(np.count_nonzero(rotated, axis=(1, 2)).argmax())
+    upright = canonical(truth)
+    number = int(np.count_nonzero(upright.array, axis=(1, 2)).argmax())
     images = (run.system.cases[case].images.get(run.system.reference or "") for _, run in runs)
     path = next((path for path in images if path is not None), None)
     image = read(path) if path is not None else Volume(np.zeros_like(truth.array), truth.grid)
-    _, dy, dx = canonical_grid(truth.grid).spacing_zyx
+    _, dy, dx = upright.grid.spacing_zyx
     return _Slice(
-        _rotated(image)[number],
-        rotated[number],
-        {system: _rotated(read(_path(run, case)))[number] for system, run in holders.items()},
+        canonical(image).array[number],
+        upright.array[number],
+        {system: canonical(read(_path(run, case))).array[number] for system, run in holders.items()},
         (dy, dx),
     )
 
@@ -119,28 +121,17 @@ def _path(run: Run, case: str) -> Path:
     return run.folder / run.system.masks[case]
 
 
-def _rotated(volume: Volume) -> Picture:
-    """The array with its axes towards superior, posterior and left."""
-    axes, flips = canonical_axes(volume.grid)
-    return volume.array.transpose(axes)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+def _drawn(row: _Slice, labelled: Pixels | None, labels: list[int]) -> Image.Image:
+    outlines = (
+        []
+        if labelled is None
+        else [(np.equal(labelled, value), COLOURS[place % len(COLOURS)]) for place, value in enumerate(labels)]
+    )
+    longer = max(side * mm for side, mm in zip(row.image.shape, row.pixel_mm, strict=True))
+    return draw_slice(
+        row.image, grey_window(row.image), outlines, pixel_mm=row.pixel_mm, pixels_per_mm=PANEL / longer, fill=FILL
+    )
 
 
-def _draw(axes: Axes, row: _Slice, labelled: Picture | None, labels: list[int]) -> None:
-    image = row.image.astype(np.float64)
-    low, high = np.percentile(image, (1, 99.5))
-    grey = np.clip((image - low) / max(high - low, 1e-9), 0, 1)[..., None].repeat(3, axis=2)
-    height, width = image.shape[0] * row.pixel_mm[0], image.shape[1] * row.pixel_mm[1]
-    extent = (0.0, width, height, 0.0)
-    masks = [] if labelled is None else [np.equal(labelled, value) for value in labels]
-    for place, mask in enumerate(masks):
-        grey[mask] = (1 - FILL) * grey[mask] + FILL * np.array(to_rgb(COLOURS[place % len(COLOURS)]))
-    axes.imshow(grey, extent=extent, interpolation="nearest")
-    for place, mask in enumerate(masks):
-        if mask.any():
-            # Beyond the picture there is nothing of it, so that the outline is closed there.
-            padded = np.pad(mask, 1).astype(float)
-            y = (np.arange(padded.shape[0]) - 0.5) * row.pixel_mm[0]
-            x = (np.arange(padded.shape[1]) - 0.5) * row.pixel_mm[1]
-            axes.contour(x, y, padded, [0.5], colors=COLOURS[place % len(COLOURS)], linewidths=0.9)
-    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
+def _css(colour: Colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from segsync_train.comparison.page import Chapter, Picture, page
 from segsync_train.comparison.table import Section, Table
@@ -49,10 +48,10 @@ def fingerprint_page(found: Fingerprint, plan: Plan, shown: Sequence[LabelledCas
 
 def _case(case: LabelledCase) -> Picture:
     png = io.BytesIO()
-    Image.fromarray(overlay(case, np.zeros_like(np.asarray(case.label)))).save(png, "PNG")
+    overlay(case, np.zeros_like(np.asarray(case.label))).save(png, "PNG")
     volume = float((np.asarray(case.label) > 0).sum() * case.voxel_ml)
     what = (
-        f"{case.name}, {volume:.3g} ml: axial, coronal and sagittal plane through most of the labels (green); rows are "
+        f"{case.name}, {volume:.3g} ml: axial, coronal and sagittal plane through most of the labels (blue); rows are "
         "the channels. Superior and anterior must be up, and outlines must lie on what they name."
     )
     return Picture(f"{case.name}.png", png.getvalue(), what)
