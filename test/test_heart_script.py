@@ -78,6 +78,13 @@ def test_a_run_that_was_killed_between_both_files_is_run_again(tmp_path: Path, m
     assert ledger.Ledger(tmp_path).dice(second) == {("p", "1"): mask_pair.scores.dice}
 
 
+def test_two_processes_may_add_to_the_same_figures(tmp_path: Path, mask_pair: Row) -> None:
+    one, other = ledger.Ledger(tmp_path), ledger.Ledger(tmp_path)
+    for number, kept in enumerate((one, other, one)):
+        kept.add(ledger.Made(ledger.Key("a", 2, number, "0123"), "c", "a CPU", 5, 1, 0, 2.5), [mask_pair])
+    assert [key.seed for key in ledger.Ledger(tmp_path).runs] == [0, 1, 2]
+
+
 @pytest.fixture
 def mask_pair() -> Row:
     """A case whose two masks share half of their voxels."""

@@ -18,7 +18,8 @@ from segsync_train.ssl.head import ProjectionHead, Standardise
 from segsync_train.ssl.koleo import koleo_loss
 from segsync_train.ssl.masked import draw_masks, hide
 from segsync_train.ssl.schedules import teacher_momentum, teacher_temperature
-from segsync_train.ssl.segsync import SegSync, update_teacher
+from segsync_train.ssl.segsync import SegSync
+from segsync_train.ssl.teacher import update_teacher
 from segsync_train.ssl.terms import cross_entropy, cross_view, entropy, global_average_pool, squared_error
 from segsync_train.ssl.views import Views
 

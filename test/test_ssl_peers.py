@@ -25,7 +25,9 @@ PEERS: dict[str, dict[str, Any]] = {
     "mae": {"kind": "mae", "mask_stage": -1, "decoder": DECODER},
     "hiendmae": {"kind": "hiendmae", "mask_stage": -1, "decoder": DECODER},
     "voco": {"kind": "voco", "bases_zyx": [1, 2, 2], "crops": 2, "width": 8},
+    "voco-released": {"kind": "voco", "bases_zyx": [1, 2, 2], "crops": 2, "width": 8, "released": True},
     "swinssl": {"kind": "swinssl", "mask_stage": -1, "width": 8},
+    "swinssl-released": {"kind": "swinssl", "width": 8, "released": True, "mask_stage": -1},
     "swinmm": {"kind": "swinmm", "mask_stage": -1, "width": 8},
 }
 every_peer = pytest.mark.parametrize("name", PEERS)
@@ -137,10 +139,12 @@ def test_the_peers_own_settings_are_settings() -> None:
     assert {name for name, _ in published()} == set(PEERS)
     for name, overrides in published():
         config = load_settings(PretrainConfig, PEERS_FILE, overrides)
-        assert config.pretext.kind == name
+        kind, _, released = name.partition("-")
+        assert config.pretext.kind == kind
+        assert getattr(config.pretext, "released", False) == bool(released)
         assert config.network.preset in ("swinunetr", "unetr")
         others = {"voco": (64, 256, 256), "swinmm": (64, 64, 64)}
-        assert config.window_zyx == others.get(name, (96, 96, 96))
+        assert config.window_zyx == others.get(kind, (96, 96, 96))
 
 
 @pytest.mark.parametrize(

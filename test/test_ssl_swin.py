@@ -10,9 +10,9 @@ from torch import Tensor
 
 from peers_cases import draws, peer, peer_config, windows
 from segsync_train.ssl.config import PretrainConfig
-from segsync_train.ssl.proxies import central, hidden_voxels, nt_xent, padded, rotated, rotated_back
+from segsync_train.ssl.proxies import central, nt_xent, padded, rotated, rotated_back
 from segsync_train.ssl.swinmm import SwinMM, mutual_error
-from segsync_train.ssl.swinssl import SwinSSL
+from segsync_train.ssl.swinssl import SwinSSL, boxes, filled
 
 SWINSSL = peer_config({"kind": "swinssl", "mask_stage": -1, "width": 8})
 SWINMM = peer_config({"kind": "swinmm", "mask_stage": -1, "width": 8})
@@ -105,12 +105,14 @@ def test_nt_xent_is_simclrs_in_numpy() -> None:
 
 
 def test_swinssl_views_are_turned_as_their_answers_say_and_masked_each_in_its_own_way() -> None:
-    batch = placed((8, 8, 8)).expand(2, 1, 8, 8, 8)
-    images, masks, rotations = ssl().inputs(batch, draws(SWINSSL), 0)
+    batch = 1 + placed((8, 8, 8)).expand(2, 1, 8, 8, 8)
+    images, shown, rotations = ssl().inputs(batch, draws(SWINSSL), 0)
     for image, turn in zip(images, rotations.tolist(), strict=True):
         assert torch.equal(image, rotated(batch[0], turn))
-    assert masks.sum((1, 2, 3)).tolist() == [19] * 4  # 30 % of 64 cells
-    assert len({mask.numpy().tobytes() for mask in masks}) == 4
+    hidden = shown == 0
+    assert hidden.sum((1, 2, 3, 4)).tolist() == [19 * 8] * 4  # 30 % of 64 cells of 2³ voxels
+    assert len({mask.numpy().tobytes() for mask in hidden}) == 4
+    assert torch.equal(shown, images * ~hidden)
     answers = torch.cat([ssl().inputs(batch, draws(SWINSSL, number), 0)[2] for number in range(20)])
     assert set(answers.tolist()) == {0, 1, 2, 3}
 
@@ -119,10 +121,10 @@ def test_swinssl_turns_patches_that_are_not_square() -> None:
     config = peer_config({"kind": "swinssl", "mask_stage": -1, "width": 8}, patch_zyx=[8, 12, 8])
     batch = windows(config)
     assert batch.shape[2:] == (8, 12, 12)
-    images, masks, rotations = ssl(config).inputs(batch, draws(config), 0)
+    images, shown, rotations = ssl(config).inputs(batch, draws(config), 0)
     assert images.shape == (4, 1, 8, 12, 8)
     assert torch.equal(images[0], rotated(batch[0], int(rotations[0]))[..., 2:10])
-    assert ssl(config)(images, masks, rotations).loss.isfinite()
+    assert ssl(config)(images, shown, rotations).loss.isfinite()
 
 
 def test_swinssl_by_hand() -> None:
@@ -130,11 +132,11 @@ def test_swinssl_by_hand() -> None:
     angles.
     """
     pretext = ssl()
-    images, masks, rotations = pretext.inputs(windows(SWINSSL), draws(SWINSSL), 0)
-    hidden = hidden_voxels(masks, images)
+    images, shown, rotations = pretext.inputs(windows(SWINSSL), draws(SWINSSL), 0)
+    hidden = shown == 0
     vectors = torch.eye(4)[[0, 1, 0, 1]]
     pretext.heads = Known(images + 1 - 3 * hidden.float(), torch.zeros(4, 4), vectors)  # type: ignore[assignment]
-    output = pretext(images, masks, rotations)
+    output = pretext(images, shown, rotations)
     assert output.terms["inpainting"].item() == pytest.approx((19 * 2 + 45) / 64, rel=1e-5)
     assert output.terms["rotation"].item() == pytest.approx(math.log(4), rel=1e-5)
     assert output.terms["contrast"].item() == pytest.approx(-math.log(math.e**2 / (math.e**2 + 2)), rel=1e-5)
@@ -149,22 +151,57 @@ def answers_of(rotations: Tensor) -> Tensor:
 def test_a_perfect_solution_of_swinssl_has_the_least_loss() -> None:
     """No error of inpainting and rotation; NT-Xent at its least for two volumes, opposite vectors."""
     pretext = ssl()
-    images, masks, rotations = pretext.inputs(windows(SWINSSL), draws(SWINSSL), 0)
+    images, shown, rotations = pretext.inputs(windows(SWINSSL), draws(SWINSSL), 0)
     vectors = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])
     pretext.heads = Known(images, answers_of(rotations), vectors)  # type: ignore[assignment]
     least = math.log(1 + 2 * math.exp(-4))
-    assert pretext(images, masks, rotations).loss.item() == pytest.approx(least, rel=1e-4)
+    assert pretext(images, shown, rotations).loss.item() == pytest.approx(least, rel=1e-4)
 
 
-@pytest.mark.parametrize("config", [SWINSSL, SWINMM], ids=["swinssl", "swinmm"])
-def test_hidden_voxels_never_reach_the_encoder(config: PretrainConfig) -> None:
-    pretext: Any = peer(config)
+def test_released_boxes_hold_noise_of_the_views_range_and_other_views() -> None:
+    """Constant views of 1 to 4 and a gradient: what changed is noise in the range, or another view's very values."""
+    images = torch.arange(1.0, 5).reshape(4, 1, 1, 1, 1).expand(4, 1, 20, 20, 20).clone()
+    images[:, :, 0, 0, 0] -= 0.5  # a range of a half
+    shown = filled(images, [np.random.default_rng([7, number]) for number in range(4)])
+    copied = torch.zeros(4, dtype=torch.bool)
+    for number, (image, own) in enumerate(zip(images, shown, strict=True)):
+        changed = own != image
+        assert 0 < changed.float().mean() < 0.6
+        beyond = (own < image.min()) | (own > image.max())
+        for value in own[beyond]:
+            assert value in images, "no noise outside the range: another view's value"
+        copied[number] = bool(beyond.any())
+    assert copied.any()
+    assert torch.equal(images[:, :, 5], images[:, :, 6]), "the views themselves stay"
+
+
+def test_released_boxes_are_of_5_to_25_percent_of_each_side_up_to_30_percent_of_the_voxels() -> None:
+    totals = []
+    for seed in range(200):
+        sizes = [[part.stop - part.start for part in box] for box in boxes((20, 40, 40), np.random.default_rng(seed))]
+        assert all(1 <= z <= 5 and 1 <= y <= 10 and 1 <= x <= 10 for z, y, x in sizes)
+        totals.append(sum(z * y * x for z, y, x in sizes) / 32000)
+    assert max(totals) < 0.3 + 500 / 32000, "no box after the one that reaches what was drawn"
+    assert np.mean(totals) == pytest.approx(0.15, abs=0.02), "uniform from 0 to 0.3"
+
+
+def test_the_encoder_of_swinssl_sees_what_is_shown() -> None:
+    pretext: Any = peer(SWINSSL)
     seen: list[Tensor] = []
     pretext.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
-    images, masks, answers = pretext.inputs(windows(config), draws(config), 0)
-    pretext(images, masks, answers)
-    assert not seen[0][hidden_voxels(masks, images)].any()
-    assert torch.equal(seen[0][~hidden_voxels(masks, images)], images[~hidden_voxels(masks, images)])
+    images, shown, rotations = pretext.inputs(windows(SWINSSL), draws(SWINSSL), 0)
+    pretext(images, shown, rotations)
+    assert torch.equal(seen[0], shown)
+
+
+def test_hidden_voxels_never_reach_the_encoder_of_swinmm() -> None:
+    pretext: Any = peer(SWINMM)
+    seen: list[Tensor] = []
+    pretext.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
+    images, hidden, sides = pretext.inputs(windows(SWINMM), draws(SWINMM), 0)
+    pretext(images, hidden, sides)
+    assert not seen[0][hidden[:, None]].any()
+    assert torch.equal(seen[0][~hidden[:, None]], images[~hidden[:, None]])
 
 
 # SwinMM

@@ -8,7 +8,17 @@ import torch
 import torch.nn.functional as F
 
 from peers_cases import draws, peer, peer_config, windows
-from segsync_train.ssl.voco import VoCo, mirrored, overlaps, prediction_loss, projector, regularisation_loss
+from segsync_train.ssl.voco import (
+    VoCo,
+    agreement,
+    mirrored,
+    overlaps,
+    prediction_loss,
+    projector,
+    regularisation_loss,
+    released_loss,
+    released_regularisation,
+)
 
 SETTINGS = {"kind": "voco", "bases_zyx": [1, 2, 3], "crops": 2, "mirror": 0, "width": 8}
 CONFIG = peer_config(SETTINGS)
@@ -126,16 +136,50 @@ def test_the_loss_is_the_papers() -> None:
     output = pretext(bases, crops, fractions)
     total = []
     with torch.no_grad():
-        maps = pretext.encoder(torch.cat([bases, crops], dim=1).flatten(0, 1))
+        maps = pretext.student.encoder(torch.cat([bases, crops], dim=1).flatten(0, 1))
         pooled = torch.cat([own.mean((2, 3, 4)) for own in maps], dim=1)
         assert pooled.shape == (2 * 8, 4 + 8)
-        vectors = F.normalize(pretext.projector(pooled), dim=-1).reshape(2, 8, -1).numpy()
+        vectors = F.normalize(pretext.student.projector(pooled), dim=-1).reshape(2, 8, -1).numpy()
         for q, k, y in zip(vectors[:, :6], vectors[:, 6:], fractions.numpy(), strict=True):
             distance = np.abs(y - np.maximum(0, k @ q.T))
             pairs = [abs(q[i] @ q[j]) for i in range(6) for j in range(i)]
             total.append(-np.log(1 - distance + 1e-6).mean() + np.mean(pairs))
     assert output.loss.item() == pytest.approx(np.mean(total), rel=1e-3)
     assert output.loss.item() == pytest.approx(sum(term.item() for term in output.terms.values()), rel=1e-6)
+
+
+def test_the_released_loss_by_hand() -> None:
+    """y = (3/4, 1/4, 0, 0), s = (1/2, 1/4, 1/2, 0): −(3/4 log 3/4 + 1/4 log 1) / 1, and (1/4 + 0) / 2 where apart."""
+    fractions, similarity = torch.tensor([[[0.75, 0.25, 0, 0]]]), torch.tensor([[[0.5, 0.25, 0.5, 0]]])
+    wanted = -0.75 * math.log(0.75) + 0.125
+    assert released_loss(similarity, fractions).item() == pytest.approx(wanted, rel=1e-5)
+    # The bases' squares of cosines, those below 0 left out: 0, 1/2 and (−1/√2) → 0.
+    bases = torch.tensor([[[1.0, 0.0], [0.0, 4.0], [1.0, -1.0]]])
+    assert released_regularisation(bases).item() == pytest.approx(0.5 / 3)
+
+
+def test_students_and_teachers_agree_each_with_the_others_bases() -> None:
+    """By hand: k · q' = 1 and 0, k' · q = 0 and 1 (an opposite one counts as 0)."""
+    crops, bases = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[-1.0, 0.0], [0.0, 3.0]]])
+    found = agreement(crops, bases, torch.tensor([[[0.0, 5.0]]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
+    assert found.tolist() == [[[0.5, 0.5]]]
+
+
+def test_as_released_a_teacher_follows_and_the_students_encoder_is_kept() -> None:
+    config = peer_config({**SETTINGS, "released": True})
+    pretext = peer(config)
+    assert isinstance(pretext, VoCo)
+    assert pretext.teacher is not None
+    before = {name: p.clone() for name, p in pretext.teacher.named_parameters()}
+    output = pretext(*pretext.inputs(windows(config), draws(config), 0))
+    output.loss.backward()
+    assert all(p.grad is None for p in pretext.teacher.parameters())
+    torch.optim.SGD(pretext.trained.parameters(), 0.1).step()
+    pretext.after_step(0)
+    student = dict(pretext.student.named_parameters())
+    for name, parameter in pretext.teacher.named_parameters():
+        torch.testing.assert_close(parameter, 0.9 * before[name] + 0.1 * student[name])
+    assert pretext.get_submodule(pretext.kept) is pretext.student.encoder
 
 
 def test_one_base_alone_is_refused() -> None:

@@ -81,15 +81,21 @@ class Ledger:
         self.folder = folder
         self.runs: dict[Key, Made] = {}
         self._scores: dict[Key, list[dict[str, str]]] = {}
-        for row in _read(folder / RUNS):
+        self._take_in()
+
+    def _take_in(self) -> None:
+        scores: dict[Key, list[dict[str, str]]] = {}
+        for row in _read(self.folder / RUNS):
             key, rest = _key(row), [row[name] for name in COLUMNS[len(KEYS) :]]
             self.runs[key] = Made(key, rest[0], rest[1], int(rest[2]), int(rest[3]), int(rest[4]), float(rest[5]))
-        for row in _read(folder / SCORES):
+        for row in _read(self.folder / SCORES):
             if _key(row) in self.runs:
-                self._scores.setdefault(_key(row), []).append({name: row[name] for name in SCORED})
+                scores.setdefault(_key(row), []).append({name: row[name] for name in SCORED})
+        self._scores |= scores
 
     def add(self, made: Made, rows: Iterable[Row]) -> None:
-        """Keep a run's scores; raises OutputError where they cannot be written."""
+        """Keep a run's scores, beside what others have added since; raises OutputError where they cannot be written."""
+        self._take_in()
         self._scores[made.key] = [
             {"case": row.case, "label": str(row.label), "name": row.name}
             | {name: f"{getattr(row.scores, name):.6g}" for name in SCORED[3:]}

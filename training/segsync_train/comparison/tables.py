@@ -23,6 +23,7 @@ VARIANTS = {
     "PlainConvUNet": NNUNETS,
     "VoCo": "a variant: the paper's loss, without the teacher of the code released later",
     "SwinSSL": "a variant: masked cells of the encoder are zero, where the released code fills boxes",
+    "Released": "the loss, or the boxes, of the code that its authors released; the rest is this project's",
     "SwinMM": "a variant: its pretraining alone, without the cross-view decoder of its fine-tuning",
     "MAE": "a variant: hidden cells are zero to an encoder of convolutions",
     "Hi-End-MAE": "a variant: hidden cells are zero to an encoder of convolutions",

@@ -44,7 +44,9 @@ PRETEXTS = {
     "hiendmae": "Hi-End-MAE",
     "hiendmae-sparse": "Sparse Hi-End-MAE",
     "voco": "VoCo",
+    "voco-released": "Released VoCo",
     "swinssl": "SwinSSL",
+    "swinssl-released": "Released SwinSSL",
     "swinmm": "SwinMM",
 }
 

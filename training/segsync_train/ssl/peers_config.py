@@ -72,6 +72,8 @@ class VoCoConfig(Frozen):
     """VoCo (Wu et al. 2024). A window holds all base crops side by side."""
 
     kind: Literal["voco"] = "voco"
+    #: The loss of the code released later, with a teacher, in place of the paper's.
+    released: bool = False
     #: Base crops along Z, Y and X; the paper's are 4 × 4 in the axial plane.
     bases_zyx: SizeZYX = (1, 4, 4)
     #: Random crops of each volume.
@@ -106,6 +108,9 @@ class SwinSSLConfig(Frozen):
     """The pretraining of Swin UNETR (Tang et al. 2022)."""
 
     kind: Literal["swinssl"] = "swinssl"
+    #: Boxes of noise and of other volumes, as the released code has them, in place of hidden cells.
+    released: bool = False
+    #: Of the hidden cells.
     mask_ratio: MaskRatio = 0.3
     mask_stage: MaskStage = -2
     #: t of the contrastive term, and the width of the vectors that it compares.

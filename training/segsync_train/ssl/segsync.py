@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from segsync.arrays import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
@@ -34,6 +33,7 @@ from segsync_train.ssl.masked import MaskedPatches, draw_masks, hide
 from segsync_train.ssl.monitors import CollapseMonitor, SegSyncOutput, StageOutput
 from segsync_train.ssl.pretext import Draws, Pretext
 from segsync_train.ssl.schedules import teacher_momentum, teacher_temperature
+from segsync_train.ssl.teacher import update_teacher
 from segsync_train.ssl.terms import (
     cross_entropy,
     cross_view,
@@ -46,13 +46,6 @@ from segsync_train.ssl.views import Views
 
 #: Purposes of generators.
 FIRST, SECOND, MASKS = 1, 2, 3
-
-
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Eq. 1 for every parameter."""
-    average = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
-    average(tuple(teacher.parameters()), tuple(student.parameters()), 0)
 
 
 class Branch(nn.Module):

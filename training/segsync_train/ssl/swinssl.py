@@ -10,13 +10,18 @@ encoder's deepest map h of a view and v = GAP(h):
     (loss)         L = λ1 L_inpaint + λ2 L_contrast + λ3 L_rot, all λ = 1
 
 The paper drops 30 % of the voxels, in boxes of random places; here cells of the encoder are dropped, as in the other
-pretexts (`masked.draw_masks`), and are zero, where the released code puts noise or another volume. That code reads
-rotation and contrast off two of h's tokens and has up-sampling convolutions for x̂; v suits every encoder, since a cell
-of convolutions sees its neighbourhood alone. Negatives are the other volumes of a process's batch.
+pretexts (`masked.draw_masks`), and are zero. With `released`, as in the released code, boxes of 5 to 25 % of each side
+are filled with noise until up to 30 % of the voxels are, and then more of them with what another view of the batch has
+there (`filled`). That code reads rotation and contrast off two of h's tokens and has up-sampling convolutions for x̂; v
+suits every encoder, since a cell of convolutions sees its neighbourhood alone. Negatives are the other volumes of a
+process's batch.
 """
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,8 +33,47 @@ from segsync_train.ssl.peers_config import SwinSSLConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
 from segsync_train.ssl.proxies import ROTATION_CLASSES, Heads, central, nt_xent, rotated
 
+#: Largest fraction of the voxels in boxes of one kind, and a box's sides as fractions of the view's.
+DROPPED, SIDES = 0.3, (0.05, 0.25)
 #: Purposes of generators: rotations, and masks of the first and the second view.
 ROTATIONS, MASKS = 1, (2, 3)
+
+
+def boxes(size_zyx: Sequence[int], rng: np.random.Generator) -> Iterator[tuple[slice, slice, slice]]:
+    """Boxes of 5 to 25 % of each side, one after the other, until together they are what was drawn: up to 30 %.
+
+    A box that reaches beyond the border is cut; one that lies over another counts again.
+    """
+    wanted = rng.uniform(0, DROPPED) * math.prod(size_zyx)
+    while wanted > 0:
+        box = []
+        for side in size_zyx:
+            least = max(1, int(SIDES[0] * side))
+            first = int(rng.integers(side))
+            length = int(rng.integers(least, max(least, int(SIDES[1] * side)) + 1))
+            box.append(slice(first, min(first + length, side)))
+        z, y, x = box
+        wanted -= math.prod(part.stop - part.start for part in box)
+        yield z, y, x
+
+
+def filled(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
+    """Views (n, C, Z, Y, X) with boxes of noise, of a view's own range, and boxes of another view of the batch.
+
+    rngs: one a view. The other view is drawn from all; where it is the view itself, there is noise alone.
+    """
+    shown = images.clone()
+    for number, rng in enumerate(rngs):
+        own = shown[number]
+        low, high = float(own.min()), float(own.max())
+        for box in boxes(own.shape[1:], rng):
+            noise = rng.standard_normal(own[:, *box].shape, dtype=np.float32)
+            noise = (noise - noise.min()) / max(float(np.ptp(noise)), np.finfo(np.float32).tiny)
+            own[:, *box] = torch.from_numpy(low + (high - low) * noise).to(own)
+        other = int(rng.integers(len(images)))
+        for box in boxes(own.shape[1:], rng) if other != number else ():
+            own[:, *box] = images[other][:, *box]
+    return shown
 
 
 class SwinSSL(Pretext):
@@ -43,22 +87,26 @@ class SwinSSL(Pretext):
         self.heads = Heads(encoder, patch_zyx, channels, config.width)
 
     def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
-        """Both views (2n, C, Z, Y, X), first ones first; their masks (2n, z, y, x); their rotations (2n)."""
+        """Both views (2n, C, Z, Y, X), first ones first; what the encoder sees of them; their rotations (2n)."""
         rotations = [rng.integers(ROTATION_CLASSES, size=2).tolist() for rng in draws(ROTATIONS)]
         views = [
             central(rotated(window, own[view]), self.patch_zyx)
             for view in range(2)
             for window, own in zip(windows, rotations, strict=True)
         ]
-        masks = torch.cat([draw_masks(self.grid_zyx, self.config.mask_ratio, draws(word)) for word in MASKS])
         answers = torch.tensor([own[view] for view in range(2) for own in rotations])
         images = torch.stack(views).to(memory_format=torch.channels_last_3d)
-        return images, masks.to(images.device), answers.to(images.device)
+        if self.config.released:
+            shown = filled(images, [rng for word in MASKS for rng in draws(word)])
+        else:
+            masks = torch.cat([draw_masks(self.grid_zyx, self.config.mask_ratio, draws(word)) for word in MASKS])
+            shown = hide(images, masks.to(images.device))
+        return images, shown, answers.to(images.device)
 
-    def forward(self, images: Tensor, masks: Tensor, rotations: Tensor) -> StepOutput:
+    def forward(self, images: Tensor, shown: Tensor, rotations: Tensor) -> StepOutput:
         """What `inputs` gives."""
         config = self.config
-        voxels, rotation, vectors = self.heads(self.encoder(hide(images, masks))[-1])
+        voxels, rotation, vectors = self.heads(self.encoder(shown)[-1])
         inpainting = (voxels - images).abs().mean()
         contrast = nt_xent(vectors.chunk(2), config.temperature)
         rotation_loss = F.cross_entropy(rotation, rotations)

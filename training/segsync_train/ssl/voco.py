@@ -12,11 +12,18 @@ them. With q_i the base crops' and k a random crop's vectors (encoder, global av
 sg stops the gradient: what bases are is left to the regularisation. From the released code are: similarities below 0
 that count as 0, two random crops of a volume, the pooled maps of every stage, the projector with batch normalisation
 (over the crops of a process's batch), and crops mirrored each by itself. Otherwise it holds the authors' later method,
-with a teacher, L_pred weighted by y_i where bases overlap and s_i² where they do not, and squares in L_reg; here the
-paper is followed. It resizes every volume so that the bases tile all of it; here they tile a window, at the run's
-spacing.
+which `released` follows: a teacher, the moving average of encoder and projector (m = 0.9), gives its own q'_i and k',
+
+    (similarity)      s_i = (max(0, cos(k, q'_i)) + max(0, cos(k', q_i))) / 2          `agreement`
+    (overlapping)     L_pos = −Σ y_i log(1 − d_i) / Σ y_i                               `released_loss`
+    (apart)           L_neg = mean of s_i² over the bases with y_i = 0
+    (regularisation)  L_reg = 2 / (n (n − 1)) Σ_{i<j} max(0, cos(q_i, sg(q_j)))²       `released_regularisation`
+
+and L = L_pos + L_neg + λ L_reg. That code also rotates crops, shifts their values, and resizes every volume so that the
+bases tile all of it; here they tile a window, at the run's spacing.
 """
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -28,10 +35,13 @@ from segsync.arrays import SizeZYX
 from segsync_train.networks.features import FeatureEncoder
 from segsync_train.ssl.peers_config import VoCoConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
+from segsync_train.ssl.teacher import update_teacher
 from segsync_train.ssl.terms import cosines, global_average_pool
 
 #: Purposes of generators.
 CROPS, MIRRORS = 1, 2
+#: m of the released code's teacher.
+MOMENTUM = 0.9
 #: Added to 1 − d: the logarithm stays finite, and keeps a gradient.
 TINY = 1e-6
 
@@ -61,6 +71,26 @@ def regularisation_loss(bases: Tensor) -> Tensor:
     return cosines(bases, bases)[:, first, second].abs().mean()
 
 
+def agreement(crops: Tensor, bases: Tensor, teachers_crops: Tensor, teachers_bases: Tensor) -> Tensor:
+    """Similarities (N, K, n) of crops (N, K, D) and bases (N, n, D), each to the other's of the teacher."""
+    return (cosines(crops, teachers_bases).clamp(min=0) + cosines(teachers_crops, bases).clamp(min=0)) / 2
+
+
+def released_loss(similarity: Tensor, fractions: Tensor) -> Tensor:
+    """L_pos + L_neg of similarities and fractions (N, K, n), each over all crops of a volume; mean over volumes."""
+    distance = (fractions - similarity).abs()
+    overlapping = -(fractions * (1 - distance + TINY).log()).sum((1, 2)) / fractions.sum((1, 2))
+    apart = fractions == 0
+    none = (apart * similarity.square()).sum((1, 2)) / apart.sum((1, 2)).clamp(min=1)
+    return (overlapping + none).mean()
+
+
+def released_regularisation(bases: Tensor) -> Tensor:
+    """L_reg of the released code, of bases (N, n, D)."""
+    first, second = torch.triu_indices(bases.shape[1], bases.shape[1], 1, device=bases.device)
+    return cosines(bases, bases.detach())[:, first, second].clamp(min=0).square().mean()
+
+
 def mirrored(crops: Tensor, axes: np.ndarray) -> Tensor:
     """Crops (K, C, z, y, x), each mirrored along the axes (K, 3) that are true."""
     return torch.stack([
@@ -76,15 +106,43 @@ def projector(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(width, width))
 
 
+class Branch(nn.Module):
+    """The encoder and a projector of its pooled maps."""
+
+    def __init__(self, encoder: FeatureEncoder, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector(sum(encoder.widths[stage] for stage in encoder.outputs), width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Crops (M, C, z, y, x) → vectors (M, width)."""
+        maps = self.encoder(images)
+        pooled = torch.cat([global_average_pool(maps[stage]) for stage in self.encoder.outputs], dim=1)
+        vectors: Tensor = self.projector(pooled)
+        return vectors.float()
+
+
 class VoCo(Pretext):
-    """The encoder and a projector."""
+    """Student and, as released, its teacher."""
+
+    kept = "student.encoder"
 
     def __init__(self, encoder: FeatureEncoder, config: VoCoConfig, patch_zyx: SizeZYX) -> None:
         super().__init__()
         self.config, self.patch_zyx = config, patch_zyx
         self.side_zyx = config.side_zyx(patch_zyx)
-        self.encoder = encoder
-        self.projector = projector(sum(encoder.widths[stage] for stage in encoder.outputs), config.width)
+        self.student = Branch(encoder, config.width)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False) if config.released else None
+
+    @property
+    def trained(self) -> nn.Module:
+        """The student."""
+        return self.student
+
+    def after_step(self, step: int) -> None:
+        """The teacher's moving average."""
+        if self.teacher is not None:
+            update_teacher(self.teacher, self.student, MOMENTUM)
 
     def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
         """Base crops (N, n, C, z, y, x) and random ones (N, K, C, z, y, x) at the patch's size, fractions (N, K, n)."""
@@ -112,10 +170,14 @@ class VoCo(Pretext):
         """What `inputs` gives."""
         both = torch.cat([bases, crops], dim=1)
         images = both.flatten(0, 1).to(memory_format=torch.channels_last_3d)
-        maps = self.encoder(images)
-        pooled = torch.cat([global_average_pool(maps[stage]) for stage in self.encoder.outputs], dim=1)
-        vectors = self.projector(pooled).float().unflatten(0, both.shape[:2])
-        q, k = vectors[:, : bases.shape[1]], vectors[:, bases.shape[1] :]
-        prediction, regularisation = prediction_loss(k, q, fractions), regularisation_loss(q)
+        count = bases.shape[1]
+        q, k = self.student(images).unflatten(0, both.shape[:2]).tensor_split([count], dim=1)
+        if self.teacher is None:
+            prediction, regularisation = prediction_loss(k, q, fractions), regularisation_loss(q)
+        else:
+            with torch.no_grad():
+                theirs_q, theirs_k = self.teacher(images).unflatten(0, both.shape[:2]).tensor_split([count], dim=1)
+            prediction = released_loss(agreement(k, q, theirs_k, theirs_q), fractions)
+            regularisation = released_regularisation(q)
         loss = prediction + self.config.regularisation * regularisation
         return StepOutput(loss, {"prediction": prediction.detach(), "regularisation": regularisation.detach()})

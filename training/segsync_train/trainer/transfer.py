@@ -134,7 +134,7 @@ def _pretext(made: Mapping[str, Any]) -> str | None:
     if made.get("kind") != "pretrain":
         return None
     settings = made["config"]["pretext"]
-    return f"{settings['kind']}-sparse" if settings.get("sparse") else str(settings["kind"])
+    return "-".join([str(settings["kind"]), *(word for word in ("sparse", "released") if settings.get(word))])
 
 
 def _compare_scales(path: Path, before: Mapping[str, Any], now: CaseSpec) -> None:
