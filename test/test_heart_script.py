@@ -57,7 +57,9 @@ def test_the_claim_comes_first_and_other_settings_are_another_run(shared_data: P
     hearts = heart.divided(options)
     order = heart.cells(hearts, options)
     assert [cell.system.key for cell in order[:2]] == ["segsync", "scratch"]
-    assert [cell.labelled for cell in order[:12]] == [2] * 6 + [5] * 6
+    assert [(cell.seed, cell.labelled) for cell in order[:12]] == [
+        (seed, count) for seed in (0, 1, 2) for count in (2, 2, 5, 5)
+    ]
     one = heart.key_of(order[1], hearts, options)
     assert heart.key_of(order[1], hearts, heart.parsed(["--data", str(shared_data / "acdc")])) == one
     other = heart.parsed(["--data", str(shared_data / "acdc"), "--set", "steps=7"])

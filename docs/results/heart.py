@@ -216,7 +216,7 @@ def cells(hearts: Hearts, options: argparse.Namespace) -> list[Cell]:
         for seed in range(options.seeds if one.turn <= repeated else 1)
     ]
     # First the claim where labels are few, then what it rests on, then the others.
-    return sorted(found, key=lambda cell: (cell.system.turn + 2 * (cell.labelled > FEW), cell.labelled, cell.seed))
+    return sorted(found, key=lambda cell: (cell.system.turn + 2 * (cell.labelled > FEW), cell.seed, cell.labelled))
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
