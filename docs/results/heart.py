@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = {cell: key_of(cell, hearts, options) for cell in cells(hearts, options)}
     if not options.page:
         for cell, key in wanted.items():
-            if key not in ledger.runs:
+            if key not in ledger.runs and (not options.only or cell.system.key in options.only):
                 ledger.add(*made(cell, key, hearts, options))
     if not options.explore:
         write_page(ledger, wanted, hearts, options)
@@ -167,7 +167,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--labels", type=int, nargs="+", help="labelled hearts; else 2, 5, 10 and all")
     parser.add_argument("--seeds", type=int, default=3, help="of the pairs that carry the claim; of the others one")
     parser.add_argument("--explore", action="store_true", help="try settings, on no test heart")
-    parser.add_argument("--tried", nargs="+", help="with --explore: these alone, by their keys")
+    parser.add_argument("--only", nargs="+", help="train these systems alone, by their keys (segsync, scratch, …)")
     parser.add_argument("--page", action="store_true", help="train nothing: write the page of what is there")
     parser.add_argument("--smoke", action="store_true", help="everything, in seconds")
     parser.add_argument("--full", action="store_true", help="the recipes as they are: days on two cores")
@@ -205,8 +205,7 @@ def cells(hearts: Hearts, options: argparse.Namespace) -> list[Cell]:
     every = len(hearts.training)
     wanted = options.labels or ([2] if options.smoke else [2, 5] if options.explore else [2, 5, 10, every])
     if options.explore:
-        chosen = [one for one in TRIED if not options.tried or one.key in options.tried]
-        return [Cell(one, count, seed) for seed in range(options.seeds) for one in chosen for count in wanted]
+        return [Cell(one, count, seed) for seed in range(options.seeds) for one in TRIED for count in wanted]
     repeated = 0 if options.smoke else 2
     found = [
         Cell(one, count, seed)
