@@ -280,7 +280,15 @@ def _read_json(path: Path, model: type[BaseModel]) -> Any:
 def load_bundle(folder: Path, task: str | None = None) -> Bundle:
     """Read and verify one folder of weights.
 
-    Raises WeightsError where a file is missing or altered, or the model is of another task or too new an opset.
+    Args:
+        folder: With `model.onnx` and `model.json`.
+        task: The task that the weights have to be of; None: any.
+
+    Returns:
+        The folder's files, their sha256 checked.
+
+    Raises:
+        WeightsError: A file is missing or altered, or the model is of another task or too new an opset.
     """
     folder = folder.absolute()  # of `.` neither name nor parent say anything
     if not folder.is_dir():

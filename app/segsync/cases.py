@@ -48,11 +48,18 @@ def _enough(channels: Collection[str], task: Task) -> bool:
 
 @os_errors(InputError)
 def find_cases(source: Path, task: Task, named: Mapping[str, Path]) -> tuple[list[Case], list[InputError]]:
-    """The cases in `source` (a file, one case's folder, a platform folder, or a folder of any of these).
+    """Find the cases in a source.
 
-    named: channels given by name; they complete or replace what is found, and then there must be one case.
-    Returns the cases, and why others in the folder are none: two files claim a channel, a socket is not filled.
-    Raises InputError where there is no case, or only one that is none.
+    Args:
+        source: A file, one case's folder, a platform folder, or a folder of any of these.
+        task: Whose channels are looked for.
+        named: Channels given by name; they complete or replace what is found, and then there must be one case.
+
+    Returns:
+        The cases, and why others in the folder are none: two files claim a channel, a socket is not filled.
+
+    Raises:
+        InputError: There is no case, or only one that is none.
     """
     cases, failed = [], []
     if source.is_dir():
@@ -124,8 +131,11 @@ def _platform_folders(source: Path) -> Iterator[Path]:
 class _Grouped:
     """What lies in a folder, without the platform's folders.
 
-    cases: files by case, then channel; one each, except in clashes. clashes: of cases where two files claim a channel,
-    or that lie in pieces. closed: folders that may not be read. others: images whose names tell no channel.
+    Attributes:
+        cases: Files by case, then channel; one each, except in clashes.
+        clashes: Of cases where two files claim a channel, or that lie in pieces.
+        closed: Folders that may not be read.
+        others: Images whose names tell no channel.
     """
 
     cases: dict[str, dict[str, list[Path]]]
@@ -302,8 +312,9 @@ def _found(source: Path, task: Task, grouped: _Grouped) -> Iterator[tuple[str, _
 
 
 def _place(parts: tuple[str, ...], task: Task) -> tuple[str, ...]:
-    """The folders on the way to an image that may tell patients apart: not `dwi`, `anat`, `DWI_images`, nor what lies
-    between BIDS' `derivatives` and the subject.
+    """The folders on the way to an image that may tell patients apart.
+
+    Not `dwi`, `anat`, `DWI_images`, nor what lies between BIDS' `derivatives` and the subject.
     """
     lowered = [part.lower() for part in parts]
     subject = next((index for index, part in enumerate(lowered) if part.startswith("sub-")), 0)

@@ -40,10 +40,18 @@ class Device:
 
 
 def choose_device(wanted: str) -> Device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there.
+    """Choose a device that is there.
 
-    `auto` takes the first GPU that both the driver and the installed ONNX Runtime can use, else the CPU.
-    Raises ResourceError if a GPU is asked for and missing, UsageError for another word.
+    Args:
+        wanted: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU that both the driver and the installed ONNX Runtime
+            can use, else the CPU.
+
+    Returns:
+        The device.
+
+    Raises:
+        ResourceError: A GPU is asked for and missing.
+        UsageError: Another word.
     """
     if not DEVICE.fullmatch(wanted):
         raise UsageError(f"--device: expected auto, cpu, cuda or cuda:N, found {wanted!r}")
@@ -94,9 +102,16 @@ class Engine:
     """A verified network in ONNX Runtime: a call maps (N, C, Z, Y, X) float32 to (N, L, Z, Y, X) float32."""
 
     def __init__(self, bundle: Bundle, device: Device, *, memory_bytes: int | None = None) -> None:
-        """Open the network; raises WeightsError where it does not match its `model.json`, ResourceError without memory.
+        """Open the network.
 
-        memory_bytes: what the GPU's arena may hold; None for all there is.
+        Args:
+            bundle: The verified weights.
+            device: Where it runs.
+            memory_bytes: What the GPU's arena may hold; None for all there is.
+
+        Raises:
+            WeightsError: The network does not match its `model.json`.
+            ResourceError: Memory has ended.
         """
         runtime = _runtime()
         options = runtime.SessionOptions()

@@ -38,7 +38,9 @@ class SegsyncError(Exception):
 def os_errors(kind: type[SegsyncError], path: Path | None = None) -> Iterator[None]:
     """What the system refuses (a folder that may not be entered, a disk that does not answer) becomes `kind`.
 
-    path: named where the system names none.
+    Args:
+        kind: The error to raise.
+        path: Named where the system names none.
     """
     try:
         yield

@@ -30,8 +30,11 @@ FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 class Grid:
     """A regular lattice of voxels in patient space.
 
-    size_zyx: voxels; spacing_zyx: mm; origin: centre of voxel (0, 0, 0), LPS mm, (x, y, z); direction: row-major 3×3,
-    columns are the unit vectors of the X, Y and Z index axes in LPS, as SimpleITK gives it.
+    Attributes:
+        size_zyx: Voxels.
+        spacing_zyx: Millimetres.
+        origin: Centre of voxel (0, 0, 0): LPS, mm, (x, y, z).
+        direction: Row-major 3×3 as SimpleITK gives it; columns are the unit vectors of the X, Y and Z axes in LPS.
     """
 
     size_zyx: SizeZYX
@@ -115,7 +118,13 @@ class NibabelImage(Protocol):
 
 @dataclass(frozen=True)
 class Volume:
-    """One scalar image: `array` of shape (Z, Y, X) on `grid`; warnings: what of the file's geometry is in doubt."""
+    """One scalar image.
+
+    Attributes:
+        array: (Z, Y, X).
+        grid: Its place in space.
+        warnings: What of the file's geometry is in doubt.
+    """
 
     array: npt.NDArray[np.generic]
     grid: Grid
@@ -227,9 +236,15 @@ def respaced(grid: Grid, spacing_zyx: Triple) -> Grid:
 
 
 def reordered(volume: Volume, target: Grid, voxels: float = SAME_GRID_VOXELS) -> npt.NDArray[np.generic] | None:
-    """The array on `target` where that grid is a mere turn of the volume's own, else None.
+    """The array on a grid that is a mere turn of the volume's own.
 
-    voxels: the fraction of a voxel by which the corners may lie apart.
+    Args:
+        volume: The values.
+        target: The grid.
+        voxels: The fraction of a voxel by which the corners may lie apart.
+
+    Returns:
+        (Z, Y, X), the volume's values in another order; None where the grids differ by more.
     """
     source = canonical(volume)
     if not source.grid.same_as(canonical_grid(target), voxels):
@@ -243,11 +258,22 @@ def _mirrored(array: npt.NDArray[np.generic], flips: tuple[bool, bool, bool]) ->
 
 
 def resample(volume: Volume, target: Grid, *, outside: float = 0.0, antialias: bool = False) -> Array:
-    """The volume's values (Z, Y, X) float32 at the voxel centres of `target`, by trilinear interpolation.
+    """The volume's values at the voxel centres of another grid, by trilinear interpolation.
 
-    Voxels outside the volume's field of view get `outside`. Grids that differ by turns and mirrorings alone are not
-    interpolated: the values come back bit for bit. With `antialias`, axes along which `target` is coarser are first
-    smoothed to its resolution (Gaussian whose FWHM² is the difference of the squared voxel sizes). Raises MemoryError.
+    Grids that differ by turns and mirrorings alone are not interpolated: the values come back bit for bit.
+
+    Args:
+        volume: The values.
+        target: The grid.
+        outside: The value beyond the volume's field of view.
+        antialias: Whether axes along which `target` is coarser are first smoothed to its resolution, by a Gaussian
+            whose FWHM² is the difference of the squared voxel sizes.
+
+    Returns:
+        (Z, Y, X) float32.
+
+    Raises:
+        MemoryError: Memory has ended.
     """
     parts = resampled_slabs(volume, target, outside=outside, antialias=antialias)
     where, first = next(parts)

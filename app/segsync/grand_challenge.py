@@ -53,7 +53,14 @@ def is_platform_folder(folder: Path) -> bool:
 def read_inputs(folder: Path) -> Inputs:
     """What lies in a platform folder, by `inputs.json` where it is there, else by the folders below `images`.
 
-    Raises InputError where the folder is none, or `inputs.json` is malformed or leads outside the folder.
+    Args:
+        folder: As the platform mounts it at `/input`.
+
+    Returns:
+        The sockets and what they hold.
+
+    Raises:
+        InputError: The folder is none, or `inputs.json` is malformed or leads outside the folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder with the case's inputs, found none; mount it at /input")

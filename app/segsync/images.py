@@ -63,11 +63,18 @@ def holds_dicom(folder: Path) -> bool:
 
 
 def read(path: Path) -> Volume:
-    """Read one scalar three-dimensional image, a file or a folder with one DICOM series.
+    """Read one scalar three-dimensional image; of a diffusion series with its b-values the trace image.
 
-    Of a diffusion series with its b-values this is the trace image. Raises InputError where the file is unreadable or
-    truncated, of another dimension, with several values a voxel, or with a geometry that is none (spacing not
-    positive, directions far from orthonormal); ResourceError without memory.
+    Args:
+        path: A file, or a folder with one DICOM series.
+
+    Returns:
+        The image as it is stored, on its grid.
+
+    Raises:
+        InputError: The file is unreadable or truncated, of another dimension, with several values a voxel, or with a
+            geometry that is none (spacing not positive, directions far from orthonormal).
+        ResourceError: Memory has ended.
     """
     _check_name(path, InputError)
     stored = _stored(path)
@@ -78,9 +85,17 @@ def read(path: Path) -> Volume:
 
 
 def read_adc(path: Path) -> Volume | None:
-    """The ADC map that a diffusion series with its b-values gives, None where the file is no such series.
+    """Compute the ADC map of a diffusion series with its b-values.
 
-    Raises InputError where all b-values are one, and as `read` does.
+    Args:
+        path: A file, or a folder with one DICOM series.
+
+    Returns:
+        In 10⁻⁶ mm²/s; None where the file is no such series.
+
+    Raises:
+        InputError: All b-values are one, and as `read` does.
+        ResourceError: Memory has ended.
     """
     stored = _stored(path)
     if stored.array.ndim != 4 or stored.bvalues is None:
@@ -200,9 +215,15 @@ def _upright(path: Path, stored: Stored, shape: Sequence[int]) -> tuple[Matrix, 
 
 
 def write(array: npt.NDArray[np.generic], grid: Grid, path: Path) -> None:
-    """Write an array (Z, Y, X) on its grid, compressed; the file appears whole under its name or not at all.
+    """Write an array on its grid, compressed; the file appears whole under its name or not at all.
 
-    Raises OutputError where the folder cannot be written or the disk is full.
+    Args:
+        array: (Z, Y, X).
+        grid: Its place in space.
+        path: The file; its ending says the format.
+
+    Raises:
+        OutputError: The folder cannot be written, or the disk is full.
     """
     suffix = suffix_of(path)
     if suffix not in WRITABLE:

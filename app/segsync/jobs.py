@@ -21,7 +21,13 @@ OnFailure = Literal["fail", "empty"]
 
 @dataclass(frozen=True)
 class Job:
-    """What lies in the platform's input. failed: what is wrong with it, for an empty mask; None: nothing so far."""
+    """What lies in the platform's input.
+
+    Attributes:
+        case: The case.
+        on_failure: What becomes of one that fails.
+        failed: What is wrong with it, for an empty mask; None: nothing so far.
+    """
 
     case: Case
     on_failure: OnFailure

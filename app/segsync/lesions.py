@@ -25,8 +25,14 @@ BLOCK = 256
 class Lesion:
     """One 26-connected component of one label.
 
-    number: from 1, the largest first. centroid_lps_mm: mean of the voxel centres (x to the patient's left, y to
-    posterior, z to superior). largest_diameter_mm: greatest distance between two voxel centres; 0 for a single voxel.
+    Attributes:
+        number: From 1, the largest first.
+        label: The label's value in the mask.
+        label_name: Its name.
+        voxels: Their number.
+        volume_ml: Their volume.
+        centroid_lps_mm: Mean of the voxel centres (x to the patient's left, y to posterior, z to superior).
+        largest_diameter_mm: Greatest distance between two voxel centres; 0 for a single voxel.
     """
 
     number: int
@@ -39,9 +45,15 @@ class Lesion:
 
 
 def measure(mask: LabelMap, grid: Grid, labels: Mapping[int, str]) -> list[Lesion]:
-    """The lesions of a mask (Z, Y, X) on its grid, the largest first.
+    """The lesions of a mask, the largest first; lesions of two labels that touch are two.
 
-    labels: name of each value that counts as lesion. Lesions of two labels that touch are two.
+    Args:
+        mask: (Z, Y, X).
+        grid: Its place in space.
+        labels: The name of each value that counts as lesion.
+
+    Returns:
+        Each with volume, place and extent.
     """
     found = [(value, index) for value in labels for index in _components(mask, value)]
     found.sort(key=lambda one: len(one[1]), reverse=True)

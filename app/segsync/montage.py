@@ -47,8 +47,11 @@ INK, FAINT, BACKGROUND = (255, 255, 255), (176, 176, 176), (0, 0, 0)
 class Picture:
     """The picture and what its caption needs to say.
 
-    slices: indices along the axis towards superior. lesion_slices: how many slices have any lesion. sides: whether R
-    and L could be marked; a TIFF does not say where the patient's right is.
+    Attributes:
+        image: The picture.
+        slices: Indices along the axis towards superior.
+        lesion_slices: How many slices have any lesion.
+        sides: Whether R and L could be marked; a TIFF does not say where the patient's right is.
     """
 
     image: Image.Image
@@ -76,7 +79,15 @@ def _shown(slices: int, lesion_slices: int) -> str:
 
 
 def draw(result: Result, summary: str) -> Picture:
-    """The montage of a result as an RGB image. summary: the line below the case's name, e.g. `38 ml in 2 lesions`."""
+    """Draw the montage of a result.
+
+    Args:
+        result: Of a case.
+        summary: The line below the case's name, as in `38 ml in 2 lesions`.
+
+    Returns:
+        An RGB image.
+    """
     spec, channel = result.bundle.spec, result.task.reference
     # A network need not read the image that the mask lies on.
     how = next((one.normalisation for one in spec.channels if one.name == channel), ZScore())

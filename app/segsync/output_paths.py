@@ -18,7 +18,16 @@ FILE_ENDING = re.compile(r"\.[a-z][a-z0-9]{0,5}", re.IGNORECASE)
 def output_paths_of(output: Path, found: list[Case], task: Task) -> list[Path]:
     """The mask's file for each case: the one that was named, else one below a folder, in the reference's format.
 
-    Raises OutputError for an ending that is not written, and for one file where there are many cases.
+    Args:
+        output: A folder, or the mask's file.
+        found: The cases.
+        task: Of which they are.
+
+    Returns:
+        A path for each case, in their order.
+
+    Raises:
+        OutputError: The ending is not written, or one file is given for many cases.
     """
     if FILE_ENDING.fullmatch(output.suffix) and not output.is_dir():
         if suffix_of(output) not in WRITABLE:
@@ -75,8 +84,18 @@ def check_output_paths(
 ) -> None:
     """Before anything is computed: nothing overwrites an image, or what another case writes.
 
-    Nor does a mask whose name nobody gave replace a file that lies among the images. images: of all cases, resolved;
-    labels: those whose probability maps will be written; uncertainty: whether its map will be, too. Raises OutputError.
+    Nor does a mask whose name nobody gave replace a file that lies among the images.
+
+    Args:
+        todo: Cases and their masks' files.
+        images: Of all cases, resolved.
+        source: Where the cases were found.
+        output: What was given to write to.
+        labels: Those whose probability maps will be written.
+        uncertainty: Whether its map will be, too.
+
+    Raises:
+        OutputError: A file would be overwritten.
     """
     folder = source.resolve()
     taken: dict[Path, str] = {}

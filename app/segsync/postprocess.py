@@ -15,12 +15,22 @@ BYTES_A_VOXEL = 17
 
 
 def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: InferenceSpec) -> tuple[LabelMap, int]:
-    """Labels (Z, Y, X) uint8 on the reference grid, and how many small or unsure components were removed.
+    """Labels on the reference grid, without components that are small or unsure.
 
-    probabilities: (L, Z, Y, X) of the foreground labels on the model's grid. They are interpolated to the reference
-    grid slab by slab, so that a whole-body CT never needs more than BYTES_A_VOXEL. A voxel is foreground where
-    their sum reaches `spec.threshold`, and then takes the likeliest label.
-    Raises MemoryError.
+    Probabilities are interpolated to the reference grid slab by slab, so that a whole-body CT never needs more than
+    BYTES_A_VOXEL. A voxel is foreground where their sum reaches `spec.threshold`, and then takes the likeliest label.
+
+    Args:
+        probabilities: (L, Z, Y, X) of the foreground labels.
+        grid: The model's, on which they lie.
+        reference: The grid of the labels.
+        spec: Labels and operating point.
+
+    Returns:
+        (Z, Y, X) uint8, and how many components were removed.
+
+    Raises:
+        MemoryError: Memory has ended.
     """
     labels = np.zeros(reference.size_zyx, dtype=np.uint8)
     confidence = np.zeros(reference.size_zyx, dtype=np.float32)  # takes memory where it is written alone

@@ -98,9 +98,17 @@ class Result(Segmentation):
 
 @os_errors(WeightsError)
 def find_weights(task: str, weights: Path | None = None) -> Path:
-    """The folder of a task's weights: `weights` or a folder in it, else the first of WEIGHTS_PLACES that has them.
+    """Find the folder of a task's weights.
 
-    Raises WeightsError that names the places looked in.
+    Args:
+        task: Its name.
+        weights: That folder, or one that holds it; None: the first of WEIGHTS_PLACES that has them.
+
+    Returns:
+        The folder.
+
+    Raises:
+        WeightsError: None of the places, which it names, has them.
     """
     places = (weights,) if weights is not None else WEIGHTS_PLACES
     for place in places:
@@ -117,10 +125,18 @@ class Model:
     """A task's network, loaded once and used for any number of cases."""
 
     def __init__(self, bundle: Bundle, task: Task, *, device: str = "auto", max_memory: int | None = None) -> None:
-        """Open a verified bundle on a device (`auto`, `cpu`, `cuda`, `cuda:N`).
+        """Open a verified bundle.
 
-        max_memory: bytes the process should stay below; windows give way, down to half their size. None: the
-        container's own limit, if it has one.
+        Args:
+            bundle: The weights.
+            task: What they are used for.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            max_memory: Bytes the process should stay below; windows give way, down to half their size. None: the
+                container's own limit, if it has one.
+
+        Raises:
+            WeightsError: The network does not match its `model.json`.
+            ResourceError: The device is missing, or memory has ended.
         """
         self.bundle = bundle
         self.task = task
@@ -220,7 +236,15 @@ def task_of(spec: ModelSpec) -> Task:
 def find_task(name: str, weights: Path | None = None) -> Task:
     """The challenge's task of this name, else that of the weights of this name.
 
-    Raises InputError that lists the challenges' where there is neither.
+    Args:
+        name: A task's, or that of a folder of weights.
+        weights: A folder to look in as well.
+
+    Returns:
+        The task.
+
+    Raises:
+        InputError: There is neither; it lists the challenges'.
     """
     if name in TASKS:
         return TASKS[name]

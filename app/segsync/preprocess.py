@@ -44,9 +44,12 @@ MOST_UNDEFINED = 0.25
 class Prepared:
     """What the network sees.
 
-    array: (C, Z, Y, X) float32, normalised; grid: the model's grid; tissue: (Z, Y, X) bool, where the reference channel
-    shows the patient; warnings: what a person should know, one line each; region: (Z, Y, X) bool, outside of which the
-    array was blanked, or None if all is shown.
+    Attributes:
+        array: (C, Z, Y, X) float32, normalised.
+        grid: The model's grid.
+        tissue: (Z, Y, X) bool, where the reference channel shows the patient.
+        warnings: What a person should know, one line each.
+        region: (Z, Y, X) bool, outside of which the array was blanked, or None if all is shown.
     """
 
     array: Array
@@ -90,15 +93,22 @@ def prepare(
     reference: str,
     region_model: RegionFinder | None = None,
 ) -> Prepared:
-    """Bring every channel of `spec` onto one grid, by physical space, and normalise it.
+    """Bring every channel of a spec onto one grid, by physical space, and normalise it.
 
-    load: gives a channel's volume by name, or None where the case has none; called once a channel, so that only one
-    full-size image is in memory at a time. reference: the image whose field of view the model's grid covers; where it
-    is none of the channels, it gives the grid and the region alone, and the first channel that is always there says
-    where the patient is.
-    region_model: outside of the region that it segments all channels are 0, as in images whose skull was removed.
-    None: nothing is blanked.
-    Raises ChannelError where a needed channel is missing, empty, or lies elsewhere in space.
+    Args:
+        load: Gives a channel's volume by name, or None where the case has none; called once a channel, so that only one
+            full-size image is in memory at a time.
+        spec: Channels and grid.
+        reference: The image whose field of view the model's grid covers. Where it is none of the channels, it gives the
+            grid and the region alone, and the first channel that is always there says where the patient is.
+        region_model: Outside of the region that it segments all channels are 0, as in images whose skull was removed.
+            None: nothing is blanked.
+
+    Returns:
+        The array that the network sees, its grid, and what was noticed.
+
+    Raises:
+        ChannelError: A needed channel is missing, empty, or lies elsewhere in space.
     """
     warnings: list[str] = []
     channels = {channel.name: channel for channel in spec.channels}

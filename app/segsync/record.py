@@ -119,7 +119,16 @@ class Report(_Frozen):
 
 
 def record(result: Result, lesions: Sequence[Lesion], arguments: Mapping[str, object]) -> Report:
-    """The report of a result whose lesions were measured; arguments: what the user asked for, by name."""
+    """The report of a result.
+
+    Args:
+        result: Of a case.
+        lesions: As `lesions.measure` gives them.
+        arguments: What the user asked for, by name.
+
+    Returns:
+        What the report's JSON holds.
+    """
     case, task, spec, statistics = result.case, result.task, result.bundle.spec, result.statistics
     grid = result.grid
     return Report(

@@ -17,7 +17,17 @@ class RegionModel:
     """Weights that segment a region in the reference image alone, loaded once."""
 
     def __init__(self, bundle: Bundle, device: str = "auto", *, memory_bytes: int | None = None) -> None:
-        """Open the network; raises WeightsError where it needs more than one image, ResourceError without memory."""
+        """Open the network.
+
+        Args:
+            bundle: Its verified weights.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            memory_bytes: What a GPU's arena may hold; None for all there is.
+
+        Raises:
+            WeightsError: It needs more than one image.
+            ResourceError: The device is missing, or memory has ended.
+        """
         names = [channel.name for channel in bundle.spec.channels]
         nested = bundle.spec.region_model
         if len(names) > 1 or nested is not None:

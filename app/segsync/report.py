@@ -32,10 +32,20 @@ CSV_COLUMNS = (
 
 
 def write_report(result: Result, prefix: Path, arguments: Mapping[str, object]) -> list[Path]:
-    """Write PREFIX_report.json, PREFIX_lesions.csv, PREFIX_montage.png and PREFIX_report.html; return their paths.
+    """Write PREFIX_report.json, PREFIX_lesions.csv, PREFIX_montage.png and PREFIX_report.html.
 
-    arguments: what the user asked for, by name. Files appear whole under their names, and none where one cannot be
-    written. Raises OutputError without permission or room.
+    Files appear whole under their names, and none where one cannot be written.
+
+    Args:
+        result: Of a case.
+        prefix: Folder and beginning of the files' names.
+        arguments: What the user asked for, by name.
+
+    Returns:
+        The files' paths.
+
+    Raises:
+        OutputError: The folder cannot be written, or the disk is full.
     """
     lesions = measure(result.mask, result.grid, result.bundle.spec.labels)
     report = record(result, lesions, arguments)

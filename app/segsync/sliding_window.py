@@ -37,8 +37,12 @@ SAFE_FRACTION = 0.9
 class Windows:
     """How a volume is covered.
 
-    Sizes in voxels; flips: sets of mirrored axes (0 = Z, 1 = Y, 2 = X), () first; trained_zyx: the windows that the
-    network was trained on, where `patch_zyx` had to be smaller.
+    Attributes:
+        patch_zyx: Voxels of a window.
+        multiple_zyx: What divides its sides.
+        overlap: Fraction of a window that neighbours have in common.
+        flips: Sets of mirrored axes (0 = Z, 1 = Y, 2 = X), () first.
+        trained_zyx: The windows that the network was trained on, where `patch_zyx` had to be smaller.
     """
 
     patch_zyx: SizeZYX
@@ -110,13 +114,26 @@ def predict(
     clock: Callable[[], float] = time.monotonic,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[Array, InferenceStatistics]:
-    """Probabilities (L, Z, Y, X) float32 of a volume (C, Z, Y, X) float32, window by window.
+    """Probabilities of a volume, window by window.
 
-    predictor: one network, or several whose probabilities are averaged. outputs: L. tissue: windows without any are not
-    computed, and their voxels are 0. deadline: a time of `clock` by which to have finished; the second window's time
-    decides how much mirroring, then how many networks, then how much overlap there is time for.
-    progress: called with the fraction done. A window for which the predictor raises MemoryError is halved.
-    Raises ResourceError where even the smallest window does not fit into memory.
+    A window for which the predictor raises MemoryError is halved.
+
+    Args:
+        array: (C, Z, Y, X) float32.
+        predictor: One network, or several whose probabilities are averaged.
+        outputs: L, the labels without background.
+        windows: Their size, overlap and mirroring.
+        tissue: (Z, Y, X); windows without any are not computed, and their voxels are 0.
+        deadline: A time of `clock` by which to have finished; the second window's time decides how much mirroring, then
+            how many networks, then how much overlap there is time for.
+        clock: Gives seconds.
+        progress: Called with the fraction done.
+
+    Returns:
+        (L, Z, Y, X) float32, and what was done.
+
+    Raises:
+        ResourceError: Even the smallest window does not fit into memory.
     """
     shape = (array.shape[1], array.shape[2], array.shape[3])
     here = np.ones(shape, dtype=bool) if tissue is None else tissue

@@ -12,10 +12,13 @@ from segsync.errors import UsageError
 
 @dataclass(frozen=True)
 class Channel:
-    """One image that a task reads.
+    """One image that a task reads; its place in the task is its number in nnU-Net's names (`_0000`).
 
-    sockets: folder names below `images/` (Grand Challenge slugs), the preferred first. suffixes: what a file's name
-    ends with elsewhere (BIDS), lower case. The channel's place in the task is its number in nnU-Net's names (`_0000`).
+    Attributes:
+        name: Of the channel.
+        sockets: Folder names below `images/` (Grand Challenge slugs), the preferred first.
+        suffixes: What a file's name ends with elsewhere (BIDS), lower case.
+        required: Whether a case without it is refused.
     """
 
     name: str

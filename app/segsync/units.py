@@ -17,8 +17,10 @@ from segsync.bundle import ChannelSpec, Fixed
 class Quantity:
     """What a map measures.
 
-    unit: the one that networks are trained on. median: lowest and highest median of the voxels above 0 that a head has,
-    whatever the scanner or the disease. others: units that are converted, by the factor that does so.
+    Attributes:
+        unit: The one that networks are trained on.
+        median: Lowest and highest median of the voxels above 0 that a head has, whatever the scanner or the disease.
+        others: Units that are converted, by the factor that does so.
     """
 
     unit: str

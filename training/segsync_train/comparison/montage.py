@@ -55,8 +55,9 @@ def chosen_cases(setting: Setting) -> tuple[str, ...]:
 
 
 def montage_figure(setting: Setting) -> Figure | None:
-    """A row or several a case, a panel a system; None where no run kept its masks or the images are gone, which is
-    logged.
+    """A row or several a case, a panel a system.
+
+    None where no run kept its masks or the images are gone, which is logged.
     """
     if not any(run.system.masks for runs in setting.runs.values() for run in runs):
         log.info("no pictures of %s: expected masks of its cases, found none; evaluate with --masks", setting.title)

@@ -23,8 +23,14 @@ HOLDS, REVERSED, UNDECIDED = "The same order here", "The opposite order here", "
 
 @dataclass(frozen=True)
 class Pair:
-    """Two systems, the one that the paper has ahead first. published: by how much Dice there, found: and here; p: of
-    the latter, corrected by Holm over a setting's pairs.
+    """Two systems, the one that the paper has ahead first.
+
+    Attributes:
+        ahead: The system that the paper has ahead.
+        behind: The other.
+        published: By how much Dice it is ahead there.
+        found: And here.
+        p: Of the latter, corrected by Holm over a setting's pairs.
     """
 
     ahead: str

@@ -72,7 +72,16 @@ class Augmentation:
         return z, y, x
 
     def __call__(self, image: Array, label: LabelMap, rng: np.random.Generator) -> tuple[Array, LabelMap]:
-        """image (C, z, y, x) and label (z, y, x) of the size that `window` gave -> both of the patch's size."""
+        """Augment a patch.
+
+        Args:
+            image: (C, z, y, x) of the size that `window` gave.
+            label: (z, y, x), likewise.
+            rng: All that is random.
+
+        Returns:
+            Both, of the patch's size.
+        """
         if label.shape != self.patch_zyx:
             self._rotate.set_random_state(_seed(rng))
             rotated = self._rotate({"image": image, "label": label[None].astype(np.float32)})

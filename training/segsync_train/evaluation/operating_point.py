@@ -69,8 +69,9 @@ def choose_operating_point(
     rules: str | None = None,
     mirror: bool = False,
 ) -> OperatingPoint:
-    """Try every candidate on the validation cases of a run, or on all out-of-fold predictions of a cross-validation;
-    keep all scores and the choice in its folder.
+    """Try every candidate on the validation cases of a run; keep all scores and the choice in its folder.
+
+    Of a cross-validation, on all its out-of-fold predictions.
 
     Args:
         run: Folder of a fine-tuning run, or of a cross-validation, whose predictions are there already.
@@ -226,11 +227,17 @@ def _write(point: OperatingPoint, means: Mapping[str, FloatArray], ranks: FloatA
 
 
 def choose(scores: Array, thresholds: Sequence[float]) -> int:
-    """The candidate to take, of scores (cases, candidates): of each threshold's best, the one nearest to 0.5 that the
-    cases cannot tell from the best of all.
+    """The candidate to take: of each threshold's best, the one nearest to 0.5 that cannot be told from the best of all.
 
     Not to be told apart is a mean difference within its own standard error, the rule of one standard error (Breiman et
     al. 1984) for paired scores. The best of a flat table is chance; 0.5 is what the loss was trained for.
+
+    Args:
+        scores: (cases, candidates).
+        thresholds: Of each candidate.
+
+    Returns:
+        The candidate's index.
     """
     means = scores.mean(0)
     best_at = {at: max((p for p, t in enumerate(thresholds) if t == at), key=means.__getitem__) for at in thresholds}

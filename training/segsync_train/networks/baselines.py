@@ -73,8 +73,14 @@ class Baseline(nn.Module):
         encoder_at: str | None = None,
         heads_at: tuple[str, ...] = (),
     ) -> None:
-        """encoder_at, heads_at: what the names begin with of the weights that a pretraining gives, where there is one,
-        and of those that depend on the labels.
+        """Wrap a network.
+
+        Args:
+            network: The library's.
+            in_channels: Of the image.
+            strides_zyx: Of its stages.
+            encoder_at: What the names begin with of the weights that a pretraining gives; None where there are none.
+            heads_at: What the names begin with of those that depend on the labels.
         """
         super().__init__()
         self.encoder_at, self.heads_at = encoder_at, heads_at

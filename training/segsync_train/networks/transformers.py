@@ -24,8 +24,13 @@ TAKEN = (3, 6, 9)
 
 @dataclass(frozen=True)
 class SwinUNETRConfig:
-    """feature_size: channels of the first map; depths, num_heads: blocks and heads of the four stages; window_size: of
-    attention, in tokens. The defaults are those of Tang et al. (2022).
+    """Sizes of a SwinUNETR; the defaults are those of Tang et al. (2022).
+
+    Attributes:
+        feature_size: Channels of the first map.
+        depths: Blocks of the four stages.
+        num_heads: Heads of attention in them.
+        window_size: Side of attention's window, in tokens.
     """
 
     feature_size: int = 48

@@ -185,10 +185,11 @@ class Decoder(nn.Module):
 
 
 class XLSTMUNet(nn.Module):
-    """Encoder and decoder. Calling it in training mode gives the logits of every decoder stage, finest first (deep
-    supervision); in evaluation mode the finest alone.
+    """Encoder and decoder.
 
-    Input (N, C, Z, Y, X) with sides that `multiple_zyx` divides; logits (N, K, Z, Y, X), background first.
+    Input (N, C, Z, Y, X) with sides that `multiple_zyx` divides; logits (N, K, Z, Y, X), background first. Calling it
+    in training mode gives those of every decoder stage, finest first (deep supervision); in evaluation mode the finest
+    alone.
     """
 
     encoder_at = "encoder."

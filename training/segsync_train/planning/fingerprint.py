@@ -114,7 +114,9 @@ def fingerprint(
         channels: Names, the one that the labels lie on first.
         labels: Values and names; empty: whatever whole numbers the label maps hold.
         groups: The group of each case.
-        folder, layout, group: For the record.
+        folder: For the record.
+        layout: Likewise.
+        group: Likewise.
         threads: Cases are read by so many at once.
         progress: Called with each case's name.
 

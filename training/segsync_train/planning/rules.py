@@ -272,8 +272,9 @@ def _fitted(settings: Mapping[str, Any], patch: SizeZYX, spacing: Triple) -> tup
 def _patch(
     settings: Mapping[str, Any], size: SizeZYX, spacing: Triple, wanted: Wanted
 ) -> tuple[dict[str, Any], dict[str, str], Need]:
-    """The largest patch that fits: it starts as a cube in mm, clipped to the median case, and loses the side that is
-    largest beside the case.
+    """The largest patch that fits.
+
+    It starts as a cube in mm, clipped to the median case, and loses the side that is largest beside the case.
     """
     edge = FIRST_SIDE[wanted.kind] * math.prod(spacing) ** (1 / 3)
     z, y, x = (max(8, min(case, round(edge / mm))) for case, mm in zip(size, spacing, strict=True))

@@ -1,5 +1,7 @@
-"""Hi-End-MAE: the encoder drives the decoding, level by level (Tang et al. 2025, "Hi-End-MAE: hierarchical
-encoder-driven masked autoencoders are stronger vision learners for medical image segmentation", MedIA).
+"""Hi-End-MAE: the encoder drives the decoding, level by level.
+
+Tang et al. 2025, "Hi-End-MAE: hierarchical encoder-driven masked autoencoders are stronger vision learners for medical
+image segmentation", MedIA.
 
 Masking, target, loss and the decoder's first blocks are MAE's (`segsync_train.ssl.mae`), on the encoder's deepest
 stage. Then the decoder asks the encoder's other stages, from the deepest to the finest, a block a stage:

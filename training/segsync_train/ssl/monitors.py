@@ -102,7 +102,7 @@ class Reading:
         return max(0.0, self.mean_entropy - self.target_entropy)
 
     def named(self) -> Iterator[tuple[str, float]]:
-        """As lines of the log: `monitor/stage4/rank`, …"""
+        """As lines of the log, `monitor/stage4/rank` among them."""
         for name in (
             "cross_entropy",
             "kl",
@@ -220,7 +220,7 @@ class CollapseMonitor(Monitor):
         return bool(self.strikes.any())
 
     def watch(self) -> tuple[dict[str, float], str | None]:
-        """See Monitor: `monitor/stage4/rank`, …"""
+        """See Monitor; `monitor/stage4/rank` is one of the values."""
         readings = self.readings()
         return {key: value for reading in readings for key, value in reading.named()}, self.check(readings)
 

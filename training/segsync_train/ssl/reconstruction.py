@@ -63,8 +63,9 @@ def check_sparse(encoder: FeatureEncoder, config: AutoencoderConfig) -> None:
 
 
 class Tokens(nn.Module):
-    """Feature maps of some stages as tokens of the masks' cells: averaged or repeated onto them, a linear map a stage,
-    added.
+    """Feature maps of some stages as tokens of the masks' cells.
+
+    They are averaged or repeated onto them, mapped linearly, a map a stage, and added.
     """
 
     def __init__(self, encoder: FeatureEncoder, stages: Sequence[int], grid_zyx: SizeZYX, width: int) -> None:

@@ -4,9 +4,14 @@ import math
 
 
 def teacher_momentum(first: float, step: int, steps: int) -> float:
-    """m of eq. 1 at `step` (from 0) of `steps`: from `first` to 1 along a half cosine (BYOL, Grill et al. 2020).
+    """The momentum m of eq. 1: from `first` to 1 along a half cosine (BYOL, Grill et al. 2020).
 
     A teacher that stands still at the end gives the student a fixed target.
+
+    Args:
+        first: At the first step.
+        step: From 0.
+        steps: Of the training.
     """
     return 1 - (1 - first) * (1 + math.cos(math.pi * min(1.0, step / max(1, steps)))) / 2
 

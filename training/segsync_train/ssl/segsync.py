@@ -112,8 +112,9 @@ class SegSync(Pretext):
         return CollapseMonitor(widths, self.config.head.prototypes)
 
     def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
-        """Eq. 2: two views of the same windows; the temperature at this step; in training, masks where they are asked
-        for.
+        """Eq. 2: two views of the same windows, and the temperature at this step.
+
+        In training, masks as well where they are asked for.
         """
         x1, x2 = (self.views(windows, draws(view)).to(memory_format=torch.channels_last_3d) for view in (FIRST, SECOND))
         teacher, objective = self.config.teacher, self.config.objective

@@ -1,5 +1,6 @@
-"""SwinMM: masked multi-view (Wang et al. 2023, "SwinMM: masked multi-view with Swin transformers for 3D medical image
-segmentation", MICCAI).
+"""SwinMM: masked multi-view.
+
+Wang et al. 2023, "SwinMM: masked multi-view with Swin transformers for 3D medical image segmentation", MICCAI.
 
 Half of a window's cells are hidden. Of the masked window some views are made, each from another side (axial, coronal,
 sagittal) and rotated by r · 90° in its own plane. With the encoder's deepest map h of view a and v = GAP(h):
@@ -45,11 +46,18 @@ SIDES, MASKS = 1, 2
 
 
 def mutual_error(predicted: Tensor, hidden: Tensor, sides: Tensor, window_zyx: SizeZYX) -> Tensor:
-    """L_mul of predictions (V, n, C, z, y, x) whose hidden voxels are (V, n, z, y, x), seen from `sides` (V, n, 2):
-    orientation and rotations.
+    """L_mul of predictions that are seen from several sides.
 
-    Where a patch is no cube the views hold different parts of the window; hidden voxels that two of them hold
-    count.
+    Where a patch is no cube the views hold different parts of the window; hidden voxels that two of them hold count.
+
+    Args:
+        predicted: (V, n, C, z, y, x).
+        hidden: (V, n, z, y, x), which voxels were hidden.
+        sides: (V, n, 2): orientation and rotations.
+        window_zyx: Voxels of the window.
+
+    Returns:
+        The mean over the voxels that count.
     """
     marked = torch.cat([predicted, hidden[:, :, None].to(predicted)], dim=2)
     back = torch.stack([
@@ -81,8 +89,11 @@ class SwinMM(Pretext):
         self.heads = Heads(encoder, patch_zyx, channels, config.width)
 
     def inputs(self, windows: Tensor, draws: Draws, step: int) -> tuple[Any, ...]:
-        """Views (V·n, C, Z, Y, X), first ones first; their hidden voxels (V·n, Z, Y, X); sides (V, n, 2): orientation
-        and rotations.
+        """Draw the views.
+
+        Returns:
+            Views (V·n, C, Z, Y, X), first ones first; their hidden voxels (V·n, Z, Y, X); sides (V, n, 2): orientation
+            and rotations.
         """
         count = self.config.views
         sides = torch.tensor(

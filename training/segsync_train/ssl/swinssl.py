@@ -1,5 +1,6 @@
-"""The pretraining of Swin UNETR, here SwinSSL (Tang et al. 2022, "Self-supervised pre-training of Swin transformers for
-3D medical image analysis", CVPR).
+"""The pretraining of Swin UNETR, here SwinSSL.
+
+Tang et al. 2022, "Self-supervised pre-training of Swin transformers for 3D medical image analysis", CVPR.
 
 Of every window two views are made, each rotated by r · 90° about Z and with a fraction of its voxels cut out. With the
 encoder's deepest map h of a view and v = GAP(h):

@@ -1,5 +1,7 @@
-"""VoCo: where in the volume is this crop? (Wu et al. 2024, "VoCo: a simple-yet-effective volume contrastive learning
-framework for 3D medical image analysis", CVPR).
+"""VoCo: where in the volume is this crop?
+
+Wu et al. 2024, "VoCo: a simple-yet-effective volume contrastive learning framework for 3D medical image analysis",
+CVPR.
 
 A window is tiled by n base crops, in the paper 4 × 4 in the axial plane; random crops of the same size overlap some of
 them. With q_i the base crops' and k a random crop's vectors (encoder, global average pooling, projector):

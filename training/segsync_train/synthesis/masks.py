@@ -19,11 +19,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MaskLibrary:
-    """Lesion masks in MNI space. `voxels` holds every mask's box one after the other, 0 to 255 for a fraction of 0 to
-    1.
+    """Lesion masks in MNI space.
 
-    shapes: (N, 3) ZYX; starts: (N + 1) offsets into `voxels`; origins_mm: (N, 3) ZYX, LPS position of each box's first
-    voxel; volumes_ml: (N,).
+    Attributes:
+        voxels: Every mask's box one after the other, 0 to 255 for a fraction of 0 to 1.
+        shapes: (N, 3) ZYX.
+        starts: (N + 1) offsets into `voxels`.
+        origins_mm: (N, 3) ZYX, LPS position of each box's first voxel.
+        volumes_ml: (N,).
     """
 
     voxels: Tensor

@@ -13,8 +13,12 @@ from segsync_train.config.training import OptimiserConfig
 
 @dataclass(frozen=True)
 class Pace:
-    """How a parameter's learning rate follows the run's: `factor` of it, 0 in the first `start` steps, then rising
-    linearly over `warmup` steps.
+    """How a parameter's learning rate follows the run's.
+
+    Attributes:
+        factor: Its fraction of the run's.
+        start: Steps in which it is 0.
+        warmup: Steps over which it then rises linearly.
     """
 
     factor: float = 1.0

@@ -177,8 +177,10 @@ def _network(path: Path) -> Weights:
 
 
 def _encoder(path: Path, network: SegmentationNetwork) -> Weights:
-    """The encoder's weights by the network's names, of a pretraining's checkpoint or a fine-tuning's (the running mean
-    where one was kept), and its state."""
+    """The encoder's weights by the network's names, and the state they were left in.
+
+    Of a pretraining's checkpoint or a fine-tuning's; of the running mean where one was kept.
+    """
     checkpoint, at = load_checkpoint(path), str(network.encoder_at)
     pretrained = {f"{at}{name.removeprefix(WRAPPED)}": tensor for name, tensor in checkpoint.part("encoder").items()}
     found = pretrained or _averaged(checkpoint)
