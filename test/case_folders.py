@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builders import ball, grid_of, isles22_volumes, write_image, write_platform
+from segsync.cases import find_cases
+from segsync.pipeline import Case
+from segsync.tasks import TASKS, Task
 
 GRID = grid_of((10, 11, 12))
 LESION = ball(GRID, 3.5)
+ISLES22 = TASKS["isles22"]
 VOLUMES = isles22_volumes(LESION, GRID)
 
 
@@ -26,3 +30,10 @@ def bids(folder: Path) -> None:
 
 def platform(folder: Path) -> None:
     write_platform(folder, {SOCKETS[name]: volume for name, volume in VOLUMES.items()})
+
+
+def whole_cases(source: Path, task: Task = ISLES22) -> list[Case]:
+    """The cases of a folder in which nothing is wrong."""
+    found, broken = find_cases(source, task, {})
+    assert broken == []
+    return found
