@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from segsync_train.config.run import RunConfig, TransferConfig
 from segsync_train.networks.baselines import Baseline
 from segsync_train.networks.build import build_network
 from segsync_train.pretrained.convert import Imported, convert
+from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.trainer.transfer import transfer
 from training_cases import run_config
 
@@ -173,3 +175,11 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(kind: str, tmp_path: Pa
         convert(tmp_path / "f.pth", tmp_path / "to")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "to").exists()
+
+
+def test_others_weights_given_to_a_run_say_how_they_are_brought_in(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(1)}}, tmp_path / "theirs.pth")
+    save_file({"a": torch.ones(1)}, tmp_path / "theirs.safetensors")
+    for name in ("theirs.pth", "theirs.safetensors"):
+        with pytest.raises(WeightsError, match=rf"{name}.*others' weights .* segsync-train import FILE -o DIR"):
+            load_checkpoint(tmp_path / name)

@@ -21,6 +21,9 @@ from segsync.atomic import whole_file, why_not
 from segsync.errors import OutputError, WeightsError
 
 FORMAT = "segsync-train 1"
+#: First bytes of what torch.save writes: a zip archive, or of old a pickle.
+PICKLED = (b"PK", b"\x80")
+BRING = "bring others' weights in once with segsync-train import FILE -o DIR"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,14 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
         raise OutputError(f"{path}: expected to write the checkpoint, found {why_not(path.parent, error)}") from error
 
 
+def _begins(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(2)
+    except OSError:
+        return b""
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint to the CPU. Raises WeightsError where it is missing, cut, or of another program."""
     if not path.is_file():
@@ -65,10 +76,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
             if header.get("format") != FORMAT:
                 raise WeightsError(
                     f"{path}: expected a checkpoint of {FORMAT!r}, found {header.get('format', 'another kind')!r}; "
-                    "give one that segsync-train wrote"
+                    f"give one that segsync-train wrote, or {BRING}"
                 )
             return Checkpoint(path, {key: file.get_tensor(key) for key in file.keys()}, json.loads(header["state"]))  # noqa: SIM118 (safe_open is no mapping)
     except (SafetensorError, OSError, ValueError) as error:
+        if _begins(path).startswith(PICKLED):
+            raise WeightsError(
+                f"{path}: expected a checkpoint of {FORMAT!r}, found a file of torch.save; {BRING}"
+            ) from error
         raise WeightsError(
             f"{path}: expected a whole checkpoint, found {path.stat().st_size} bytes that cannot be decoded ({error}); "
             "take an older one"
