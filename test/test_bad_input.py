@@ -392,7 +392,7 @@ def test_an_unexpected_error_is_one_line_and_code_1(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr("segsync.cli.load", fail)
+    monkeypatch.setattr("segsync.commands.predict.load", fail)
     done = cli("predict", *options(tmp_path, weights))
     assert done.code == 1
     assert done.err == "ERROR: unexpected ZeroDivisionError: a fault of ours; run again with -v and report it\n"

@@ -274,7 +274,7 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """Not after minutes of it: neither are weights loaded."""
-    monkeypatch.setattr("segsync.cli.load", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("segsync.commands.platform.load", lambda *_, **__: pytest.fail("the model was loaded"))
     source, output = write_platform(tmp_path / "input", T1), tmp_path / "out"
     if where == "mask":
         (output / "images" / "tbi-segmentation" / "output.mha").mkdir(parents=True)

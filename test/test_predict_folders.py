@@ -179,7 +179,7 @@ def test_memory_that_ends_after_the_network_costs_one_case(
             raise MemoryError
         return measure(*arguments)
 
-    monkeypatch.setattr("segsync.cli.measure", short_of_memory)
+    monkeypatch.setattr("segsync.commands.predict.measure", short_of_memory)
     for name in ("a", "b"):
         write_image(tmp_path / "t1s" / f"{name}.nii.gz", LESION, GRID)
     done = predict(cli, tmp_path / "t1s", tmp_path / "masks", weights, "--task", "aims-tbi")

@@ -1,0 +1,1 @@
+"""The commands of `segsync`, by what they work on."""
