@@ -46,11 +46,20 @@ DPI = 150
 def compare(
     runs: Sequence[str], output: Path, *, reference: str | None = None, paper: bool = False
 ) -> tuple[Chapter, ...]:
-    """Compare runs (`FOLDER`, or `NAME=FOLDER` to name its system) and write everything to `output`.
+    """Compare runs, and write tables, figures and the page.
 
-    Returns what the page, `index.html`, shows. reference: the system that the others are tested against; None takes
-    3D-SegSync, or else the first one given. paper: set the paper's numbers and its order beside ours. Raises InputError
-    where runs cannot be compared, OutputError.
+    Args:
+        runs: `FOLDER`, or `NAME=FOLDER` to name its system.
+        output: Folder of all that is written.
+        reference: The system that the others are tested against; None takes 3D-SegSync, or else the first one given.
+        paper: Whether the paper's numbers and its order stand beside ours.
+
+    Returns:
+        What the page, `index.html`, shows.
+
+    Raises:
+        InputError: Runs cannot be compared.
+        OutputError: The folder cannot be written.
     """
     read = read_runs(runs)
     names = list(dict.fromkeys(run.name for run in read))

@@ -22,10 +22,18 @@ OWN_DATA = ("folder", "sources", "cache", "fold")
 
 
 def group_runs(runs: Sequence[Run], reference: str) -> list[Setting]:
-    """The settings of all runs, in their order; systems in theirs, the reference first.
+    """Put runs together that were scored alike.
 
-    Raises InputError where there are fewer than two systems, or those of a setting were not scored alike: other rules,
-    labels or cases, or settings that differ in more than a seed.
+    Args:
+        runs: All that were given.
+        reference: The system that comes first.
+
+    Returns:
+        The settings of all runs, in their order; systems in theirs, the reference first.
+
+    Raises:
+        InputError: There are fewer than two systems, or those of a setting were not scored alike: other rules, labels
+            or cases, or settings that differ in more than a seed.
     """
     folders = [run.folder.resolve() for run in runs]
     for place, folder in enumerate(folders):

@@ -129,9 +129,16 @@ def mean_interval(pairs: Values, *, seed: int = 0) -> tuple[float, float]:
 def seeds_interval(system: Values, reference: Values, *, seed: int = 0) -> tuple[float, float]:
     """The mean difference's interval over cases and seeds: percentiles of a hierarchical bootstrap.
 
-    system, reference: (seeds, cases). Each draw takes cases, the same for both systems, and of each system its seeds,
-    which all cases share. Of n seeds n − 1 are drawn: with n, as with cases, the variance of so few would be too small
-    by 1/n of itself (Rao and Wu 1988). NaN for fewer than two cases.
+    Each draw takes cases, the same for both systems, and of each system its seeds, which all cases share. Of n seeds n
+    − 1 are drawn: with n, as with cases, the variance of so few would be too small by 1/n of itself (Rao and Wu 1988).
+
+    Args:
+        system: (seeds, cases).
+        reference: Likewise, of as many cases.
+        seed: Of the drawing.
+
+    Returns:
+        Its ends; NaN for fewer than two cases.
     """
     known = np.isfinite(system).all(0) & np.isfinite(reference).all(0)
     system, reference = system[:, known], reference[:, known]

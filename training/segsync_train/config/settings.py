@@ -56,11 +56,18 @@ Checked = TypeVar("Checked")
 
 
 def load_settings(model: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
-    """Read a YAML file and its bases, apply overrides of the form `a.b=value` (value in YAML), and check the whole.
+    """Read a YAML file and its bases, apply overrides, and check the whole.
 
-    path: a file, or the name of a recipe that comes with the software.
+    Args:
+        model: What the settings are checked by.
+        path: A file, or the name of a recipe that comes with the software.
+        overrides: `a.b=value`, the value in YAML.
 
-    Raises InputError with one line that says the file, the key, what was expected and what was found.
+    Returns:
+        The settings.
+
+    Raises:
+        InputError: One line that says the file, the key, what was expected and what was found.
     """
     path = settings_file(path)
     try:

@@ -28,7 +28,14 @@ class Augmentation:
     def __init__(
         self, config: AugmentationConfig, patch_zyx: SizeZYX, mirror_axes: Sequence[int], optional: Sequence[int] = ()
     ) -> None:
-        """mirror_axes: 0 = Z, 1 = Y, 2 = X; optional: numbers of the channels that may be missing."""
+        """Set up every transform once.
+
+        Args:
+            config: Their probabilities and ranges.
+            patch_zyx: Voxels of the patch that comes out.
+            mirror_axes: 0 = Z, 1 = Y, 2 = X.
+            optional: Numbers of the channels that may be missing.
+        """
         self.config = config
         self.patch_zyx = patch_zyx
         self.mirror_axes = tuple(mirror_axes)

@@ -93,8 +93,14 @@ def _draw(mask: Mask, count: int, rng: np.random.Generator) -> Points:
 def store_case(case: LabelledCase, folder: Path) -> None:
     """Write a case as a folder of .npy files, whole or not at all; another process that was faster wins.
 
-    Processes that share a cache may have one number, in two containers or on two machines. Raises OutputError where the
-    disk is full.
+    Processes that share a cache may have one number, in two containers or on two machines.
+
+    Args:
+        case: Prepared.
+        folder: Where it is kept.
+
+    Raises:
+        OutputError: The disk is full.
     """
     try:
         with whole_folder(folder, replace=False) as part:

@@ -46,7 +46,13 @@ def find_cases(layout: str, folder: Path, channels: Sequence[str]) -> list[CaseF
 def check_files(cases: Sequence[CaseFiles], channels: Sequence[ChannelSpec], folder: Path) -> None:
     """What can be seen without reading an image: there are cases, each with its label and its channels.
 
-    Cases whose labels are held back are passed over. Raises InputError with what is missing.
+    Args:
+        cases: Those found; one whose label is held back is passed over.
+        channels: Those of the model.
+        folder: Where they lie, for the message.
+
+    Raises:
+        InputError: Says what is missing.
     """
     cases = public(cases)
     if not cases:
@@ -75,9 +81,17 @@ def public(cases: Sequence[CaseFiles]) -> list[CaseFiles]:
 def prepare_case(files: CaseFiles, spec: CaseSpec, region_model: RegionModel | None = None) -> LabelledCase:
     """Read one case, check it, and bring it to the model's grid with the runtime's preprocessing.
 
-    region_model: what `spec.region_model` names, opened. A case without labels (`check_files` refuses them where labels
-    are needed), or where none are asked for, is background throughout. Raises InputError where the label is on another
-    grid than the reference image or holds a value that is not listed.
+    Args:
+        files: The case's images and label map. Without labels (`check_files` refuses such a case where they are needed)
+            it is background throughout.
+        spec: Channels and grid, and the labels that are kept; none are kept where none are listed.
+        region_model: What `spec.region_model` names, opened.
+
+    Returns:
+        The case, on the model's grid.
+
+    Raises:
+        InputError: The label is on another grid than the reference image, or holds a value that is not listed.
     """
     reference, case = spec.reference_channel, Case(files.name, files.images)
     grids: dict[str, Grid] = {}
@@ -106,9 +120,19 @@ def prepare_case(files: CaseFiles, spec: CaseSpec, region_model: RegionModel | N
 def read_label(files: CaseFiles, labels: Mapping[int, str]) -> Volume:
     """A case's labels on their own grid, as the values of the settings.
 
-    Masks are painted by the names in `labels`, in their order, later ones over earlier; a mask is where a value
-    reaches half of the file's largest, so that smoothed masks (ATLAS v1.2) keep their size. Raises InputError where
-    a file is no label map, a value is not of the set, the masks are on different grids, or a name has no mask.
+    Masks are painted by the names in `labels`, in their order, later ones over earlier; a mask is where a value reaches
+    half of the file's largest, so that smoothed masks (ATLAS v1.2) keep their size.
+
+    Args:
+        files: The case's label map or masks.
+        labels: Values and names.
+
+    Returns:
+        The label map.
+
+    Raises:
+        InputError: A file is no label map, a value is not of the set, the masks are on different grids, or a name has
+            no mask.
     """
     if files.label is not None:
         label = read_values(files.label)
@@ -155,7 +179,19 @@ def on_grid(path: Path, label: Volume, image: Path, expected: Grid) -> Volume:
     """A label map, mask or map voxel by voxel on the grid of the image it belongs to.
 
     The same voxels may be stored in another order of axes, and lie up to SAME_PLACE_VOXELS beside the image's: a qform
-    and an sform, or an origin of two decimals, make no other image. Raises InputError where the grid is another.
+    and an sform, or an origin of two decimals, make no other image.
+
+    Args:
+        path: Of the label map, for the message.
+        label: What it holds.
+        image: Path of the image.
+        expected: Its grid.
+
+    Returns:
+        The label map on `expected`.
+
+    Raises:
+        InputError: The grid is another.
     """
     array = reordered(label, expected, SAME_PLACE_VOXELS)
     if array is None:
@@ -220,10 +256,23 @@ def build_cache(
     threads: int = 1,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Path]:
-    """Folders of the preprocessed cases, in their order; what is not there yet is made.
+    """Preprocess the cases that are not in the cache yet.
 
-    Runs with the same preprocessing share a cache; a case whose files have changed is made again. Raises InputError
-    or OutputError of the first case that fails, and says how many more do.
+    Runs with the same preprocessing share a cache; a case whose files have changed is made again.
+
+    Args:
+        cases: What is asked for.
+        spec: What their preparation depends on.
+        cache: The cache's folder.
+        threads: Cases that are prepared at once.
+        progress: Called after each.
+
+    Returns:
+        The cases' folders, in their order.
+
+    Raises:
+        InputError: Of the first case that fails; it says how many more do.
+        OutputError: The cache cannot be written.
     """
     made = try_cache(cases, spec, cache, threads=threads, progress=progress)
     failures = [found for found in made if isinstance(found, InputError)]
@@ -242,9 +291,20 @@ def try_cache(
     threads: int = 1,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Path | InputError]:
-    """As `build_cache`, but of a case whose images are not what they should be the error in its folder's place.
+    """As `build_cache`, but a case whose images are not what they should be does not end it.
 
-    Raises OutputError.
+    Args:
+        cases: What is asked for.
+        spec: What their preparation depends on.
+        cache: The cache's folder.
+        threads: Cases that are prepared at once.
+        progress: Called after each.
+
+    Returns:
+        The cases' folders, in their order, or in a folder's place the error.
+
+    Raises:
+        OutputError: The cache cannot be written.
     """
     base = cache / _key(_preprocessing(spec))
     region_model = None if spec.region_model is None else RegionModel(load_bundle(spec.region_model), "cpu")

@@ -21,8 +21,16 @@ BIDS_NAME = re.compile(r"(sub-[^_/]+(?:_ses-[^_/]+)?)(?:_[a-z0-9]+-[^_/]+)*_([^_
 def nnunet_cases(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
     """Cases of a folder in nnU-Net's format: `imagesTr/NAME_0000.nii.gz`, …, `labelsTr/NAME.nii.gz`, `dataset.json`.
 
-    channels: names, in the order of the numbers. With one channel the number may be missing (Medical Segmentation
-    Decathlon). A label that is missing is None. Raises InputError where the folder is of another layout.
+    Args:
+        folder: The data set's.
+        channels: Names, in the order of the numbers. With one channel the number may be missing (Medical Segmentation
+            Decathlon).
+
+    Returns:
+        The cases; a label that is missing is None.
+
+    Raises:
+        InputError: The folder is of another layout.
     """
     return [case for case in nnunet_everything(folder, channels) if case.images]
 
@@ -98,10 +106,18 @@ def _description(path: Path) -> dict[str, Any]:
 def bids_cases(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
     """Cases of a BIDS folder: a case a subject, or a subject's session, `sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz`.
 
-    channels: suffixes, capitals do not matter, and `t1` is also `T1w`; entities make `_dwi` precise (`rec-ADC_dwi` is
-    `adc`), and `part-phase` is no image. Images are those outside `derivatives`, label
-    maps (`_mask`, `_dseg`, `_msk`, `_lesion-msk`) lie anywhere. Raises InputError where two files are the same image,
-    and where nothing has a BIDS name.
+    Images are those outside `derivatives`, label maps (`_mask`, `_dseg`, `_msk`, `_lesion-msk`) lie anywhere.
+
+    Args:
+        folder: The data set's.
+        channels: Suffixes, capitals do not matter, and `t1` is also `T1w`; entities make `_dwi` precise (`rec-ADC_dwi`
+            is `adc`), and `part-phase` is no image.
+
+    Returns:
+        The cases.
+
+    Raises:
+        InputError: Two files are the same image, or nothing has a BIDS name.
     """
     return [case for case in bids_everything(folder, channels) if case.images]
 
@@ -163,8 +179,15 @@ def bids_channels(folder: Path) -> tuple[list[str], dict[int, str]]:
 def nnunet_description(folder: Path) -> tuple[list[str], dict[int, str]]:
     """Channels and labels of a folder in nnU-Net's format, from its `dataset.json`.
 
-    Without one, channels are those that its images are numbered with. Labels are empty where the file does not list
-    them as numbers (regions). Raises InputError where it is no JSON.
+    Args:
+        folder: The data set's.
+
+    Returns:
+        Channels, without the file those that the images are numbered with; labels, empty where the file does not list
+        them as numbers (regions).
+
+    Raises:
+        InputError: It is no JSON.
     """
     about = _description(folder / "dataset.json")
     channels = _listed(about) or _numbered(folder)

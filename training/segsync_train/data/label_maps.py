@@ -50,8 +50,17 @@ def label_maps(
 ) -> set[Path]:
     """Those of the images that are label maps; one that cannot be read is none, since reading it tells more.
 
-    cache: a folder in which verdicts are kept: a file is read again only when it has changed. Raises OutputError where
-    it cannot be written.
+    Args:
+        paths: The images.
+        cache: A folder in which verdicts are kept: a file is read again only when it has changed.
+        threads: Images that are read at once.
+        progress: Called after each.
+
+    Returns:
+        The label maps among them.
+
+    Raises:
+        OutputError: The cache cannot be written.
     """
     kept = _read_verdicts(cache / VERDICTS_FILE)
     names = {path: _identity(path) for path in paths}

@@ -91,7 +91,15 @@ class DataSet:
     def cases(self, folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
         """The cases below a folder that have an image of at least one of the channels, by name.
 
-        Raises InputError for a channel that the set has not, and where two files claim to be the same image.
+        Args:
+            folder: The data set's.
+            channels: Of the model.
+
+        Returns:
+            The cases.
+
+        Raises:
+            InputError: The set has not such a channel, or two files claim to be the same image.
         """
         return [case for case in self.everything(folder, channels) if case.images]
 

@@ -14,9 +14,20 @@ AHEAD = 6
 
 
 def batches(dataset: PatchDataset, first: int, workers: int, device: torch.device) -> Iterator[Batch]:
-    """The batches of the steps `first` and after, on the device.
+    """The batches of a step and of all after it, on the device.
 
-    Raises the SegsyncError of the Failure that a worker gave, and ResourceError where the system ended a worker.
+    Args:
+        dataset: Makes them.
+        first: The first step.
+        workers: Processes that prepare them ahead; 0: they are made when asked for.
+        device: Where they are brought.
+
+    Yields:
+        A batch a step.
+
+    Raises:
+        SegsyncError: Of the Failure that a worker gave.
+        ResourceError: The system ended a worker.
     """
     if workers:
         # A server that has only imported is forked: no locks of the parent's threads, and the imports are shared.

@@ -49,7 +49,12 @@ class Failure:
     """What went wrong while a batch was made. A value travels between processes with its message intact."""
 
     def __init__(self, where: str, error: Exception) -> None:
-        """where: step and case; error: a SegsyncError speaks for itself, any other is named with where it happened."""
+        """Keep what went wrong.
+
+        Args:
+            where: Step and case.
+            error: A SegsyncError speaks for itself, any other is named with where it happened.
+        """
         if isinstance(error, SegsyncError):
             # Only errors of one argument can be sent; the exit code of bad input is kept.
             self.error = InputError(str(error)) if isinstance(error, InputError) else SegsyncError(str(error))

@@ -44,9 +44,21 @@ class Data:
 
 
 def open_data(config: RunConfig, folder: Path, group: Processes) -> Data:
-    """Find, check and preprocess everything before the first step. folder: of the run; raises InputError, OutputError.
+    """Find, check and preprocess everything before the first step.
 
     Several processes find the same cases: the first makes them, the others wait and read.
+
+    Args:
+        config: Of the run.
+        folder: Of the run.
+        group: The run's processes.
+
+    Returns:
+        The source of cases to train on, and the cases that validate.
+
+    Raises:
+        InputError: Cases are missing or not what they should be.
+        OutputError: The cases cannot be kept.
     """
     spec = config.case_spec
     if isinstance(config.data, SyntheticData):
@@ -157,7 +169,17 @@ class SyntheticSource:
 def prepare_synthetic(
     drawn: SyntheticCase, spec: CaseSpec, name: str, region_model: RegionModel | None = None
 ) -> LabelledCase:
-    """A drawn case through the preprocessing that a patient's images go through; region_model: as in `prepare`."""
+    """A drawn case through the preprocessing that a patient's images go through.
+
+    Args:
+        drawn: Images and label map.
+        spec: Channels, grid and labels.
+        name: Of the case.
+        region_model: As in `segsync.preprocess.prepare`.
+
+    Returns:
+        The case, on the model's grid.
+    """
     spacing = (drawn.spacing_mm,) * 3
     z, y, x = drawn.target.shape
     grid = Grid((z, y, x), spacing, (0.0, 0.0, 0.0), IDENTITY)

@@ -185,7 +185,15 @@ def _seeded(
 def groups_of(cases: Sequence[CaseFiles], data: FolderData) -> dict[str, str]:
     """What each case is kept together by: its subject, or the value of `data.group` that its subject has.
 
-    A subject with two values of the group joins both. Raises InputError where the group is not known for a case.
+    Args:
+        cases: All of a folder; a subject with two values of the group joins both.
+        data: The settings.
+
+    Returns:
+        The group of each case, by its name.
+
+    Raises:
+        InputError: The group is not known for a case.
     """
     if data.group == "subject":
         return {case.name: case.subject_name for case in cases}

@@ -26,11 +26,21 @@ class ValidationReport:
 
 
 def validate_folder(layout: str, folder: Path) -> ValidationReport:
-    """Read a whole folder of a layout: `nnunet`, `bids` or a data set's name.
+    """Read a whole folder and list what is wrong with it.
 
     Found are cases without an image, without a label where one belongs, images that cannot be read or show nothing,
     label maps on another grid than their image, label values that the set has not, and label maps that are empty one
-    and all. Raises InputError where nothing of this layout is there at all.
+    and all.
+
+    Args:
+        layout: `nnunet`, `bids` or a data set's name.
+        folder: To be read.
+
+    Returns:
+        How many cases there are, and a line for each fault.
+
+    Raises:
+        InputError: Nothing of this layout is there at all.
     """
     dataset = DATASETS.get(layout)
     channels, labels, optional = _expected(layout, folder)

@@ -89,9 +89,20 @@ class EvaluatedModel:
 
 
 def load_model(source: Path, device: str = "auto", checkpoint: Path | None = None) -> EvaluatedModel:
-    """A run's network, or exported weights. checkpoint: another one than the run's best.
+    """A run's network, or exported weights.
 
-    Raises WeightsError, InputError or ResourceError.
+    Args:
+        source: The run's folder, or that of the weights.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        checkpoint: Another one than the run's best.
+
+    Returns:
+        The model, with the pipeline that users run.
+
+    Raises:
+        WeightsError: There are none, or not whole ones.
+        InputError: Its settings are not what they should be.
+        ResourceError: The device is missing.
     """
     if (source / SPEC_FILE).is_file():
         return _exported(source, device)
@@ -133,10 +144,19 @@ def _exported(folder: Path, device: str) -> EvaluatedModel:
 def labelled_cases(
     model: EvaluatedModel, data: FolderData | None, part: Part, channels: Mapping[str, str] | None = None
 ) -> list[CaseFiles]:
-    """The cases to score: a part of the split of the model's run, or with `data` all of another folder.
+    """The cases to score.
 
-    channels: what the data call a channel of the model, where that is something else. Raises InputError where there
-    are no cases, or one lacks its label or a channel.
+    Args:
+        model: The model.
+        data: A folder whose cases are all taken; None: that of the model's run.
+        part: Of the split of the model's run.
+        channels: What the data call a channel of the model, where that is something else.
+
+    Returns:
+        The cases.
+
+    Raises:
+        InputError: There are none, or one lacks its label or a channel.
     """
     chosen = data or model.data
     if chosen is None:
@@ -167,8 +187,18 @@ def evaluate_model(
 ) -> list[Row]:
     """Segment and score cases on the grid of their reference image.
 
-    mirror: average over mirrored copies. masks: a folder to keep what was found in. Raises InputError for a bad case;
-    labels and reference images are looked at before the first is segmented.
+    Args:
+        model: The model.
+        cases: With labels; these and reference images are looked at before the first is segmented.
+        rules: Which metrics, and how.
+        mirror: Whether mirrored copies are averaged.
+        masks: A folder to keep what was found in.
+
+    Returns:
+        The scores of every case and label.
+
+    Raises:
+        InputError: A case is not what it should be.
     """
     pipeline = model.pipeline
     for files in cases:
@@ -226,13 +256,30 @@ def evaluate(
     mirror: bool = False,
     masks: bool = False,
 ) -> tuple[list[Group], Rules]:
-    """Score a run, a folder of weights or (with `references`) a folder of predictions; write the results to `output`.
+    """Score a run, a folder of weights or (with `references`) a folder of predictions, and write the results.
 
-    probabilities: folder of probability maps, beside predictions. labels: of the references, values and names; None
-    takes the values they hold. data, layout: a folder of cases instead of the run's own; channels: what it calls the
-    model's channels; part: which of its own. rules: a name of `metrics.RULES`; None takes those of the model's task.
-    checkpoint: another one than the run's best. masks: keep what was found. Returns the summary and the rules. Raises
-    InputError for what would be passed over: an option that does not belong to what is scored.
+    Args:
+        source: What is scored.
+        output: Folder of the results.
+        references: Folder of label maps, named as the predictions are.
+        probabilities: Folder of probability maps, beside predictions.
+        labels: Of the references, values and names; None takes the values they hold.
+        data: A folder of cases instead of the run's own.
+        layout: Of `data`.
+        channels: What `data` calls the model's channels.
+        part: Which of the run's own cases.
+        rules: A name of `metrics.RULES`; None takes those of the model's task.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        checkpoint: Another one than the run's best.
+        mirror: Whether mirrored copies are averaged.
+        masks: Whether what was found is kept.
+
+    Returns:
+        The summary and the rules.
+
+    Raises:
+        InputError: An option does not belong to what is scored, and would be passed over; or a case is not what it
+            should be.
     """
     if rules is not None and rules not in RULES:
         raise InputError(f"--rules: expected one of {', '.join(RULES)}, found {rules!r}")

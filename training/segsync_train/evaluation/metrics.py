@@ -194,11 +194,17 @@ def matches(
 ) -> tuple[int, int]:
     """How many lesions of the reference are found, and how many predicted ones are false.
 
-    reference, predicted: components of the reference and of the prediction; both: where they meet; counts: of each.
+    Args:
+        reference: Components of the reference.
+        predicted: Components of the prediction.
+        both: Where the two masks meet.
+        counts: How many components each has.
+        min_iou: With 0 a reference lesion is found, and a predicted one is not false, where one voxel meets the other
+            mask (ISLES'22): two lesions may be found by one. Else pairs are taken from the best intersection over union
+            down, each lesion once (panoptica's NaiveThresholdMatching, ISLES'24 and ISLES'26).
 
-    With min_iou 0 a reference lesion is found, and a predicted one is not false, where one voxel meets the other mask
-    (ISLES'22): two lesions may be found by one. Else pairs are taken from the best intersection over union down, each
-    lesion once (panoptica's NaiveThresholdMatching, ISLES'24 and ISLES'26).
+    Returns:
+        Lesions found, and false ones.
     """
     pairs, iou = meetings(reference, predicted, both)
     found, met = match_pairs(pairs, iou, min_iou)

@@ -32,10 +32,17 @@ def linear_probe(
     labels: int,
     windows: Windows,
 ) -> list[CaseScore]:
-    """Scores of the test cases, each voxel of the tissue given its most probable label.
+    """Score a logistic regression on an encoder's features: each voxel of the tissue is given its most probable label.
 
-    labels: without the background. The regression is fitted on the voxels `LabelledCase.inside` of the training cases,
-    drawn from all tissue alike. The encoder, on the CPU, is left in evaluation mode.
+    Args:
+        encoder: On the CPU; it is left in evaluation mode.
+        training: Cases on whose voxels `LabelledCase.inside`, drawn from all tissue alike, the regression is fitted.
+        test: Cases that are scored.
+        labels: Their number, without the background.
+        windows: How a volume is covered.
+
+    Returns:
+        Scores of the test cases.
     """
     encoder.eval()
     features, found = [], []

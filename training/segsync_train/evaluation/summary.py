@@ -143,9 +143,19 @@ def _group(
 def write_results(
     rows: Sequence[Row], rules: Rules, folder: Path, scored: Mapping[str, object] | None = None
 ) -> list[Group]:
-    """Write `cases.csv`, `summary.csv` and `summary.json`; returns the summary. Raises OutputError.
+    """Write `cases.csv`, `summary.csv` and `summary.json`.
 
-    scored: what else `summary.json` says of that which was scored.
+    Args:
+        rows: The scores of every case and label.
+        rules: By which they were scored.
+        folder: Of the files.
+        scored: What else `summary.json` says of that which was scored.
+
+    Returns:
+        The summary.
+
+    Raises:
+        OutputError: The folder cannot be written.
     """
     groups = summarise(rows)
     for label, name in never_held(rows).items():

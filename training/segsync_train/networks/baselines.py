@@ -119,7 +119,18 @@ def baseline(name: BaselineName, in_channels: int, out_channels: int, planned: P
     """3D-nnUNet (plain blocks, deep supervision), 3D-ResUNet (residual encoder, likewise), 3D-UNet (Çiçek et al. 2016).
 
     The 3D U-Net has four levels of plain convolutions with batch-independent normalisation, and no deep supervision.
-    Raises ValueError for a plan of too few stages.
+
+    Args:
+        name: Which of them.
+        in_channels: Of the image.
+        out_channels: Background among them.
+        planned: Strides, kernels and widths of the stages.
+
+    Returns:
+        The network, with fresh weights.
+
+    Raises:
+        ValueError: The plan has too few stages.
     """
     stages = len(planned.widths)
     if stages < FEWEST_STAGES[name]:

@@ -84,10 +84,20 @@ def _precise(network: SegmentationNetwork) -> Iterator[None]:
 
 
 def write_onnx(network: SegmentationNetwork, path: Path, *, half_weights: bool = True) -> onnx.ModelProto:
-    """Write the network (in evaluation mode, on the CPU) to `path` and return the graph.
+    """Write a network as ONNX.
 
-    Batch and sides stay free; the graph has as many nodes for one chunk of tokens as for a thousand. Raises OutputError
-    where the file cannot be written.
+    Batch and sides stay free; the graph has as many nodes for one chunk of tokens as for a thousand.
+
+    Args:
+        network: In evaluation mode, on the CPU.
+        path: The file.
+        half_weights: Whether weights are stored in 16 bits.
+
+    Returns:
+        The graph.
+
+    Raises:
+        OutputError: The file cannot be written.
     """
     wrapped = Probabilities(network).eval()
     sides = [2 * multiple for multiple in network.multiple_zyx]

@@ -118,9 +118,19 @@ class ViTEncoder(FeatureEncoder):
 
 
 def swinunetr(config: SwinUNETRConfig, in_channels: int, out_channels: int, patch_zyx: Size) -> Baseline:
-    """SwinUNETR; raises ValueError for widths that do not divide.
+    """SwinUNETR, which sees windows of the patch's size alone: 32³ would leave its deepest InstanceNorm a single voxel.
 
-    It sees windows of the patch's size alone: one of 32³ would leave its deepest InstanceNorm a single voxel.
+    Args:
+        config: Its sizes.
+        in_channels: Of the image.
+        out_channels: Background among them.
+        patch_zyx: Voxels of the patch.
+
+    Returns:
+        The network, with fresh weights.
+
+    Raises:
+        ValueError: Widths do not divide.
     """
     network = SwinUNETR(
         in_channels,

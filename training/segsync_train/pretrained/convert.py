@@ -67,11 +67,20 @@ class Imported:
 def convert(
     path: Path, folder: Path, *, name: str | None = None, patch_zyx: tuple[int, int, int] | None = None
 ) -> Imported:
-    """Bring a file of weights into `folder`; name: what comparisons call them, else the file's.
+    """Bring a file of weights into a folder.
 
-    patch_zyx: that the weights were trained with, where their network depends on it and the file does not say. Raises
-    WeightsError where the file is of no known layout, of another dimension, or lacks a part of the encoder;
-    OutputError.
+    Args:
+        path: The file.
+        folder: Of the checkpoint and its settings.
+        name: What comparisons call them; None: the file's.
+        patch_zyx: That the weights were trained with, where their network depends on it and the file does not say.
+
+    Returns:
+        What became of every tensor.
+
+    Raises:
+        WeightsError: The file is of no known layout, of another dimension, or lacks a part of the encoder.
+        OutputError: The folder cannot be written.
     """
     found = read_weights(path)
     _check_dimension(found)

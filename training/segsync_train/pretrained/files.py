@@ -41,8 +41,15 @@ class ForeignWeights:
 def read_weights(path: Path) -> ForeignWeights:
     """Read a file of torch (`weights_only`) or safetensors to the CPU.
 
-    Raises WeightsError where it is missing, damaged, holds no tensors, or holds pickled objects other than tensors,
-    numbers and text.
+    Args:
+        path: The file.
+
+    Returns:
+        Its tensors, and what else it says.
+
+    Raises:
+        WeightsError: It is missing, damaged, holds no tensors, or holds pickled objects other than tensors, numbers and
+            text.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: expected a file of weights, found no such file; check the path")

@@ -47,7 +47,13 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write a checkpoint: a kill or a power cut at any moment leaves the old file or the new one.
 
-    Raises OutputError where the disk is full or the folder cannot be written.
+    Args:
+        path: The file.
+        tensors: By their full names.
+        state: All that is no tensor, as JSON has it.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
     """
     # Copies: safetensors refuses tensors that share memory, as those do that a network holds under two names.
     flat = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}

@@ -94,9 +94,17 @@ def processes(device: str) -> Iterator[Processes]:
 
 
 def training_device(name: str, group: Processes) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device; with several processes each takes the GPU of its number.
+    """Choose the device of a process.
 
-    Raises ResourceError where it does not exist.
+    Args:
+        name: `auto`, `cpu`, `cuda` or `cuda:N`.
+        group: The run's processes; of several each takes the GPU of its number.
+
+    Returns:
+        The device, which torch then computes on.
+
+    Raises:
+        ResourceError: It does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -68,9 +68,16 @@ class RunFolder:
         return self.folder / "figures"
 
     def newest(self, checkpoint_every: int) -> Checkpoint | None:
-        """The checkpoint to go on from; None where the run was ended before its first, and so begins again.
+        """The checkpoint to go on from.
 
-        Raises WeightsError where it is missing although the run has come past `checkpoint_every` steps, or is none.
+        Args:
+            checkpoint_every: Steps between checkpoints.
+
+        Returns:
+            The last; None where the run was ended before its first, and so begins again.
+
+        Raises:
+            WeightsError: It is missing although the run has come past `checkpoint_every` steps, or is none.
         """
         steps = [step for step in map(_step_of, self._lines()) if math.isfinite(step)]
         if self.begun and not self.last.exists() and max(steps, default=0) <= checkpoint_every:
@@ -185,9 +192,20 @@ class RunFolder:
 def settings_of(
     model: type[Settings], output: Path, config: Path | None, overrides: Sequence[str], *, resume: bool
 ) -> Settings:
-    """The settings of a run in `output`: of the file that was given, or when it goes on those that the run began with.
+    """The settings of a run: of the file that was given, or when it goes on those that the run began with.
 
-    Raises InputError where there are none, or where the file's are not those of the run that goes on.
+    Args:
+        model: What the settings are checked by.
+        output: Folder of the run.
+        config: The file; None where the run goes on.
+        overrides: `a.b=value`, the value in YAML.
+        resume: Whether the run goes on.
+
+    Returns:
+        The settings.
+
+    Raises:
+        InputError: There are none, or the file's are not those of the run that goes on.
     """
     if not resume:
         if config is None:

@@ -29,7 +29,16 @@ class StepProgress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """title: what is under way; total, done: steps; quiet: show nothing (processes other than the first)."""
+        """Begin a bar.
+
+        Args:
+            title: What is under way.
+            total: Steps.
+            done: Steps that are done already.
+            quiet: Whether nothing is shown (processes other than the first).
+            console: Where the bar is drawn, if it is a terminal.
+            clock: Gives seconds.
+        """
         self._title, self._total, self._first, self._done = title, total, done, done
         self._quiet, self._clock = quiet, clock
         console = console or TERMINAL
@@ -57,7 +66,11 @@ class StepProgress:
             self._bar.stop()
 
     def advance(self, note: str = "") -> None:
-        """One more step is done; note: the newest loss or score."""
+        """Count one more step.
+
+        Args:
+            note: The newest loss or score.
+        """
         self._done += 1
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, note=note)

@@ -11,11 +11,20 @@ from segsync_train.trainer.schedule import Pace
 
 
 def freeze(network: nn.Module, config: TransferConfig, factors: Mapping[str, float]) -> dict[str, Pace]:
-    """Freeze the parts that `freeze` names, and give the pace of every parameter that is not trained as the rest is.
+    """Freeze the parts of a network that the settings name.
 
-    Parts without `freeze_steps` take no gradients; the others have a learning rate of 0 until then. factors: the
-    inherited parameters' fractions of the learning rate. Raises InputError where a part does not exist, or where
-    nothing would be trained.
+    Parts without `freeze_steps` take no gradients; the others have a learning rate of 0 until then.
+
+    Args:
+        network: The network.
+        config: The settings.
+        factors: The inherited parameters' fractions of the learning rate.
+
+    Returns:
+        The pace of every parameter that is not trained as the rest is.
+
+    Raises:
+        InputError: A part does not exist, or nothing would be trained.
     """
     frozen = _parameters_of(network, config.freeze)
     paces = {name: Pace(factor, warmup=config.warmup_steps) for name, factor in factors.items()}

@@ -48,9 +48,15 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 def make_optimiser(
     config: OptimiserConfig, network: nn.Module, paces: Mapping[str, Pace] | None = None
 ) -> torch.optim.Optimizer:
-    """The optimiser over the network's parameters that are trained.
+    """The optimiser over the network's parameters that are trained; biases and scales (of one dimension) do not decay.
 
-    paces: by a parameter's name; `Pace()` where not named. Biases and scales (one-dimensional parameters) do not decay.
+    Args:
+        config: The settings.
+        network: The network.
+        paces: By a parameter's name; `Pace()` where not named.
+
+    Returns:
+        The optimiser, a group for each pace and decay.
     """
     paces = paces or {}
     groups: dict[tuple[Pace, bool], list[nn.Parameter]] = {}

@@ -54,11 +54,21 @@ class Inherited:
 
 
 def transfer(network: SegmentationNetwork, config: TransferConfig, cases: CaseSpec | None = None) -> Inherited:
-    """Give the network its earlier weights; knowing the run's cases, warn where they come on another scale.
+    """Give the network its earlier weights.
 
-    `full` takes all stages of the encoder, `bottom` the deepest alone, `network` the decoder as well; weights of
-    another number of input channels are fitted to this network's. Raises WeightsError that names the first difference
-    where the checkpoint is of another network.
+    Weights of another number of input channels are fitted to this network's.
+
+    Args:
+        network: With fresh weights.
+        config: `full` takes all stages of the encoder, `bottom` the deepest alone, `network` the decoder as well.
+        cases: The run's, to warn where they come on another scale than those before; None: nothing is compared.
+
+    Returns:
+        What was inherited.
+
+    Raises:
+        WeightsError: The checkpoint is of another network; it names the first difference.
+        InputError: The network has no encoder that can be inherited so.
     """
     if config.mode == "none" or config.checkpoint is None:
         return Inherited()
