@@ -28,7 +28,15 @@ OVERVIEW = 1
 
 @dataclass(frozen=True)
 class Published:
-    """One row of one table. values: mean and standard deviation by metric, NaN where it gives none; p of the Dice."""
+    """One row of one table.
+
+    Attributes:
+        table: Its number.
+        data: The data set.
+        system: As the paper calls it.
+        values: Mean and standard deviation by metric, NaN where it gives none.
+        p: Of the Dice.
+    """
 
     table: int
     data: str

@@ -19,7 +19,13 @@ DRAWS = 1000
 
 @dataclass(frozen=True)
 class Ranking:
-    """ranks: (systems,) on all cases. drawn: (draws, systems). tau: (draws,), NaN where all systems are tied."""
+    """Ranks of systems, and how firm they are.
+
+    Attributes:
+        ranks: (systems,) on all cases.
+        drawn: (draws, systems).
+        tau: (draws,), NaN where all systems are tied.
+    """
 
     ranks: Ranks
     drawn: Ranks

@@ -46,9 +46,15 @@ DICE, HD, HD95 = METRICS[:3]
 
 @dataclass(frozen=True)
 class Run:
-    """One folder of scores. values: the metrics (5,) by case and label; name: of the system.
+    """One folder of scores.
 
-    held: the labels that a reference of the folder holds.
+    Attributes:
+        folder: The folder.
+        name: Of the system.
+        system: What was scored.
+        labels: Values and names.
+        values: The metrics (5,) by case and label.
+        held: The labels that a reference of the folder holds.
     """
 
     folder: Path
@@ -73,9 +79,15 @@ class Run:
 class Setting:
     """Systems that were trained on one data set and scored on the same cases of one.
 
-    labels: by value, with several the mean over them first (`MEAN`). values: (metrics, systems, labels, cases), NaN
-    where undefined. seeds: by system (metrics, seeds, labels, cases), of which values are the means. runs: those of
-    each system.
+    Attributes:
+        data: The data set that was scored.
+        trained_on: The other.
+        systems: Their names.
+        labels: By value, with several the mean over them first (`MEAN`).
+        cases: Their names.
+        values: (metrics, systems, labels, cases), NaN where undefined.
+        seeds: By system (metrics, seeds, labels, cases), of which values are the means.
+        runs: Those of each system.
     """
 
     data: str

@@ -26,11 +26,17 @@ DIGITS = 9
 
 @dataclass(frozen=True)
 class Difference:
-    """A system minus the reference, over the n cases that both have a value in.
+    """A system minus the reference; NaN where undefined.
 
-    mean, low, high: of the difference, with its bootstrap interval. seeds: of the system and of the reference; with one
-    each the interval holds the cases' variation alone. p: two-sided. effect: matched-pairs rank-biserial
-    correlation, 1 where the system's value is larger in every case and −1 where it is smaller. NaN where undefined.
+    Attributes:
+        n: Cases that both have a value in.
+        mean: Of the difference.
+        low: Of its bootstrap interval.
+        high: Likewise.
+        p: Two-sided.
+        effect: Matched-pairs rank-biserial correlation, 1 where the system's value is larger in every case and −1 where
+            it is smaller.
+        seeds: Of the system and of the reference; with one each the interval holds the cases' variation alone.
     """
 
     n: int

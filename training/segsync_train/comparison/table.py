@@ -45,8 +45,13 @@ class Section:
 class Table:
     """Cells as people read them.
 
-    name: of its file and its LaTeX label. note: what must be known to read it. words: the columns of text, set to the
-    left; numbers are set to the right.
+    Attributes:
+        name: Of its file and its LaTeX label.
+        title: Above it.
+        head: Names of the columns.
+        sections: The rows, in groups.
+        note: What must be known to read it.
+        words: The columns of text, set to the left; numbers are set to the right.
     """
 
     name: str

@@ -38,7 +38,12 @@ CONTRADICTION = (
 
 @dataclass(frozen=True)
 class Compared:
-    """A system against the reference. p: corrected by Holm over the systems compared in one metric and label."""
+    """A system against the reference.
+
+    Attributes:
+        difference: The difference.
+        p: Corrected by Holm over the systems compared in one metric and label.
+    """
 
     difference: Difference
     p: float

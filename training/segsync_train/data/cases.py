@@ -28,9 +28,15 @@ NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 class LabelledCase:
     """One case on the model's grid.
 
-    image: (C, Z, Y, X) float32, normalised. label: (Z, Y, X), 0 background, else the place of the label in the run's
-    settings, from 1. tissue: (Z, Y, X), where the reference channel shows the patient. foreground, inside: voxels
-    drawn among the labelled ones (every label, and every lesion of it, alike) and among the tissue.
+    Attributes:
+        name: Of the case.
+        image: (C, Z, Y, X) float32, normalised.
+        label: (Z, Y, X), 0 background, else the place of the label in the run's settings, from 1.
+        tissue: (Z, Y, X), where the reference channel shows the patient.
+        foreground: Voxels drawn among the labelled ones: every label, and every lesion of it, alike.
+        inside: Voxels drawn among the tissue.
+        lowest: Smallest value of each channel: what lies outside the field of view is filled with it.
+        spacing_zyx: Millimetres.
     """
 
     name: str
@@ -39,7 +45,6 @@ class LabelledCase:
     tissue: Mask
     foreground: Points
     inside: Points
-    #: Smallest value of each channel: what lies outside the field of view is filled with it.
     lowest: tuple[float, ...]
     spacing_zyx: tuple[float, float, float]
 

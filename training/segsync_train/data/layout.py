@@ -26,10 +26,15 @@ BIDS_SUBJECT = re.compile(r"sub-[^_]+", re.IGNORECASE)
 class CaseFiles:
     """One case's files: an image for each channel it has, and its labels where it has them.
 
-    label: a label map. masks: instead of it, binary masks by the name of the label; several of one label are united.
-    values: what the label map's values are called here; empty where they are taken as they are. held_back: its labels
-    are not public, as those of a challenge's test cases. subject, site: whose images these are and where they were
-    taken, where the layout says so.
+    Attributes:
+        name: Of the case.
+        images: By channel.
+        label: A label map.
+        masks: Instead of it, binary masks by the name of the label; several of one label are united.
+        values: What the label map's values are called here; empty where they are taken as they are.
+        held_back: Whether its labels are not public, as those of a challenge's test cases.
+        subject: Whose images these are, where the layout says so.
+        site: Where they were taken, likewise.
     """
 
     name: str
@@ -58,13 +63,23 @@ class CaseFiles:
 class DataSet:
     """One public data set in its official layout; a new one is one more file in `segsync_train.data.adapters`.
 
-    channels: patterns of each image, the one that the labels lie on first. optional: channels that some cases lack.
-    label: patterns of the label map, or masks: patterns of binary masks by the label's name (a placeholder in the name
-    is filled in from the file's). labels: numbers and names used in settings. values: values in the files as these
-    numbers, where they differ. subject, site: regular expressions whose group is a case's subject or site, searched in
-    its first file's path below the folder, where names are not those of BIDS.
-    task: the challenge whose data these are, where that has another name.
-    unlabelled: a folder whose name holds one of these words keeps cases without labels.
+    Attributes:
+        name: In settings.
+        title: Its own.
+        url: Where it is had.
+        licence: Of images and labels.
+        channels: Patterns of each image, the one that the labels lie on first.
+        labels: Numbers and names used in settings.
+        label: Patterns of the label map.
+        masks: Or patterns of binary masks by the label's name; a placeholder in the name is filled in from the file's.
+        values: Values in the files as these numbers, where they differ.
+        optional: Channels that some cases lack.
+        unlabelled: A folder whose name holds one of these words keeps cases without labels.
+        subject: Regular expression whose group is a case's subject, searched in its first file's path below the folder,
+            where names are not those of BIDS.
+        site: The same of its site.
+        task: The challenge whose data these are, where that has another name.
+        note: What else a person should know.
     """
 
     name: str

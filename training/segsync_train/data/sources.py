@@ -34,7 +34,11 @@ TRAINING, VALIDATION, CHOICE = 11, 12, 13
 class Data:
     """What a run trains and validates on.
 
-    optional: numbers of the channels that augmentation may take away. split: of labelled cases, for the run's folder.
+    Attributes:
+        source: Of cases to train on.
+        validation: Cases that validate.
+        optional: Numbers of the channels that augmentation may take away.
+        split: Of labelled cases, for the run's folder.
     """
 
     source: CaseSource

@@ -38,8 +38,11 @@ CLASSES = 4
 class Split:
     """Which cases train and which validate.
 
-    groups: what each case is kept together by, and volumes_ml: its labelled volume, by its name; empty where the
-    settings name the cases.
+    Attributes:
+        training: Cases that train.
+        validation: Cases that validate.
+        groups: What each case is kept together by, by its name; empty where the settings name the cases.
+        volumes_ml: Its labelled volume, likewise.
     """
 
     training: tuple[CaseFiles, ...]

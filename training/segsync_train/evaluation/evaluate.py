@@ -53,8 +53,14 @@ Part = Literal["validation", "training", "all"]
 class Weights:
     """Which weights were scored, and what of them was chosen on the validation cases of their run.
 
-    best: whether they are the best of its validations; None where that is not known, as of exported ones. tuned_on:
-    the number of cases that threshold, smallest component and confidence were chosen on, 0 where they were not chosen.
+    Attributes:
+        file: Their name.
+        step: Of the training.
+        best: Whether they are the best of its validations; None where that is not known, as of exported ones.
+        threshold: Of the operating point.
+        min_component_ml: Likewise.
+        min_component_confidence: Likewise.
+        tuned_on: The number of cases that the operating point was chosen on, 0 where it was not chosen.
     """
 
     file: str

@@ -27,10 +27,16 @@ NAN = math.nan
 class Rules:
     """What a challenge counts as a lesion, and when one is found.
 
-    neighbours: 26 or 6 voxels that make two voxels one lesion. min_iou: a reference lesion is found by a predicted one
-    whose intersection over union reaches this, one by one; 0: by any voxel of the prediction. ignored_voxels: lesions
-    of so many voxels or fewer are removed from both masks before anything is measured. probability_map: whether a
-    probability map is scored beside the mask. ranked: the fields of `Scores` that the leaderboard ranks.
+    Attributes:
+        name: In settings.
+        title: Its own.
+        source: Where it is written.
+        neighbours: 26 or 6 voxels that make two voxels one lesion.
+        min_iou: A reference lesion is found by a predicted one whose intersection over union reaches this, one by one;
+            0: by any voxel of the prediction.
+        ignored_voxels: Lesions of so many voxels or fewer are removed from both masks before anything is measured.
+        probability_map: Whether a probability map is scored beside the mask.
+        ranked: The fields of `Scores` that the leaderboard ranks.
     """
 
     name: str

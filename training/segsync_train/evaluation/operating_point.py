@@ -52,7 +52,14 @@ class OperatingPoint(DecisionSpec):
 
 @dataclass(frozen=True)
 class TuningCase:
-    """What is there and what a network says, on one grid. reference: (Z, Y, X); probability: of any label together."""
+    """What is there and what a network says, on one grid.
+
+    Attributes:
+        name: Of the case.
+        reference: (Z, Y, X).
+        probability: (Z, Y, X), of any label together.
+        voxel_ml: Volume of a voxel.
+    """
 
     name: str
     reference: Mask

@@ -45,7 +45,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Statistic:
-    """Over cases: mean, standard deviation (of a sample: n − 1) and median; undefined: cases without a value."""
+    """Over cases.
+
+    Attributes:
+        n: Cases with a value.
+        undefined: Cases without.
+        mean: Of the values.
+        sd: Standard deviation of a sample, by n − 1.
+        median: Of the values.
+    """
 
     n: int
     undefined: int

@@ -10,7 +10,9 @@ WRAPPED = "wrapped."
 class FeatureEncoder(nn.Module):
     """Called with an image (N, C, Z, Y, X) it gives the feature maps of every stage, finest first.
 
-    widths: channels of each map; strides_zyx: of each map on the one before it (the first: on the image).
+    Attributes:
+        widths: Channels of each map.
+        strides_zyx: Of each map on the one before it (the first: on the image).
     """
 
     widths: tuple[int, ...]

@@ -30,7 +30,14 @@ HEADS, EXPANSION = 4, 2
 
 @dataclass(frozen=True)
 class PublishedConfig:
-    """Stages, finest first; the defaults are those of a patch of 128³. encoder_blocks, decoder_blocks: as there."""
+    """The published network's sizes, finest stage first; the defaults are those of a patch of 128³.
+
+    Attributes:
+        widths: Channels of each stage.
+        strides_zyx: Of each stage's first convolution.
+        encoder_blocks: As the authors' code has them.
+        decoder_blocks: Likewise.
+    """
 
     widths: tuple[int, ...] = (32, 64, 128, 256, 320, 320)
     strides_zyx: tuple[Stride, ...] = ((1, 1, 1), *((2, 2, 2),) * 5)

@@ -52,7 +52,14 @@ class SwinUNETRConfig:
 
 @dataclass(frozen=True)
 class UNETRConfig:
-    """hidden_size, mlp_dim, num_heads: of the ViT's twelve blocks; feature_size: of the decoder's finest map."""
+    """Sizes of a UNETR.
+
+    Attributes:
+        feature_size: Of the decoder's finest map.
+        hidden_size: Of the ViT's twelve blocks.
+        mlp_dim: Of their MLPs.
+        num_heads: Of their attention.
+    """
 
     feature_size: int = 16
     hidden_size: int = 768

@@ -21,10 +21,17 @@ PresetName = Literal["tiny", "compact", "small", "default", "enc", "bot"]
 class XLSTMUNetConfig:
     """Everything that decides the network's weights.
 
-    widths: channels of each stage, finest first. strides_zyx: of each stage's first convolution. encoder_blocks,
-    decoder_blocks: residual blocks of each stage, finest first (the decoder has one stage less); empty is one each.
-    vil_stages: stages (0 is the finest) that end in a ViL block; directions, heads, block_size: see there.
-    out_channels counts background.
+    Attributes:
+        in_channels: Of the image.
+        out_channels: Background among them.
+        widths: Channels of each stage, finest first.
+        strides_zyx: Of each stage's first convolution.
+        encoder_blocks: Residual blocks of each stage, finest first; empty is one each.
+        decoder_blocks: Likewise, with one stage less.
+        vil_stages: Stages (0 is the finest) that end in a ViL block.
+        directions: Of a ViL block; see there.
+        heads: Likewise.
+        block_size: Likewise.
     """
 
     in_channels: int

@@ -49,8 +49,14 @@ PLANNED = (*GIVEN_STRIDES, *OWN_STRIDES, *TRANSFORMERS)
 class Wanted:
     """What a person says of a plan.
 
-    kind: `gpu` or `cpu`. memory: bytes, and the words that said so. network: a preset; None chooses one. folds: of a
-    cross-validation. optional: channels that cases may lack.
+    Attributes:
+        task: Name of the exported weights' task.
+        kind: `gpu` or `cpu`.
+        memory: Bytes.
+        memory_said: The words that said so.
+        network: A preset; None chooses one.
+        folds: Of a cross-validation.
+        optional: Channels that cases may lack.
     """
 
     task: str

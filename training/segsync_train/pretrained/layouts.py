@@ -20,10 +20,15 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """writers: who writes files of this layout; matches: by the names; preset: of the network.
+    """How others name their weights.
 
-    overrides: the network's, by shapes, names and what stands beside the tensors. renamed: a tensor's name in this
-    project. image: names of the tensors (out, in, z, y, x) that see the image, the first there is.
+    Attributes:
+        writers: Who writes files of this layout.
+        preset: Of the network.
+        matches: By the names.
+        overrides: The network's, by shapes, names and what stands beside the tensors.
+        renamed: A tensor's name in this project.
+        image: Names of the tensors (out, in, z, y, x) that see the image, the first there is.
     """
 
     writers: str

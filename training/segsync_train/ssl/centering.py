@@ -20,7 +20,13 @@ class RunningCentre(nn.Module):
     centre: Tensor
 
     def __init__(self, shape: tuple[int, ...], momentum: float, group: Processes) -> None:
-        """shape: of a sample's logits, (K,); with a centre for each cell (cells, K)."""
+        """Begin with a centre of 0.
+
+        Args:
+            shape: Of a sample's logits, (K,); with a centre for each cell (cells, K).
+            momentum: Decay of the centre.
+            group: The run's processes, over which it is a mean.
+        """
         super().__init__()
         self.momentum, self.group = momentum, group
         self.register_buffer("centre", torch.zeros(shape))

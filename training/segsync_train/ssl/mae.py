@@ -62,7 +62,15 @@ class MAE(Pretext):
         return windows.to(memory_format=torch.channels_last_3d), masks
 
     def forward(self, image: Tensor, masks: Tensor) -> StepOutput:
-        """image: (n, C, Z, Y, X); masks: its hidden cells."""
+        """Reconstruct what is hidden.
+
+        Args:
+            image: (n, C, Z, Y, X).
+            masks: Its hidden cells.
+
+        Returns:
+            The loss and its terms.
+        """
         predicted = self.decode(see(self.encoder, image, masks, sparsely=self.config.sparse), masks)
         loss = hidden_error(predicted, normalised(patchify(image, self.grid_zyx)), masks)
         return StepOutput(loss, {})

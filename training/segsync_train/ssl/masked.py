@@ -58,8 +58,15 @@ class MaskedPatches(torch.nn.Module):
     ) -> Tensor:
         """Mean cross-entropy over hidden cells.
 
-        student, teacher: feature maps (B, D, Z, Y, X) of the masked and of the whole view; heads: theirs; masks as
-        from `draw_masks`.
+        Args:
+            student: Feature maps (B, D, Z, Y, X) of the masked view.
+            teacher: Of the whole view.
+            heads: The student's and the teacher's.
+            masks: As from `draw_masks`.
+            temperature: Of the teacher's softmax.
+
+        Returns:
+            The loss.
         """
         student_head, teacher_head = heads
         with torch.no_grad():

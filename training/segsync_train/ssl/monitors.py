@@ -57,8 +57,13 @@ class Thresholds:
 class StageOutput:
     """What one stage gave, for the monitors; without gradients. n is the number of volumes.
 
-    features: the teacher's pooled vectors (2n, D), first views, then second. target_mean: (K,) mean of the targets.
-    cross_entropy is eq. 11's, target_entropy and student_entropy are means over the samples, in nats.
+    Attributes:
+        features: The teacher's pooled vectors (2n, D), first views, then second.
+        cross_entropy: Eq. 11's, in nats.
+        squared_error: Section 2.4's.
+        target_entropy: Mean over the samples, in nats.
+        student_entropy: Likewise.
+        target_mean: (K,) mean of the targets.
     """
 
     features: Tensor
@@ -163,8 +168,14 @@ def rank_me(features: Tensor) -> float:
 def knn_probe(first: Tensor, second: Tensor) -> float:
     """Fraction of other samples that lie farther from a sample than its own second view does; ties count half.
 
-    first, second: (n, D) features of the two views. 1: the nearest neighbour is always the own one; 0.5: chance. Cosine
-    distance of features that are standardised over the samples.
+    Distances are cosines of features that are standardised over the samples.
+
+    Args:
+        first: (n, D) features of the first views.
+        second: Of the second views.
+
+    Returns:
+        1: the nearest neighbour is always the own one; 0.5: chance.
     """
     both = torch.cat([first, second]).double()
     unit = F.normalize((both - both.mean(0)) / both.std(0, correction=0).clamp(min=1e-12), dim=-1)
@@ -202,7 +213,14 @@ class CollapseMonitor(Monitor):
     def __init__(
         self, widths: dict[int, int], prototypes: int, *, memory: int = 128, thresholds: Thresholds | None = None
     ) -> None:
-        """widths: features of each trained stage. memory: volumes remembered for the monitors of features."""
+        """Begin with empty memories.
+
+        Args:
+            widths: Features of each trained stage.
+            prototypes: K.
+            memory: Volumes remembered for the monitors of features.
+            thresholds: Where a reading speaks of collapse; None: the defaults.
+        """
         super().__init__()
         self.thresholds = thresholds or Thresholds()
         self.prototypes = prototypes

@@ -37,9 +37,11 @@ class Draws:
 class StepOutput:
     """What one batch gave.
 
-    loss: what training lowers; terms: what it is made of, without gradients, for the log. held_out: of held-out
-    volumes, what decides on the best weights where it is not the loss; features: the deepest stage's pooled vectors
-    (2n, D), first views, then second, of a pretext that has two views.
+    Attributes:
+        loss: What training lowers.
+        terms: What it is made of, without gradients, for the log.
+        held_out: Of held-out volumes, what decides on the best weights where it is not the loss.
+        features: The deepest stage's pooled vectors (2n, D), first views, then second, of a pretext that has two views.
     """
 
     loss: Tensor

@@ -47,9 +47,15 @@ def padded(volume: Tensor, size_zyx: SizeZYX) -> Tensor:
 def nt_xent(vectors: Sequence[Tensor], temperature: float) -> Tensor:
     """The normalised, temperature-scaled cross-entropy (SimCLR, Chen et al. 2020, eq. 1) of two views or more.
 
-    vectors: (n, D) of each view. Mean over all ordered pairs (i, j) of views of one volume of
-    −log exp(cos(i, j) / t) / Σ_{k ≠ i} exp(cos(i, k) / t), k over all views of all volumes of this
-    process's batch.
+    Mean over all ordered pairs (i, j) of views of one volume of −log exp(cos(i, j) / t) / Σ_{k ≠ i} exp(cos(i, k) / t),
+    k over all views of all volumes of this process's batch.
+
+    Args:
+        vectors: (n, D) of each view.
+        temperature: t.
+
+    Returns:
+        The loss.
     """
     views, count = len(vectors), len(vectors[0])
     every = torch.cat(list(vectors))

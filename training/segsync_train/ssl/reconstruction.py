@@ -34,7 +34,16 @@ def normalised(patches: Tensor) -> Tensor:
 
 
 def hidden_error(predicted: Tensor, target: Tensor, masks: Tensor) -> Tensor:
-    """Mean squared error over hidden patches alone. predicted, target: (N, cells, V); masks as from `draw_masks`."""
+    """Mean squared error over hidden patches alone.
+
+    Args:
+        predicted: (N, cells, V).
+        target: Likewise.
+        masks: As from `draw_masks`.
+
+    Returns:
+        The mean.
+    """
     hidden = masks.flatten(1)
     return (predicted[hidden].float() - target[hidden].float()).square().mean()
 
@@ -43,8 +52,16 @@ def see(encoder: FeatureEncoder, image: Tensor, masks: Tensor, *, sparsely: bool
     """The encoder's maps of an image whose masked cells it is not shown.
 
     A ViT computes the visible tokens alone, as MAE's does. For an encoder of convolutions or windows the masked cells
-    are set to zero, as `segsync_train.ssl.masked` does; sparsely: they stay so in every layer (`sparse`). What the maps
-    hold in masked cells is replaced by a mask token.
+    are set to zero, as `segsync_train.ssl.masked` does. What the maps hold in masked cells is replaced by a mask token.
+
+    Args:
+        encoder: The encoder.
+        image: (N, C, Z, Y, X).
+        masks: As from `draw_masks`.
+        sparsely: Whether the masked cells stay zero in every layer (`sparse`).
+
+    Returns:
+        The map of every stage, finest first.
     """
     if isinstance(encoder, ViTEncoder):
         return encoder.visible(image, masks)

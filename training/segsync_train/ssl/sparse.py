@@ -20,8 +20,10 @@ from segsync_train.networks.vil import ViLBlock
 def sparse(encoder: nn.Module, masks: Tensor) -> Iterator[None]:
     """While it lasts the encoder computes visible cells alone, zero in hidden ones.
 
-    masks: (n, z, y, x) over cells of the deepest stage, True where hidden, as many in each sample: every stage's map
-    then consists of whole cells.
+    Args:
+        encoder: Of convolutions and ViL blocks.
+        masks: (n, z, y, x) over cells of the deepest stage, True where hidden, as many in each sample: every stage's
+            map then consists of whole cells.
     """
     seeing = _Seeing(masks)
     handles = []

@@ -59,9 +59,14 @@ def boxes(size_zyx: Sequence[int], rng: np.random.Generator) -> Iterator[tuple[s
 
 
 def filled(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
-    """Views (n, C, Z, Y, X) with boxes of noise, of a view's own range, and boxes of another view of the batch.
+    """Views with boxes of noise, of a view's own range, and boxes of another view of the batch.
 
-    rngs: one a view. The other view is drawn from all; where it is the view itself, there is noise alone.
+    Args:
+        images: Views (n, C, Z, Y, X).
+        rngs: One a view. The other view is drawn from all; where it is the view itself, there is noise alone.
+
+    Returns:
+        The views, filled.
     """
     shown = images.clone()
     for number, rng in enumerate(rngs):

@@ -34,7 +34,16 @@ def output_error(z: Tensor, z_teacher: Tensor) -> Tensor:
 
 
 def cross_view(loss: Callable[[Tensor, Tensor], Tensor], z: Tensor, q: Tensor) -> Tensor:
-    """Eq. 11: the student of one view against the teacher of the other. z, q: (2n, K), first views, then second."""
+    """Eq. 11: the student of one view against the teacher of the other.
+
+    Args:
+        loss: Of a student's outputs and a teacher's.
+        z: The student's, (2n, K), first views, then second.
+        q: The teacher's, likewise.
+
+    Returns:
+        The mean of both directions.
+    """
     z1, z2 = z.chunk(2)
     q1, q2 = q.chunk(2)
     return (loss(z1, q2) + loss(z2, q1)) / 2

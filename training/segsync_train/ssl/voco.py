@@ -51,7 +51,13 @@ TINY = 1e-6
 def overlaps(corners: Tensor, bases_zyx: SizeZYX, side_zyx: SizeZYX) -> Tensor:
     """Fraction of a crop that lies in each base crop; they add up to 1.
 
-    corners: (…, 3) first voxel (Z, Y, X) of crops of side_zyx voxels, in a window of bases_zyx such crops; (…, n).
+    Args:
+        corners: (…, 3) first voxel (Z, Y, X) of crops.
+        bases_zyx: Base crops along each axis of the window, n in all.
+        side_zyx: Voxels of a crop, base or not.
+
+    Returns:
+        (…, n).
     """
     fractions = []
     for axis, (count, side) in enumerate(zip(bases_zyx, side_zyx, strict=True)):
@@ -62,7 +68,16 @@ def overlaps(corners: Tensor, bases_zyx: SizeZYX, side_zyx: SizeZYX) -> Tensor:
 
 
 def prediction_loss(crops: Tensor, bases: Tensor, fractions: Tensor) -> Tensor:
-    """L_pred, mean over crops and volumes. crops: (N, K, D); bases: (N, n, D); fractions: (N, K, n)."""
+    """L_pred, mean over crops and volumes.
+
+    Args:
+        crops: (N, K, D).
+        bases: (N, n, D).
+        fractions: (N, K, n), as from `overlaps`.
+
+    Returns:
+        The loss.
+    """
     distance = (fractions - cosines(crops, bases.detach()).clamp(min=0)).abs()
     return -(1 - distance + TINY).log().mean()
 

@@ -53,9 +53,19 @@ class Volumes:
 
 
 def open_volumes(config: PretrainConfig, folder: Path, group: Processes) -> Volumes:
-    """Find, check and preprocess everything before the first step. folder: of the run; raises InputError, OutputError.
+    """Find, check and preprocess everything before the first step.
 
-    The cases are background throughout: their labels are not read.
+    Args:
+        config: Of the run.
+        folder: Of the run.
+        group: The run's processes.
+
+    Returns:
+        Cases to train on and to hold out, background throughout: their labels are not read.
+
+    Raises:
+        InputError: Volumes are missing or not what they should be.
+        OutputError: The volumes cannot be kept.
     """
     if not isinstance(config.data, FolderVolumes):
         data = open_synthetic(config.task, config.case_spec(), config.data, config.seed, folder, group)
@@ -112,9 +122,16 @@ def _prepared(
 def without_label_maps(
     files: Sequence[VolumeFiles], cache: Path, *, threads: int = 1, main: bool = True
 ) -> list[VolumeFiles]:
-    """The volumes, of folders in the layout `files` those alone that are no label maps; says how many are left out.
+    """Leave out label maps among the images of folders in the layout `files`; the log says how many.
 
-    cache: where what was found is kept. main: whether this is the process that speaks.
+    Args:
+        files: The volumes of all folders.
+        cache: Where what was found is kept.
+        threads: Images that are read at once.
+        main: Whether this is the process that speaks.
+
+    Returns:
+        The other volumes.
     """
     doubtful = [path for file in files if file.part.layout == "files" for path in file.images.values()]
     if not doubtful:
@@ -132,7 +149,15 @@ def without_label_maps(
 def find_volumes(data: FolderVolumes, channels: Sequence[ChannelSpec]) -> list[VolumeFiles]:
     """The images of every folder, without those that are excluded.
 
-    Raises InputError where a folder has none, a channel is missing, or a name to exclude does not exist.
+    Args:
+        data: Folders, and the names to leave out.
+        channels: Of the model.
+
+    Returns:
+        The volumes.
+
+    Raises:
+        InputError: A folder has none, a channel is missing, or a name to exclude does not exist.
     """
     names = [channel.name for channel in channels]
     found = [case for part in data.folders for case in _found(part, names)]
@@ -193,9 +218,18 @@ def _laid_out(part: VolumeFolder, channels: Sequence[str]) -> list[tuple[str, di
 
 
 def divide(files: Sequence[Files], config: HeldOutConfig, seed: int) -> tuple[tuple[Files, ...], tuple[Files, ...]]:
-    """Held-out and training volumes, by the seed and the files' order alone; volumes of one name stay together.
+    """Hold volumes out, by the seed and the files' order alone; volumes of one name stay together.
 
-    Raises InputError for fewer than four names.
+    Args:
+        files: All volumes.
+        config: How many are held out.
+        seed: Of the run.
+
+    Returns:
+        Held-out volumes, and those that train.
+
+    Raises:
+        InputError: There are fewer than four names.
     """
     names = list(dict.fromkeys(file.name for file in files))
     if len(names) < 4:

@@ -78,10 +78,13 @@ class Scan:
 class Anatomy:
     """One head, arrays (Z, Y, X) in LPS order at the model's spacing.
 
-    tissues: (17, Z, Y, X) uint8, the fraction (0 to 255) of each `Tissue`; what is missing to 255 is air. field_ppm:
-    (1, Z, Y, X) float16, deviation of the shimmed main field. ventricle_mm: (1, Z, Y, X) uint8, distance to the lateral
-    ventricles. standard_from_mm: (3, 4), MNI position (LPS, ZYX, mm) from mm in this array, whose first voxel's centre
-    is at 0 mm. scan: of an anatomy that was read from a real image instead of a label map.
+    Attributes:
+        tissues: (17, Z, Y, X) uint8, the fraction (0 to 255) of each `Tissue`; what is missing to 255 is air.
+        field_ppm: (1, Z, Y, X) float16, deviation of the shimmed main field.
+        ventricle_mm: (1, Z, Y, X) uint8, distance to the lateral ventricles.
+        standard_from_mm: (3, 4), MNI position (LPS, ZYX, mm) from mm in this array, whose first voxel's centre is at 0
+            mm.
+        scan: Of an anatomy that was read from a real image instead of a label map.
     """
 
     tissues: Tensor

@@ -67,10 +67,15 @@ HOUNSFIELD: dict[Tissue, float] = {
 class Contrast:
     """How one kind of image shows a brain. Values are HU, or in MRI relative to white matter.
 
-    means: by tissue. spread: standard deviation, between patients, of a tissue's mean. texture: standard deviation of
-    the variation within tissue. noise: of the noise, in MRI of each part of the complex signal. bias: of the logarithm
-    of brightness, which varies smoothly from place to place. fwhm_mm: resolution along (Z, Y, X). magnitude: noise is
-    Rician, as in MRI, or else normal.
+    Attributes:
+        name: Of the folder.
+        means: By tissue.
+        spread: Standard deviation, between patients, of a tissue's mean.
+        texture: Standard deviation of the variation within tissue.
+        noise: Of the noise, in MRI of each part of the complex signal.
+        bias: Of the logarithm of brightness, which varies smoothly from place to place.
+        fwhm_mm: Resolution along (Z, Y, X).
+        magnitude: Whether noise is Rician, as in MRI, or else normal.
     """
 
     name: str
@@ -106,9 +111,17 @@ CONTRASTS = {
 
 
 def read_brain(file: Path, spacing_mm: float) -> Tensor:
-    """Fractions (11, Z, Y, X) of what is inside the skull, 0 to 1, of a whole-head label map, in LPS order.
+    """Read what is inside the skull of a whole-head label map.
 
-    Raises InputError where the file is no such map.
+    Args:
+        file: The label map.
+        spacing_mm: Of the voxels that come out.
+
+    Returns:
+        Fractions (11, Z, Y, X), 0 to 1, in LPS order.
+
+    Raises:
+        InputError: The file is no such map.
     """
     labels, source_mm = read_labels(file)
     box = bounding_box(np.isin(labels, [label for tissue in WITHOUT_VESSELS for label in LABELS[tissue]]))

@@ -287,10 +287,18 @@ def _echo_planar_pair(
 
 
 def seen_by_a_reader(brighter: Tensor, noise: float, spacing_mm: float, axis: int) -> Tensor:
-    """Where (Z, Y, X) infarcts are outlined: by its brightest part one is noticed, then followed where it is fainter.
+    """Where infarcts are outlined: by its brightest part one is noticed, then followed where it is fainter.
 
-    Diluted in a thick slice or lost in noise, a lesion is none. brighter: on DWI than without the infarct, relative;
-    noise: standard deviation, relative as well; axis: that the slices lie across, counted from the end.
+    Diluted in a thick slice or lost in noise, a lesion is none.
+
+    Args:
+        brighter: (Z, Y, X), how much brighter DWI is than without the infarct, relative.
+        noise: Standard deviation, relative as well.
+        spacing_mm: Of the voxels.
+        axis: That the slices lie across, counted from the end.
+
+    Returns:
+        (Z, Y, X).
     """
     faint = brighter > max(0.12, 2 * noise)
     noticed = brighter > max(0.25, 4 * noise)

@@ -36,9 +36,14 @@ RENDERERS: dict[str, Renderer] = {
 class SyntheticCase:
     """A case as a scanner would give it, resampled to the model's grid.
 
-    images: (C, Z, Y, X) float32 in raw units (DWI, FLAIR, T1 arbitrary; ADC 1e-6 mm²/s; CT in HU; Tmax and MTT in s;
-    CBF in ml/100 g/min; CBV in ml/100 g), not normalised; a missing channel is all zeros and not `present`. target:
-    (Z, Y, X) uint8, 1 is lesion (of the task `brain`: brain). Axes are those of an LPS image of identity direction.
+    Attributes:
+        images: (C, Z, Y, X) float32 in raw units (DWI, FLAIR, T1 arbitrary; ADC 1e-6 mm²/s; CT in HU; Tmax and MTT in
+            s; CBF in ml/100 g/min; CBV in ml/100 g), not normalised; a missing channel is all zeros. Axes are those of
+            an LPS image of identity direction.
+        target: (Z, Y, X) uint8, 1 is lesion (of the task `brain`: brain).
+        channels: Names.
+        spacing_mm: Of the voxels.
+        present: Which channels are not missing.
     """
 
     images: Tensor

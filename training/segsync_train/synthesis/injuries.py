@@ -48,7 +48,12 @@ POLES: tuple[tuple[tuple[float, float, float], float], ...] = (
 
 @dataclass
 class Injury:
-    """fractions: (5, Z, Y, X), by `Foreign`, of brain tissue; outline: (Z, Y, X), how much of a voxel is lesion."""
+    """What an injury does to the brain.
+
+    Attributes:
+        fractions: (5, Z, Y, X), by `Foreign`, of brain tissue.
+        outline: (Z, Y, X), how much of a voxel is lesion.
+    """
 
     fractions: Tensor
     outline: Tensor

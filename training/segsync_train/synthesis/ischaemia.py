@@ -31,7 +31,13 @@ STENOSIS, SLOW = 0.1, 0.12
 
 @dataclass(frozen=True)
 class Occlusion:
-    """A closed artery: one of `territories.BRANCHES`, or the whole trunk. side: 0 is x < 0 (LPS), 1 is x > 0."""
+    """A closed artery.
+
+    Attributes:
+        branch: One of `territories.BRANCHES`.
+        side: 0 is x < 0 (LPS), 1 is x > 0.
+        whole: Whether it is the whole trunk.
+    """
 
     branch: str
     side: int
@@ -40,9 +46,15 @@ class Occlusion:
 
 @dataclass
 class Ischaemia:
-    """Fractions (Z, Y, X): infarct is the target, core has no flow left, penumbra too little (and holds the core).
+    """Where blood is missing, as fractions (Z, Y, X).
 
-    flooded: infarct that was reperfused; slow: delay in s without loss of flow.
+    Attributes:
+        infarct: The target.
+        core: Without any flow.
+        penumbra: With too little; it holds the core.
+        flooded: Infarct that was reperfused.
+        slow: Delay in s without loss of flow.
+        occlusions: The closed arteries.
     """
 
     infarct: Tensor

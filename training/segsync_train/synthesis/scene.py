@@ -22,10 +22,16 @@ CONTROL_MM = 8.0
 class Scene:
     """One patient on the model's grid (Z, Y, X).
 
-    tissues: (11 or 17, Z, Y, X) float32 fractions in 0 to 1, by `Tissue`; without the skull only what is inside it.
-    standard_mm: (3, Z, Y, X), MNI position (LPS, ZYX); standard_from_index: (3, 4), the same without the bending.
-    ventricle_mm, field_ppm: (Z, Y, X). skull_stripped: whether the skull is to be removed. texture, signals: of a
-    real scan, (Z, Y, X) and (11,), see `anatomy.Scan`; None for a label map.
+    Attributes:
+        tissues: (11 or 17, Z, Y, X) float32 fractions in 0 to 1, by `Tissue`; without the skull only what is inside it.
+        standard_mm: (3, Z, Y, X), MNI position (LPS, ZYX).
+        standard_from_index: (3, 4), the same without the bending.
+        ventricle_mm: (Z, Y, X), distance to the lateral ventricles.
+        field_ppm: (Z, Y, X), deviation of the main field.
+        spacing_mm: Of the voxels.
+        skull_stripped: Whether the skull is to be removed.
+        texture: (Z, Y, X) of a real scan, see `anatomy.Scan`; None for a label map.
+        signals: (11,), likewise.
     """
 
     tissues: Tensor

@@ -79,10 +79,22 @@ def mprage(
 ) -> FloatArray:
     """Magnitude at the middle of k-space of a magnetisation-prepared rapid gradient echo train in its steady state.
 
-    Times in ms, angle in radians; inversion: from the inversion pulse to the middle of k-space, which is reached after
-    the fraction `centre` of the pulses. Each part of the cycle takes longitudinal magnetisation m to a·m + b, so that
-    the steady state is b / (1 - a) of the whole cycle (the sequence: Wang et al. 2014,
-    doi:10.1371/journal.pone.0096899).
+    Each part of the cycle takes longitudinal magnetisation m to a·m + b, so that the steady state is b / (1 - a) of the
+    whole cycle (the sequence: Wang et al. 2014, doi:10.1371/journal.pone.0096899).
+
+    Args:
+        matter: The tissues.
+        repetition: Of the whole cycle, ms.
+        inversion: From the inversion pulse to the middle of k-space, ms.
+        pulses: Of a train.
+        spacing: Between pulses, ms.
+        angle: Of a pulse, radians.
+        echo: Time of the echo, ms.
+        centre: The fraction of the pulses after which the middle of k-space is reached.
+        efficiency: Of the inversion.
+
+    Returns:
+        Of each tissue.
     """
     density, t1, t2_star = _columns(matter)
     decay = np.exp(-spacing / t1)

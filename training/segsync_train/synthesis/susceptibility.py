@@ -19,12 +19,20 @@ def shimmed_field_ppm(
     brain: npt.NDArray[np.bool_],
     spacing_mm: float,
 ) -> npt.NDArray[np.float32]:
-    """Field deviation in ppm on the grid of `brain` (Z, Y, X), main field along Z.
+    """Field deviation in ppm, main field along Z.
 
     The field of a susceptibility map is its convolution with a dipole, a product in Fourier space (Marques and Bowtell
     2005, doi:10.1002/cmr.b.20034). A second-order shim over the brain is taken off, as a scanner does.
 
-    air: label map's air, spacing `source_mm`; first_mm: position of `brain`'s first voxel from that of `air`.
+    Args:
+        air: The label map's air.
+        source_mm: Its spacing.
+        first_mm: Position of `brain`'s first voxel from that of `air`.
+        brain: (Z, Y, X).
+        spacing_mm: Of `brain`.
+
+    Returns:
+        On the grid of `brain`.
     """
     coarse = ndimage.zoom(air.astype(np.float32), source_mm / COARSE_MM, order=1, grid_mode=True, mode="nearest")
     # The neck goes on below the map's end; above and around the head there is air.

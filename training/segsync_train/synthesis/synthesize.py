@@ -40,11 +40,23 @@ def synthesize(
     config: SynthesisConfig | None = None,
     cache: Path | None = None,
 ) -> None:
-    """Write `n` cases of a task below `output`: `imagesTr`, `labelsTr` and `dataset.json`.
+    """Write cases of a task: `imagesTr`, `labelsTr` and `dataset.json`.
 
-    Cases are numbered on from `seed`, so that two folders of different seeds far enough apart share none. Always drawn
-    on the processor: a graphics card's random numbers are others. Raises InputError where sources are missing or the
-    task has no generator, OutputError where a file cannot be written.
+    Always drawn on the processor: a graphics card's random numbers are others.
+
+    Args:
+        task: What is drawn.
+        n: Number of cases.
+        output: Folder of the data set.
+        seed: Cases are numbered on from it, so that two folders of different seeds far enough apart share none.
+        sources: Label maps and masks to draw from.
+        spacing_mm: Of the voxels.
+        config: Settings of the drawing; None: the defaults.
+        cache: Where the prepared sources are kept.
+
+    Raises:
+        InputError: Sources are missing, or the task has no generator.
+        OutputError: A file cannot be written.
     """
     generator = Generator(task, load_sources(sources, spacing_mm, cache=cache), config)
     for number in range(n):
@@ -55,10 +67,19 @@ def synthesize(
 
 
 def render_brains(label_maps: Path, output: Path, spacing_mm: float = 2.0, seed: int = 0) -> None:
-    """Write every label map of a folder as a case of each of `CONTRASTS`, below `output` a folder a contrast.
+    """Write every label map of a folder as a case of each of `CONTRASTS`.
 
-    A case has its label map's name in all of them. Folders that are whole are left as they are. Raises InputError where
-    a file is no label map of a head, OutputError where one cannot be written.
+    A case has its label map's name in all of them. Folders that are whole are left as they are.
+
+    Args:
+        label_maps: Folder of whole-head label maps.
+        output: Below it lies a folder a contrast.
+        spacing_mm: Of the voxels.
+        seed: Of the drawing.
+
+    Raises:
+        InputError: A file is no label map of a head.
+        OutputError: A file cannot be written.
     """
     files = mask_files(label_maps)
     names = [name for name in CONTRASTS if not (output / name / DESCRIPTION_FILE).is_file()]
@@ -77,7 +98,15 @@ def write_case(case: SyntheticCase, folder: Path, name: str) -> None:
     """Write `imagesTr/NAME_0000.nii.gz` and on, and `labelsTr/NAME.nii.gz`; a channel that is missing is all zeros.
 
     float32 images and a uint8 label on one grid of identity direction (LPS). ITK's NIfTI writer stores neither name nor
-    time in the gzip header, so equal cases give equal bytes. Raises OutputError where a file cannot be written.
+    time in the gzip header, so equal cases give equal bytes.
+
+    Args:
+        case: As drawn.
+        folder: Of the data set.
+        name: Of the case.
+
+    Raises:
+        OutputError: A file cannot be written.
     """
     for number, image in enumerate(case.images):
         _write(image, case.spacing_mm, folder / "imagesTr" / f"{name}_{number:04d}.nii.gz")

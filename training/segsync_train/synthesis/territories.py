@@ -40,7 +40,12 @@ COARSE_MM = 5.0
 
 @dataclass(frozen=True)
 class Territories:
-    """parts: (z, y, x) int64 on a coarse grid over the scene, the number of the part; the second half lies at x > 0."""
+    """The parts of the brain that arteries feed.
+
+    Attributes:
+        parts: (z, y, x) int64 on a coarse grid over the scene, the number of the part; the second half lies at x > 0.
+        size_zyx: Voxels of the scene.
+    """
 
     parts: Tensor
     size_zyx: tuple[int, int, int]

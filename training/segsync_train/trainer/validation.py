@@ -18,9 +18,15 @@ from segsync_train.data.cases import LabelledCase
 class CaseScore:
     """How one case was segmented, on the model's grid.
 
-    dice: one value a label, 1 where neither has a voxel of it (ISLES'22). holds: whether the reference has one.
-    lesions, found, false: components of the foreground in the reference, those of them that are hit, and predicted ones
-    that hit none. Volumes in ml.
+    Attributes:
+        name: Of the case.
+        dice: One value a label, 1 where neither has a voxel of it (ISLES'22).
+        holds: Whether the reference has a label, one a label.
+        lesions: Components of the foreground in the reference.
+        found: Those of them that are hit.
+        false: Predicted ones that hit none.
+        volume_ml: Of the reference.
+        predicted_ml: Of the prediction.
     """
 
     name: str
