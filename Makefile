@@ -111,6 +111,10 @@ comparison: .venv/.dev  ## docs/results/comparison.md anew: every system of the 
 heart: .venv/.dev  ## docs/results/heart.md anew: real hearts, few labels and many (days; it goes on where it was)
 	.venv/bin/python docs/results/heart.py $(OPTIONS)
 
+.PHONY: nnunet
+nnunet: .venv/.dev  ## docs/results/nnunet.md anew: nnU-Net's own package, in an environment that it builds, beside ours
+	.venv/bin/python docs/results/nnunet.py $(OPTIONS)
+
 .PHONY: comparison-smoke
 comparison-smoke: .venv/.dev  ## the whole comparison on eight cases, in minutes: every table and figure
 	.venv/bin/pytest test/test_comparison_script.py
