@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain_cases import pretrain_config
+from segsync_train.ssl.build import build_pretext
 from segsync_train.ssl.config import PretrainConfig
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
-from segsync_train.trainer.pretrain import build_pretext
 
 DECODER = {"width": 8, "depth": 1, "heads": 2}
 

@@ -19,8 +19,9 @@ from segsync_train.config.run import TransferConfig
 from segsync_train.networks.build import build_network
 from segsync_train.runs.checkpoints import Checkpoint, load_checkpoint
 from segsync_train.runs.folder import read_log
+from segsync_train.ssl.build import build_encoder
 from segsync_train.ssl.views import Views
-from segsync_train.trainer.pretrain import build_encoder, pretrain
+from segsync_train.trainer.pretrain import pretrain
 from segsync_train.trainer.transfer import transfer
 from training_cases import run_config
 

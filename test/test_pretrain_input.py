@@ -24,9 +24,10 @@ from segsync_train.data.patches import FolderSource
 from segsync_train.data.sources import Data
 from segsync_train.data.splits import split_cases
 from segsync_train.runs.devices import Processes
+from segsync_train.ssl.build import build_encoder
 from segsync_train.ssl.config import HeldOutConfig, PretrainConfig
 from segsync_train.ssl.volumes import divide, find_volumes, open_volumes
-from segsync_train.trainer.pretrain import build_encoder, pretrain
+from segsync_train.trainer.pretrain import pretrain
 from training_cases import write_cases
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"

@@ -14,13 +14,14 @@ from segsync_train.config.settings import load_settings
 from segsync_train.networks.build import build_network
 from segsync_train.networks.xlstm_unet import XLSTMUNet
 from segsync_train.runs.checkpoints import load_checkpoint, save_checkpoint
+from segsync_train.ssl.build import build_pretext
 from segsync_train.ssl.config import PretrainConfig
 from segsync_train.ssl.head import PlainHead, ProjectionHead
 from segsync_train.ssl.segsync import SegSync
 from segsync_train.ssl.terms import output_error
 from segsync_train.trainer.finetune import finetune
 from segsync_train.trainer.freezing import freeze
-from segsync_train.trainer.pretrain import build_pretext, pretrain
+from segsync_train.trainer.pretrain import pretrain
 from segsync_train.trainer.schedule import Pace
 from training_cases import run_config, write_cases
 

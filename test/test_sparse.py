@@ -11,10 +11,10 @@ from torch import Tensor
 from pretrain_cases import pretrain_config
 from segsync.errors import InputError
 from segsync_train.networks.features import FeatureEncoder
+from segsync_train.ssl.build import build_encoder, build_pretext
 from segsync_train.ssl.masked import draw_masks
 from segsync_train.ssl.reconstruction import see
 from segsync_train.ssl.sparse import sparse
-from segsync_train.trainer.pretrain import build_encoder, build_pretext
 
 OVERRIDES = {"widths": [4, 8], "strides_zyx": [[1, 1, 1], [2, 2, 2]]}
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -1,7 +1,7 @@
 """The xLSTM-UNet as published (Chen et al. 2024): `UXlstmEnc` and `UXlstmBot`, whose weights load as they are.
 
 Modules have the published names, so that a state dict of the one is a state dict of the other. What is computed is the
-same, by `mlstm_chunkwise` in place of the quadratic form. `docs/architecture.md` says where `xlstm_unet`, which this
+same, by `mlstm_chunkwise` in place of the quadratic form. `docs/paper.md` says where `xlstm_unet`, which this
 project trains, differs.
 """
 

@@ -13,24 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from segsync.errors import InputError, SegsyncError
+from segsync.errors import SegsyncError
 from segsync_train.config.run import AugmentationConfig
 from segsync_train.data.augment import Augmentation
 from segsync_train.data.loader import batches
 from segsync_train.data.patches import Batch, CaseSource, FolderSource, PatchDataset
-from segsync_train.networks.build import build_network, encoder_of
 from segsync_train.networks.features import FeatureEncoder
 from segsync_train.runs.checkpoints import Checkpoint, load_network, prefixed
-from segsync_train.runs.devices import Processes
+from segsync_train.ssl.build import build_pretext
 from segsync_train.ssl.config import PretrainConfig
-from segsync_train.ssl.hiendmae import HiEndMAE
-from segsync_train.ssl.mae import MAE
 from segsync_train.ssl.monitors import knn_probe, rank_me
 from segsync_train.ssl.pretext import Draws, Pretext, StepOutput
-from segsync_train.ssl.segsync import SegSync
-from segsync_train.ssl.swinmm import SwinMM
-from segsync_train.ssl.swinssl import SwinSSL
-from segsync_train.ssl.voco import VoCo
 from segsync_train.ssl.volumes import open_volumes
 from segsync_train.trainer.loop import Context, Evaluation, Learner, Outcome, train
 
@@ -53,47 +46,6 @@ def pretrain(
     if outcome.finished and outcome.best is None:
         log.warning("%s: no weights without a sign of collapse, so none are the best", folder)
     return outcome
-
-
-def build_pretext(config: PretrainConfig, group: Processes | None = None) -> Pretext:
-    """The pretext on an encoder with fresh weights; raises InputError where the settings do not fit each other."""
-    encoder, settings = build_encoder(config), config.pretext
-    if settings.kind == "mae":
-        return MAE(encoder, settings, config.patch_zyx, len(config.channels))
-    if settings.kind == "hiendmae":
-        return HiEndMAE(encoder, settings, config.patch_zyx, len(config.channels))
-    if settings.kind == "swinssl":
-        return SwinSSL(encoder, settings, config.patch_zyx, len(config.channels))
-    if settings.kind == "swinmm":
-        return SwinMM(encoder, settings, config.patch_zyx, len(config.channels))
-    if settings.kind == "voco":
-        return VoCo(encoder, settings, config.patch_zyx)
-    return SegSync(encoder, config, config.patch_zyx, config.steps, group)
-
-
-def build_encoder(config: PretrainConfig) -> FeatureEncoder:
-    """The encoder with fresh weights; raises InputError where the settings ask for one that cannot be pretrained."""
-    network = build_network(config)
-    encoder = encoder_of(network)
-    if encoder is None:
-        raise InputError(
-            "network.preset: expected a network whose encoder can be pretrained (an xLSTM-UNet, published-enc, "
-            f"resenc-m, resenc-l, plainconv, swinunetr or unetr), found {config.network.preset!r}"
-        )
-    stages = len(encoder.widths)
-    for key, stage in _mask_stages(config):
-        if stage < -stages:
-            raise InputError(f"{key}: expected -1 to -{stages}, the network's stages, found {stage}")
-    return encoder
-
-
-def _mask_stages(config: PretrainConfig) -> Iterator[tuple[str, int]]:
-    """The settings that name a stage of the encoder."""
-    if config.pretext.kind == "segsync":
-        if config.objective.masked:
-            yield "objective.mask_stage", config.objective.mask_stage
-    elif config.pretext.kind != "voco":
-        yield "pretext.mask_stage", config.pretext.mask_stage
 
 
 class _Pretraining(Learner):
