@@ -1,7 +1,6 @@
 """Where each tissue lies in standard space: the mean of the label maps, and the way of a real brain there."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +8,9 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from segsync_train.synthesis.anatomy import Anatomy
 from segsync_train.synthesis.fields import sample
 from segsync_train.synthesis.tissues import INTRACRANIAL, MNI_OUTLINE_LPS_ZYX, PARENCHYMA, Tissue
-
-if TYPE_CHECKING:
-    from segsync_train.synthesis.anatomy import Anatomy
 
 FloatArray = npt.NDArray[np.float64]
 #: Voxel size of the atlas and what it covers around the brain, mm.
@@ -27,7 +24,7 @@ def atlas_first_mm() -> FloatArray:
     return np.array(MNI_OUTLINE_LPS_ZYX[0]) - MARGIN_MM
 
 
-def tissue_atlas(heads: Sequence["Anatomy"], spacing_mm: float) -> Tensor:
+def tissue_atlas(heads: Sequence[Anatomy], spacing_mm: float) -> Tensor:
     """(11, Z, Y, X) float32: mean fraction of each tissue inside the skull at each place of standard space."""
     low, high = np.array(MNI_OUTLINE_LPS_ZYX)
     size = np.ceil((high - low + 2 * MARGIN_MM) / ATLAS_MM).astype(int)

@@ -14,7 +14,7 @@ from segsync.arrays import FloatArray, Mask
 from segsync.errors import OutputError
 from segsync.geometry import Grid
 from segsync.images import write
-from segsync_train.synthesis.anatomy import SynthesisSources
+from segsync_train.synthesis.sources import SynthesisSources
 from segsync_train.synthesis.tissues import MNI_CENTRES_RAS
 
 #: Of the files' names.
