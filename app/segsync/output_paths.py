@@ -38,18 +38,18 @@ def output_paths_of(output: Path, found: list[Case], task: Task) -> list[Path]:
         if len(found) > 1:
             raise OutputError(f"{output}: expected a folder for {len(found)} cases, found a file's name; give a folder")
         return [output]
-    targets = []
+    paths = []
     for case in found:
         reference = case.channels.get(task.reference)
         suffix = suffix_of(reference) if isinstance(reference, Path) else ""
-        targets.append(output / f"{case.name}{suffix if suffix in WRITABLE else '.nii.gz'}")
-    return targets
+        paths.append(output / f"{case.name}{suffix if suffix in WRITABLE else '.nii.gz'}")
+    return paths
 
 
 @os_errors(OutputError)
-def check_folders(targets: list[Path]) -> None:
+def check_folders(paths: list[Path]) -> None:
     """Before the weights are loaded: there is a folder to write to. Raises OutputError."""
-    for target in targets:
+    for target in paths:
         there = next(place for place in target.absolute().parents if place.exists())
         reason = "a folder of that name" if target.is_dir() else _why_unwritable(there)
         if reason is not None:

@@ -101,9 +101,9 @@ def predict(
     found, broken = cases.find_cases(source, chosen, _named_channels(channel or [], chosen))
     for line in broken:
         log.error("%s", line)
-    targets = output_paths_of(output, found, chosen)
-    check_folders(targets)
-    todo = [(case, path) for case, path in zip(found, targets, strict=True) if not (resume and path.is_file())]
+    paths = output_paths_of(output, found, chosen)
+    check_folders(paths)
+    todo = [(case, path) for case, path in zip(found, paths, strict=True) if not (resume and path.is_file())]
     if len(todo) < len(found):
         log.info("%d of %d cases are done already", len(found) - len(todo), len(found))
     if not todo and not broken:

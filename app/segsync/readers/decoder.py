@@ -30,8 +30,17 @@ MOST_BYTES = 1 << 29
 def decode(kind: str, paths: Sequence[Path], promised: int, named: Path) -> npt.NDArray[np.generic]:
     """The pixels of files, one after another, as the child decodes them.
 
-    kind: `dicom` or `tiff`. promised: bytes that the headers promise, by which memory and time are limited. named:
-    what an error speaks of. Raises InputError where the child finds a fault, breaks, or reaches a limit.
+    Args:
+        kind: `dicom` or `tiff`.
+        paths: The files.
+        promised: Bytes that the headers promise, by which memory and time are limited.
+        named: What an error speaks of.
+
+    Returns:
+        (number, Y, X).
+
+    Raises:
+        InputError: The child finds a fault, breaks, or reaches a limit.
     """
     seconds = BASE_SECONDS + promised // BYTES_A_SECOND
     limits = [str(BASE_BYTES + COPIES * promised), str(seconds), str(MOST_BYTES)]

@@ -51,8 +51,15 @@ def files_in(folder: Path) -> list[Path]:
 def read(folder: Path) -> Stored:
     """Read the one series in a folder.
 
-    Raises InputError where there is none or more than one, a file that should be a slice cannot be read, the geometry
-    is not told, or slices are missing.
+    Args:
+        folder: Of its files.
+
+    Returns:
+        The series, not yet judged.
+
+    Raises:
+        InputError: There is none or more than one, a file that should be a slice cannot be read, the geometry is not
+            told, or slices are missing.
     """
     datasets = series(folder)
     slices: list[Slice] = []

@@ -15,9 +15,17 @@ SHELL_SHARE, SHELL_B = 0.05, 50.0
 
 
 def bvalues_beside(path: Path, count: int) -> tuple[float, ...] | None:
-    """The b-values (s/mm²) in the `.bval` file beside a four-dimensional image, None where there is no such file.
+    """The b-values in the `.bval` file beside a four-dimensional image.
 
-    Raises InputError where it holds other than one number for each of the `count` volumes.
+    Args:
+        path: Of the image.
+        count: Its volumes.
+
+    Returns:
+        In s/mm²; None where there is no such file.
+
+    Raises:
+        InputError: It holds other than one number for each volume.
     """
     name = path.name.lower()
     stem = path.name[: -len(".nii.gz")] if name.endswith(".nii.gz") else path.stem
@@ -52,10 +60,19 @@ def trace(volumes: npt.NDArray[Any], bvalues: tuple[float, ...]) -> tuple[npt.ND
 
 
 def fitted_adc(volumes: npt.NDArray[Any], bvalues: tuple[float, ...]) -> tuple[npt.NDArray[np.float32], str]:
-    """The apparent diffusion coefficient (Z, Y, X) in 10⁻⁶ mm²/s from the lowest and the highest shell.
+    """The apparent diffusion coefficient from the lowest and the highest shell.
 
-    ADC = ln(S_low / S_high) / (b_high − b_low) (Le Bihan et al. 1986), 0 where a signal is 0 or rises. Raises
-    InputError where all b-values are one.
+    ADC = ln(S_low / S_high) / (b_high − b_low) (Le Bihan et al. 1986), 0 where a signal is 0 or rises.
+
+    Args:
+        volumes: (T, Z, Y, X).
+        bvalues: Of each, s/mm².
+
+    Returns:
+        (Z, Y, X) in 10⁻⁶ mm²/s, and which shells it is from, in words.
+
+    Raises:
+        InputError: All b-values are one.
     """
     b = np.array(bvalues)
     low, high = _shell(b, float(b.min())), _shell(b, float(b.max()))

@@ -35,7 +35,14 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def read(path: Path) -> Stored:
     """Read a NIfTI-1 or -2 file, compressed or not by its content.
 
-    Raises InputError where it is damaged, is no image of numbers, or says two things of its voxels' size.
+    Args:
+        path: The file.
+
+    Returns:
+        Its content, not yet judged.
+
+    Raises:
+        InputError: It is damaged, is no image of numbers, or says two things of its voxels' size.
     """
     with path.open("rb") as file, understood(path, "a NIfTI image"):
         stream, density = opened(file, "gzip" if is_gzip(path) else "raw")

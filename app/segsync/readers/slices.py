@@ -26,9 +26,17 @@ ALIKE = 1e-3
 class Slice:
     """One plane of a series: where it lies, and what its stored values mean.
 
-    position: LPS mm of its first pixel's centre. axes: the directions of rows and columns, (2, 3). pixel: mm between
-    columns, then rows. number: place in the pixels as they were read. thickness, spacing: mm, 0 where none is told.
-    b: s/mm², where it is told.
+    Attributes:
+        position: LPS mm of its first pixel's centre.
+        axes: The directions of rows and columns, (2, 3).
+        pixel: Millimetres between columns, then rows.
+        number: Place in the pixels as they were read.
+        slope: Of its rescale.
+        intercept: Likewise.
+        thickness: Millimetres, 0 where none is told.
+        spacing: Likewise.
+        b: In s/mm², where it is told.
+        path: Of its file.
     """
 
     position: Matrix
@@ -49,9 +57,18 @@ class Slice:
 
 
 def stack(folder: Path, slices: Sequence[Slice], pixels: npt.NDArray[np.generic]) -> Stored:
-    """Put planes together; pixels: (number, Y, X) as stored.
+    """Put planes together.
 
-    Raises InputError where slices are of several kinds, lie twice, lack one among them, or are tilted.
+    Args:
+        folder: They are from, for messages.
+        slices: Where each lies, and what its values mean.
+        pixels: (number, Y, X) as stored.
+
+    Returns:
+        The volume, or several of a diffusion series.
+
+    Raises:
+        InputError: Slices are of several kinds, lie twice, lack one among them, or are tilted.
     """
     first = slices[0]
     for one in slices:

@@ -16,12 +16,15 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Stored:
-    """A file's content, not yet judged.
+    """A file's content, not yet judged. Spacing, origin and direction are in (x, y, z).
 
-    array: (Z, Y, X), or (T, Z, Y, X) of several volumes, or of another number of axes where the file is no volume.
-    spacing: mm of the first three index axes; origin: LPS mm of voxel (0, 0, 0); direction: 3×3, columns are the
-    directions of the X, Y and Z index axes in LPS; all three in (x, y, z). warnings: what of this the file leaves in
-    doubt. bvalues: s/mm² of each of the T volumes, where the file is a diffusion series that tells them.
+    Attributes:
+        array: (Z, Y, X), or (T, Z, Y, X) of several volumes, or of another number of axes where the file is no volume.
+        spacing: Millimetres of the first three index axes.
+        origin: LPS mm of voxel (0, 0, 0).
+        direction: 3×3; columns are the directions of the X, Y and Z index axes in LPS.
+        warnings: What of this the file leaves in doubt.
+        bvalues: In s/mm², of each of the T volumes, where the file is a diffusion series that tells them.
     """
 
     array: npt.NDArray[np.generic]

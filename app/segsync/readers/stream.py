@@ -62,10 +62,21 @@ def is_gzip(path: Path) -> bool:
 def read_voxels(
     path: Path, stream: BinaryIO, dtype: np.dtype[np.generic], shape: Sequence[int], *, density: int
 ) -> npt.NDArray[np.generic]:
-    """The array of this type and shape from here on in a stream, in the machine's byte order.
+    """The array from here on in a stream, in the machine's byte order.
 
-    density: how many bytes of voxels a byte of the file may hold. Raises InputError where bytes are missing, too many
-    follow, or a checksum is wrong; MemoryError.
+    Args:
+        path: For messages.
+        stream: Behind the header.
+        dtype: Of the voxels as stored.
+        shape: Of the array.
+        density: How many bytes of voxels a byte of the file may hold.
+
+    Returns:
+        The array.
+
+    Raises:
+        InputError: Bytes are missing, too many follow, or a checksum is wrong.
+        MemoryError: Memory has ended.
     """
     needed, size = math.prod(shape) * dtype.itemsize, path.stat().st_size
     if needed > size * density:
