@@ -141,9 +141,9 @@ BAD_INPUT: list[tuple[str, Callable[[Path], None], str, str]] = [
     ("negative spacing", negative_spacing, "images/adc-brain-mri/adc-brain-mri-0001.mha", "spacing"),
     ("sheared", sheared, "images/flair-brain-mri/flair-brain-mri-0001.mha", "expected orthonormal axis directions"),
     ("elsewhere", elsewhere, "images/adc-brain-mri/adc-brain-mri-0001.mha", "found 0% of it in the field of view"),
-    ("all zero", all_zero, "images/dwi-brain-mri/dwi-brain-mri-0001.mha", "found only the value 0"),
-    ("all NaN", all_nan, "images/adc-brain-mri/adc-brain-mri-0001.mha", "found only the value 0"),
-    ("no input", gone, "", "expected a"),
+    ("all zero", all_zero, "images/dwi-brain-mri/dwi-brain-mri-0001.mha", "the image holds only the value 0"),
+    ("all NaN", all_nan, "images/adc-brain-mri/adc-brain-mri-0001.mha", "the image holds only the value 0"),
+    ("no input", gone, "", "no folder with the case's inputs"),
     ("no JSON", listing("{'a'"), "inputs.json", "expected a JSON list of sockets, found"),
     ("no list", listing('{"socket": 1}'), "inputs.json", "expected a JSON list of sockets, found dict"),
     ("no socket", listing('[{"image": 1}]'), "inputs.json", "item 0: expected a socket with slug and relative_path"),
@@ -151,7 +151,7 @@ BAD_INPUT: list[tuple[str, Callable[[Path], None], str, str]] = [
     ("outside", listing(items(relative_path="../etc")), "inputs.json", "item 0: expected a path inside"),
     ("absolute", listing(items(relative_path="/etc")), "inputs.json", "item 0: expected a path inside"),
     ("unknown slug", listing(items(slug="chest-ct")), "", "found chest-ct"),
-    ("listed, not there", listing(items()), "images/t1-brain-mri", "expected a folder with one image, found none"),
+    ("listed, not there", listing(items()), "images/t1-brain-mri", "no folder with one image"),
 ]
 BAD_IDS = [name for name, *_ in BAD_INPUT]
 BAD_ROWS = [row for _, *row in BAD_INPUT]
@@ -164,8 +164,7 @@ def check_line(done: Outcome, code: int, start: object, said: str) -> None:
     assert len(lines) == 1, done.err
     assert lines[0].startswith(f"ERROR: {start}")
     assert said in lines[0]
-    assert "expected" in lines[0]
-    assert "found" in lines[0]
+    assert re.search(r"expected .* found|: no | no weights for |the image holds only", lines[0]), lines[0]
     assert done.out == ""
 
 
@@ -228,7 +227,7 @@ def other_channels(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (no_weights, "expected weights for the task isles22 in one of"),
+        (no_weights, "no weights for the task isles22 in one of"),
         (altered, "isles22/model.onnx: expected sha256"),
         (of_another_task, "expected weights for the task 'isles22', found 'isles26'"),
         (too_new, f"isles22/model.onnx: expected opset {MAX_OPSET} or older, found {MAX_OPSET + 1}"),
@@ -357,7 +356,7 @@ def test_a_device_that_is_none(cli: Cli, tmp_path: Path, weights: Path) -> None:
         (["--channel", "swi=a.nii"], 2, "expected a channel of the task isles22 (dwi, adc, flair), found 'swi'"),
         (["--channel", "adc=a.nii", "--channel", "adc=b.nii"], 2, "expected adc once, found a.nii and b.nii"),
         (["--channel", "dwi=a.nii", "--channel", "adc=./a.nii"], 2, "./a.nii for dwi and adc"),
-        (["--channel", "adc=none.nii"], 3, "none.nii: expected an image file, found none"),
+        (["--channel", "adc=none.nii"], 3, "none.nii: no image file"),
     ],
 )
 def test_arguments_that_are_wrong(

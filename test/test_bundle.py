@@ -171,7 +171,7 @@ def test_wrong_weights_give_one_line(tmp_path: Path, spoil: Callable[[Path], Non
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"none: expected a folder with model\.onnx"):
+    with pytest.raises(WeightsError, match=r"none: no folder with model\.onnx"):
         load_bundle(tmp_path / "none")
 
 
@@ -217,7 +217,7 @@ def test_a_folder_of_tasks_or_one_tasks_folder(tmp_path: Path) -> None:
     assert find_weights("isles26", weights) == weights / "isles26"
     assert find_weights("isles26", weights / "isles26") == weights / "isles26"
     assert find_weights("isles26", tmp_path) == weights / "isles26"  # packed with its own name
-    with pytest.raises(WeightsError, match=r"expected weights for the task heart in one of .*; found none; give"):
+    with pytest.raises(WeightsError, match=r"no weights for the task heart in one of .*; give"):
         find_weights("heart", tmp_path)
 
 

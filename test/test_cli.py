@@ -179,7 +179,7 @@ def test_info_tells_what_is_missing(cli: Cli, tmp_path: Path, monkeypatch: pytes
     """No engine, a region model that was not copied, weights that are broken: facts, and exit code 0."""
 
     def no_engine() -> object:
-        raise ResourceError("expected ONNX Runtime, found none; install segsync-isles[cpu] or segsync-isles[gpu]")
+        raise ResourceError("no ONNX Runtime; install segsync-isles[cpu] or segsync-isles[gpu]")
 
     monkeypatch.setattr("segsync.engine._runtime", no_engine)
     write_bundle(tmp_path / "aims-tbi", "aims-tbi", region_model="brain")
@@ -188,7 +188,11 @@ def test_info_tells_what_is_missing(cli: Cli, tmp_path: Path, monkeypatch: pytes
     assert shown.code == 0
     facts = json.loads(shown.out)
     assert facts["providers"] == []
-    for said in ("install segsync-isles[cpu]", f"aims-tbi: {tmp_path / 'brain'}: expected", "own/model.onnx: expected"):
+    for said in (
+        "install segsync-isles[cpu]",
+        f"aims-tbi: {tmp_path / 'brain'}: no folder with",
+        "own/model.onnx: expected",
+    ):
         assert any(said in line for line in facts["missing"]), said
     assert "unusable" in {task["name"]: task["weights"] for task in facts["tasks"]}["aims-tbi"]
     table = cli("info", "--weights", tmp_path)
@@ -234,7 +238,7 @@ def test_python_m_segsync_in_a_process_of_its_own(tmp_path: Path, weights: Path)
     if not Path("/input").exists():
         bare = subprocess.run(base, capture_output=True, text=True, check=False)
         assert bare.returncode == 3
-        assert bare.stderr.startswith("ERROR: /input: expected a folder with the case's inputs, found none")
+        assert bare.stderr.startswith("ERROR: /input: no folder with the case's inputs")
 
 
 STOPPED_WHILE_WRITING = """

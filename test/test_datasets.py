@@ -152,7 +152,7 @@ def test_cases_whose_labels_are_held_back_neither_train_nor_validate(tmp_path: P
     split = split_cases(cases, config.data.model_copy(update={"validation": 0.5}))
     assert {case.name for case in (*split.training, *split.validation)} == {"train-Case1001", "train-Case2001"}
     (folder / TREES["whspp-ct"].labels["train-Case2001"][0]).unlink()
-    with pytest.raises(InputError, match=r"case train-Case2001: expected a label map, found none \(1 of 2 cases"):
+    with pytest.raises(InputError, match=r"case train-Case2001: no label map \(1 of 2 cases"):
         check_files(find_cases("whspp-ct", folder, ["ct"]), config.channels, folder)
 
 

@@ -80,7 +80,7 @@ def test_geometry_that_is_not_told_is_not_made_up(tmp_path: Path, element: str) 
     files = classic(ARRAY, PLACES)
     for one in files:
         delattr(one, element)
-    with pytest.raises(InputError, match=rf"expected {element} of \d numbers, found none"):
+    with pytest.raises(InputError, match=rf"no {element} of \d numbers"):
         read(save(tmp_path / "mr", files))
 
 

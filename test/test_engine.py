@@ -178,7 +178,7 @@ def test_a_word_that_is_no_device(word: str) -> None:
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segsync.engine.providers", lambda: ["CPUExecutionProvider"])
     assert choose_device("auto") == Device()
-    with pytest.raises(ResourceError, match=r"--device cuda:0: expected a GPU, found none \(.*\); use --device cpu"):
+    with pytest.raises(ResourceError, match=r"--device cuda:0: no GPU \(.*\); use --device cpu"):
         choose_device("cuda:0")
 
 

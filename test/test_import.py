@@ -157,7 +157,7 @@ def written(path: Path, kind: str) -> str:
         return "expected a network of three dimensions, found kernels of two"
     if kind == "cut":
         path.write_bytes(b"PK\x03\x04 and no more")
-        return "expected a whole file of weights"
+        return "not a whole file of weights"
     if kind == "no tensors":
         torch.save({"epoch": 3}, path)
         return "expected tensors by name, found keys 'epoch'"

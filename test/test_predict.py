@@ -233,7 +233,7 @@ def test_a_missing_optional_channel_is_said(isles22: segsync.Model) -> None:
     volumes = isles22_volumes(ball(grid, 4.0), grid)
     del volumes["flair"]
     result = isles22.predict(volumes)
-    assert result.warnings == ("channel flair: expected an image, found none; the model goes on without it",)
+    assert result.warnings == ("channel flair: no image; the model goes on without it",)
     assert np.array_equal(result.mask, ball(grid, 4.0))
 
 
@@ -309,9 +309,9 @@ def unknown_channel(volumes: dict[str, Volume]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (no_reference, "case case: channel dwi: expected an image, found none"),
-        (no_adc, "case case: channel adc: expected the patient's image, found none"),
-        (empty_adc, "case case: channel adc: expected the patient's image, found only the value 0"),
+        (no_reference, "case case: channel dwi: no image"),
+        (no_adc, "case case: channel adc: no image; give the patient's image"),
+        (empty_adc, "case case: channel adc: the image holds only the value 0"),
         (unknown_channel, r"expected a channel of the task isles22 \(dwi, adc, flair\), found 'swi'"),
     ],
 )

@@ -161,8 +161,8 @@ def changed(cases: Path, tmp_path: Path, what: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("an empty folder", r"empty: expected images, found none; check"),
-        ("no folder", r"empty: expected a folder of images, found none; check"),
+        ("an empty folder", r"empty: no images; check"),
+        ("no folder", r"empty: no folder of images; check"),
         ("a broken file", r"case1_0000\.nii\.gz: expected .*found "),
         ("too few", r"expected volumes of four names or more, two of them held out, found 3; add volumes"),
         ("a wrong name", r"data\.exclude: expected names of volumes, found 'cas2'"),
@@ -223,8 +223,8 @@ def test_the_command_line(cases: Path, tmp_path: Path, command: Callable[..., Ou
         ),
         (("-c", settings, "-o", run), 3, "already holds a run; add --resume"),
         (("-c", settings, "-o", run, "--set", "head.prototype=8"), 3, "did you mean 'prototypes'?"),
-        (("-o", tmp_path / "none", "--resume"), 3, "expected a run to go on with, found none"),
-        (("-c", settings, "-o", tmp_path / "b", "--set", f"data.folders=[{{folder: {run}}}]"), 3, "expected images"),
+        (("-o", tmp_path / "none", "--resume"), 3, "no run to go on with"),
+        (("-c", settings, "-o", tmp_path / "b", "--set", f"data.folders=[{{folder: {run}}}]"), 3, "no images"),
     ):
         wrong = command(*arguments)
         *notes, error = wrong.err.splitlines()

@@ -240,7 +240,7 @@ def test_a_settings_file_beside_resume_must_be_the_runs_own(begun: Path) -> None
         with pytest.raises(InputError, match=said) as caught:
             settings_of(RunConfig, begun, other, [], resume=True)
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="expected a run to go on with, found none"):
+    with pytest.raises(InputError, match="no run to go on with"):
         settings_of(RunConfig, begun.parent, file, [], resume=True)
     with pytest.raises(InputError, match="give --config FILE"):
         settings_of(RunConfig, begun, None, [], resume=False)

@@ -104,7 +104,7 @@ def test_a_subject_of_two_groups_joins_them(tmp_path: Path) -> None:
     ("changes", "table", "message"),
     [
         ({"group": "centre", "folds": 2}, "participant_id scanner\n", r"the column 'centre', found participant_id, sc"),
-        ({"group": "scanner", "folds": 2}, "participant_id scanner\nsub-0 A\n", r"the scanner of sub-1, found none"),
+        ({"group": "scanner", "folds": 2}, "participant_id scanner\nsub-0 A\n", r"no scanner of sub-1"),
         (
             {"group": "scanner", "folds": 2},
             "participant_id scanner\n0 A\n1 A\n2 A\n3 A\n",

@@ -292,7 +292,7 @@ def load_bundle(folder: Path, task: str | None = None) -> Bundle:
     """
     folder = folder.absolute()  # of `.` neither name nor parent say anything
     if not folder.is_dir():
-        raise WeightsError(f"{folder}: expected a folder with {MODEL_FILE} and {SPEC_FILE}, found none; give --weights")
+        raise WeightsError(f"{folder}: no folder with {MODEL_FILE} and {SPEC_FILE}; give --weights")
     spec: ModelSpec = _read_json(folder / SPEC_FILE, ModelSpec)
     manifest_path = folder.parent / MANIFEST_FILE
     if manifest_path.is_file():

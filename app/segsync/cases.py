@@ -24,7 +24,7 @@ KINDS_OF_FOLDERS = {"anat", "ct", "data", "derivatives", "dwi", "images", "maps"
 def find_task(source: Path) -> Task:
     """The only task whose channels the source offers; raises InputError where there is none or more than one."""
     if not source.exists():
-        raise InputError(f"{source}: expected a file or folder with a case's images, found none; check the path")
+        raise InputError(f"{source}: no file or folder with a case's images; check the path")
     platform = next(_platform_folders(source), None) if source.is_dir() else None
     if platform is not None:
         return choose_task(read_inputs(platform))
@@ -82,7 +82,7 @@ def find_cases(source: Path, task: Task, named: Mapping[str, Path]) -> tuple[lis
     elif source.is_file():
         cases = [Case(stem_of(source), {_channel_of_file(source, task): source})]
     else:
-        raise InputError(f"{source}: expected a file or folder with a case's images, found none; check the path")
+        raise InputError(f"{source}: no file or folder with a case's images; check the path")
     if len(failed) == 1 and not cases:
         raise failed[0]
     if named and len(cases) + len(failed) <= 1:
@@ -94,8 +94,8 @@ def find_cases(source: Path, task: Task, named: Mapping[str, Path]) -> tuple[lis
     if not cases and not failed:
         suffixes = ", ".join(f"*_{channel.suffixes[0]}" for channel in task.channels)
         raise InputError(
-            f"{source}: expected images named {suffixes} (.nii.gz, .nii, .mha), *_0000 …, or in folders so "
-            "named, found none; rename them or give --channel NAME=FILE"
+            f"{source}: no images named {suffixes} (.nii.gz, .nii, .mha), *_0000 …, or in folders so "
+            "named; rename them or give --channel NAME=FILE"
         )
     return cases, failed
 

@@ -39,7 +39,7 @@ def check_installed() -> None:
         import highdicom  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            "--dicom-seg: expected the package highdicom, found none; install the extra `dicom`: "
+            "--dicom-seg: the package highdicom is missing; install the extra `dicom`: "
             "pip install 'segsync-isles[dicom]'"
         ) from error
 

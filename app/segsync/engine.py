@@ -64,7 +64,7 @@ def choose_device(wanted: str) -> Device:
     if wanted == "auto":
         log.info("no GPU: %s; running on the CPU", reason)
         return Device()
-    raise ResourceError(f"--device {wanted}: expected a GPU, found none ({reason}); use --device cpu or auto")
+    raise ResourceError(f"--device {wanted}: no GPU ({reason}); use --device cpu or auto")
 
 
 def providers() -> list[str]:

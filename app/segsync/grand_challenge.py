@@ -63,7 +63,7 @@ def read_inputs(folder: Path) -> Inputs:
         InputError: The folder is none, or `inputs.json` is malformed or leads outside the folder.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder with the case's inputs, found none; mount it at /input")
+        raise InputError(f"{folder}: no folder with the case's inputs; mount it at /input")
     listing = folder / INPUTS_FILE
     if listing.is_file():
         return _listed(folder, listing)
@@ -187,7 +187,7 @@ def read_case(inputs: Inputs, task: Task) -> Case:
             channels[channel.name] = only_image(folders[0])
         elif channel.required:
             expected = inputs.folder / "images" / channel.sockets[0]
-            raise InputError(f"{expected}: expected a folder with one image for {task.name}, found none; add it")
+            raise InputError(f"{expected}: no folder with one image for {task.name}; add it")
     return Case(stem_of(channels[task.reference]), channels, _metadata(inputs, task))
 
 
@@ -203,7 +203,7 @@ def only_image(folder: Path) -> Path:
     if folder.is_file():
         return folder
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder with one image, found none; add the image")
+        raise InputError(f"{folder}: no folder with one image; add the image")
     names = [path.name for path in _children(folder) if _visible(path)]
     found = [name for name in names if suffix_of(folder / name)]
     if len(found) != 1:

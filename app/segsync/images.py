@@ -112,7 +112,7 @@ def _stored(path: Path) -> Stored:
         if path.is_dir():
             reader: Reader = dicom.read
         elif not path.is_file():
-            raise InputError(f"{path}: expected an image file, found none; check the path")
+            raise InputError(f"{path}: no image file; check the path")
         else:
             reader = _reader_of(path)
         try:

@@ -85,7 +85,7 @@ def _own_tasks(weights: Path | None, missing: list[str]) -> list[Task]:
     """The tasks, no challenge's, of weights that are there and can be used."""
     found: dict[str, Task] = {}
     for place in (weights,) if weights is not None else WEIGHTS_PLACES:
-        with contextlib.suppress(OSError):  # a place that may not be looked into has none
+        with contextlib.suppress(OSError):  # a place that may not be read holds no weights for us
             for folder in folders_of_weights(place):
                 try:
                     task = task_of(load_bundle(folder).spec)

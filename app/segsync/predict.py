@@ -118,7 +118,7 @@ def find_weights(task: str, weights: Path | None = None) -> Path:
             if (folder / SPEC_FILE).is_file() or (folder / MODEL_FILE).is_file():
                 return folder
     looked = ", ".join(str(place) for place in places)
-    raise WeightsError(f"expected weights for the task {task} in one of {looked}; found none; give --weights DIR")
+    raise WeightsError(f"no weights for the task {task} in one of {looked}; give --weights DIR")
 
 
 class Model:
@@ -207,7 +207,7 @@ def failed_result(model: Model, case: Case, failure: str) -> Result:
     """
     reference = case.load(model.task.reference)
     if reference is None:
-        raise InputError(f"case {case.name}: expected the {model.task.reference} image, found none; add it")
+        raise InputError(f"case {case.name}: no {model.task.reference} image; add it")
     line = f"the case failed and its mask is empty for that reason: {failure}"
     log.error("%s: %s", case.name, line)
     size = reference.grid.size_zyx

@@ -96,7 +96,7 @@ def prepare(
     """Bring every channel of a spec onto one grid, by physical space, and normalise it.
 
     Args:
-        load: Gives a channel's volume by name, or None where the case has none; called once a channel, so that only one
+        load: Gives a channel's volume by name, or None where the case lacks it; called once a channel, so that only one
             full-size image is in memory at a time.
         spec: Channels and grid.
         reference: The image whose field of view the model's grid covers. Where it is none of the channels, it gives the
@@ -115,7 +115,7 @@ def prepare(
     first = reference if reference in channels else spec.reference_channel
     volume = _loaded(load, reference, warnings)
     if volume is None:
-        raise ChannelError(reference, "expected an image, found none; give the image that the task measures on")
+        raise ChannelError(reference, "no image; give the image that the task measures on")
     grid = respaced(volume.grid, spec.spacing_zyx)
     kept = _inside(region_model, volume, grid, reference, warnings) if region_model is not None else None
     raw: dict[str, Array] = {}
@@ -203,9 +203,9 @@ def _on_grid(
     """
     defined, volume = _filled(volume)
     if volume is not None and volume.array.min() == volume.array.max():
-        found = f"only the value {float(volume.array.flat[0]):g}"
+        problem = f"the image holds only the value {float(volume.array.flat[0]):g}"
     elif volume is None:
-        found = "none"
+        problem = "no image"
     else:
         array = resample(volume, grid, outside=np.nan, antialias=True)
         inside = np.isfinite(array)
@@ -214,8 +214,8 @@ def _on_grid(
             _check_overlap(name, covered, here, warnings)
         return np.where(inside, array, np.float32(0))
     if not optional:
-        raise ChannelError(name, f"expected the patient's image, found {found}; give that channel's image")
-    warnings.append(f"channel {name}: expected an image, found {found}; the model goes on without it")
+        raise ChannelError(name, f"{problem}; give the patient's image of that channel")
+    warnings.append(f"channel {name}: {problem}; the model goes on without it")
     return None
 
 

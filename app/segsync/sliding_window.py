@@ -255,7 +255,7 @@ class _Run:
         return math.floor(min(passes, most))  # a deadline may be infinite
 
     def _coarser(self, overlap: float, seconds: float, tissue: Mask, patch: SizeZYX) -> float | None:
-        """The first coarser overlap that ends in time, or the coarsest; None where there is none coarser."""
+        """The first coarser overlap that ends in time, or the coarsest; None at the coarsest."""
         coarser = [value for value in COARSER_OVERLAPS if value < overlap]
         for value in coarser:
             count = sum(1 for at in _places(tissue, patch, value) if tissue[_window(at, patch)].any())

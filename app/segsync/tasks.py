@@ -69,7 +69,7 @@ class Task:
     presence_json: str | None = None
 
     def channel(self, name: str) -> Channel:
-        """The channel of this name; raises UsageError where the task has none such."""
+        """The channel of this name; raises UsageError for a name that the task does not know."""
         for channel in self.channels:
             if channel.name == name:
                 return channel

@@ -91,9 +91,7 @@ def driver() -> str:
     try:
         return "; ".join(subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().splitlines())
     except (OSError, subprocess.CalledProcessError) as error:
-        log.error(
-            "expected an NVIDIA GPU and its driver, found none that nvidia-smi shows (%s); --dry needs none", error
-        )
+        log.error("nvidia-smi shows no NVIDIA GPU (%s); --dry needs no GPU", error)
         sys.exit(6)
 
 

@@ -36,7 +36,7 @@ def verify(weights: WeightsOption = None) -> None:
         checked = [folder for place in places for folder in _verified(place)]
     if not checked:
         looked = ", ".join(map(str, places))
-        raise WeightsError(f"expected {MANIFEST_FILE} or {SPEC_FILE} in one of {looked}, found none; give --weights")
+        raise WeightsError(f"no {MANIFEST_FILE} or {SPEC_FILE} in one of {looked}; give --weights")
 
 
 def _verified(place: Path) -> Iterator[Path]:

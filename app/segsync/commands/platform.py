@@ -112,7 +112,7 @@ def _run_case(
 
 
 def _tasks_with_weights(weights: Path | None) -> list[str]:
-    """The challenges' tasks whose weights are there; raises WeightsError for broken ones, and where there are none."""
+    """The challenges' tasks whose weights are there; raises WeightsError for broken weights, and without any."""
     names, folders, missing = [], set(), None
     for name in TASKS:
         try:

@@ -214,7 +214,7 @@ def _slice(path: Path, dataset: "FileDataset", groups: "list[Dataset]", number: 
         value = told(sequence, name)
         if value is None or isinstance(value, str | float | int) or len(value) != count:
             raise InputError(
-                f"{path}: expected {name} of {count} numbers, found none; without it nobody can tell where the slice "
+                f"{path}: no {name} of {count} numbers; without it nobody can tell where the slice "
                 "lies: export the series again, or convert it with dcm2niix and look at it"
             )
         found = np.array([float(number) for number in value])

@@ -76,7 +76,7 @@ def _placed(path: Path, header: dict[str, Any], array: npt.NDArray[np.generic]) 
         affine[:3, 3] = 0 if origin is None else np.asarray(origin, dtype=np.float64) * signs
         return Stored.placed(array, affine, tuple(said), None)
     if "spacings" not in header:
-        raise InputError(f"{path}: expected a voxel spacing in mm, found none; correct the header")
+        raise InputError(f"{path}: no voxel spacing in mm; correct the header")
     said.append("the header holds no directions: the image is taken to lie along the axes of LPS")
     spacing = np.asarray(header["spacings"], dtype=np.float64)[:3]
     place = np.zeros(3) if origin is None else np.asarray(origin, dtype=np.float64) * signs

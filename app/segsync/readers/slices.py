@@ -140,7 +140,7 @@ def _steps(folder: Path, volume: Sequence[Slice], places: Matrix) -> Matrix:
     if len(volume) == 1:
         alone = volume[0].spacing or volume[0].thickness
         if not alone > 0:
-            raise InputError(f"{folder}: expected a slice thickness, found none and a single slice; give the series")
+            raise InputError(f"{folder}: a single slice without a thickness; give the series")
         return np.array([alone])
     steps: Matrix = np.linalg.norm(np.diff(places, axis=0), axis=1)
     along = (places[-1] - places[0]) / np.linalg.norm(places[-1] - places[0])

@@ -29,7 +29,7 @@ def shown(statistic: Statistic, metric: Metric) -> str:
 
 
 def number(mean: float, sd: float, metric: Metric) -> str:
-    """A mean with its standard deviation, where there is one."""
+    """A mean, with its standard deviation if that is known."""
     if math.isnan(mean):
         return NOTHING
     spread = "" if math.isnan(sd) else f" ± {sd:.{metric.digits}f}"

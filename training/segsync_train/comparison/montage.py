@@ -39,7 +39,7 @@ PANEL = 360
 
 @dataclass(frozen=True)
 class _Slice:
-    """One axial slice (Y, X): the image where there is one, the truth, the masks by system; pixels (Y, X) in mm."""
+    """One axial slice (Y, X): the image (zeros if it is gone), the truth, the masks by system; pixels (Y, X) in mm."""
 
     image: Pixels
     truth: Pixels
@@ -60,7 +60,7 @@ def montage_figure(setting: Setting) -> Figure | None:
     None where no run kept its masks or the images are gone, which is logged.
     """
     if not any(run.system.masks for runs in setting.runs.values() for run in runs):
-        log.info("no pictures of %s: expected masks of its cases, found none; evaluate with --masks", setting.title)
+        log.info("no pictures of %s: no masks of its cases; evaluate with --masks", setting.title)
         return None
     labels = [value for value in setting.labels if value != MEAN]
     try:

@@ -37,7 +37,7 @@ CACHE_FORMAT = 1
 def find_cases(layout: str, folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
     """The cases of a folder of this layout; raises InputError where the folder or the layout does not exist."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of cases, found none; check data.folder")
+        raise InputError(f"{folder}: no folder of cases; check data.folder")
     if layout not in LAYOUTS:
         raise InputError(f"data.layout: expected one of {', '.join(LAYOUTS)}, found {layout!r}")
     return LAYOUTS[layout](folder, channels)
@@ -56,14 +56,14 @@ def check_files(cases: Sequence[CaseFiles], channels: Sequence[ChannelSpec], fol
     """
     cases = public(cases)
     if not cases:
-        raise InputError(f"{folder}: expected labelled cases, found none; check data.folder and data.layout")
+        raise InputError(f"{folder}: no labelled cases; check data.folder and data.layout")
     needed = [channel.name for channel in channels if not channel.optional]
     for case in cases:
         if not case.label_files:
             count = sum(1 for other in cases if not other.label_files)
             raise InputError(
-                f"{folder}: case {case.name}: expected a label map, found none ({count} of {len(cases)} cases have "
-                "none); add it or take the case out"
+                f"{folder}: case {case.name}: no label map ({count} of {len(cases)} cases "
+                "lack theirs); add it or take the case out"
             )
         for name in needed:
             if name not in case.images:

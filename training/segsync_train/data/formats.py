@@ -39,7 +39,7 @@ def nnunet_everything(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
     """The same, with the cases that have a label map and no image."""
     images = folder / "imagesTr"
     if not images.is_dir():
-        raise InputError(f"{folder}: expected the folder imagesTr of nnU-Net's format, found none; check data.folder")
+        raise InputError(f"{folder}: no folder imagesTr, which nnU-Net's format has; check data.folder")
     _check_description(folder / "dataset.json", channels)
     label_of = _nnunet_labels(folder)
     found: dict[str, dict[str, Path]] = {name: {} for name in label_of}
@@ -50,9 +50,7 @@ def nnunet_everything(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
         if len(channels) == 1 and (whole in label_of or not numbered):
             found.setdefault(whole, {})[channels[0]] = path
         elif not numbered:
-            raise InputError(
-                f"{path}: expected a name that ends in the channel's number (_0000), found none; rename it"
-            )
+            raise InputError(f"{path}: the name does not end in the channel's number (_0000); rename it")
         elif int(number) < len(channels):
             found.setdefault(stem, {})[channels[int(number)]] = path
     return [CaseFiles(name, by_channel, label_of.get(name)) for name, by_channel in sorted(found.items())]
@@ -91,7 +89,7 @@ def _listed(about: dict[str, Any]) -> list[str]:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    """What `dataset.json` holds; nothing where there is none."""
+    """What `dataset.json` holds; nothing without that file."""
     if not path.is_file():
         return {}
     try:
@@ -139,7 +137,7 @@ def bids_everything(folder: Path, channels: Sequence[str]) -> list[CaseFiles]:
         elif told.channel is not None and not below(folder, path).startswith("derivatives/"):
             found.setdefault(parts[1], {}).setdefault(told.channel, []).append((told.particular, path))
     if not named:
-        raise InputError(f"{folder}: expected names as in BIDS (sub-01_T1w.nii.gz), found none; check data.layout")
+        raise InputError(f"{folder}: no name as in BIDS (sub-01_T1w.nii.gz); check data.layout")
     return [
         CaseFiles(
             case,

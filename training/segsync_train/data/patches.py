@@ -123,7 +123,7 @@ class PatchDataset(Dataset["Batch | Failure"]):
 
 
 def nearest_component(label: LabelMap) -> npt.NDArray[np.int32]:
-    """The number from 1 of the foreground's component nearest to each voxel (z, y, x); 0 where there is none."""
+    """The number from 1 of the foreground's component nearest to each voxel (z, y, x); 0 without any component."""
     components: npt.NDArray[np.int32] = ndimage.label(label > 0, NEIGHBOURS, output=np.int32)[0]
     if not components.any():
         return components

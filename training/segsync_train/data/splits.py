@@ -144,8 +144,7 @@ def split_cases(
     for part, name in ((training, "training"), (validation, "validation")):
         if not part:
             raise InputError(
-                f"{data.folder}: expected cases for {name}, found none ({len(cases)} cases in all); "
-                "give more cases or another split"
+                f"{data.folder}: no cases for {name} ({len(cases)} cases in all); give more cases or another split"
             )
     return Split(tuple(training), tuple(validation), groups, volumes)
 
@@ -241,8 +240,7 @@ def _column(cases: Sequence[CaseFiles], data: FolderData) -> dict[str, str]:
         value = next((table[name] for name in names if name in table), "")
         if value.lower() in UNKNOWN:
             raise InputError(
-                f"{paths[0]}: expected the {data.group} of {case.subject_name}, found none; add it, or set data.group "
-                "to subject"
+                f"{paths[0]}: no {data.group} of {case.subject_name}; add it, or set data.group to subject"
             )
         found[case.name] = value
     return found

@@ -46,7 +46,7 @@ def validate_folder(layout: str, folder: Path) -> ValidationReport:
     channels, labels, optional = _expected(layout, folder)
     cases = _everything(layout, folder, channels)
     if not any(case.images for case in cases):
-        raise InputError(f"{folder}: expected {_example(dataset, layout)}, found none; give the folder that holds them")
+        raise InputError(f"{folder}: no {_example(dataset, layout)}; give the folder that holds them")
     structures = sorted({name for case in cases for name in case.masks})
     # A folder in a general format may be without labels altogether, to pretrain on.
     labelled = sum(bool(case.label_files) for case in cases)
@@ -57,7 +57,7 @@ def validate_folder(layout: str, folder: Path) -> ValidationReport:
         for case in cases:
             problems += _missing(case, channels, optional, structures)
             if wanted and not case.label_files and not case.held_back:
-                problems.append(f"case {case.name}: expected a label map, found none; add it or take the case out")
+                problems.append(f"case {case.name}: no label map; add it or take the case out")
             grids, unreadable = _images(case, optional)
             problems += unreadable
             if case.label_files:
@@ -107,8 +107,8 @@ def _missing(case: CaseFiles, channels: Sequence[str], optional: Sequence[str], 
     images = [name for name in channels if name not in case.images and name not in optional]
     masks = [name for name in structures if case.masks and name not in case.masks]
     return [
-        *(f"case {case.name}: expected an image of the channel {name!r}, found none; add it" for name in images),
-        *(f"case {case.name}: expected a mask of {name!r}, as other cases have, found none; add it" for name in masks),
+        *(f"case {case.name}: no image of the channel {name!r}; add it" for name in images),
+        *(f"case {case.name}: no mask of {name!r}, as other cases have; add it" for name in masks),
     ]
 
 

@@ -62,7 +62,7 @@ def crossval_settings(output: Path, config: Path | None, overrides: Sequence[str
         InputError: There are no settings, or they are not of labelled cases in a folder.
     """
     if config is None and not is_crossval(output):
-        raise InputError("expected the settings of the runs, found none; give --config FILE")
+        raise InputError("no settings of the runs; give --config FILE")
     settings = load_settings(RunConfig, config or output / SETTINGS_FILE, overrides)
     data = settings.data
     if not isinstance(data, FolderData):

@@ -166,7 +166,7 @@ def labelled_cases(
     """
     chosen = data or model.data
     if chosen is None:
-        raise InputError("expected labelled cases, found none: the run's own are drawn; give --data FOLDER")
+        raise InputError("no labelled cases: the run's own are drawn; give --data FOLDER")
     own_channels = model.pipeline.spec.channels
     theirs = {channel.name: channel.name for channel in own_channels} | dict(channels or {})
     if len(theirs) > len(own_channels):
@@ -181,7 +181,7 @@ def labelled_cases(
         return public(cases)
     if model.run is None:
         raise InputError(
-            "expected labelled cases, found none: weights do not say which cases they were trained on; give --data "
+            "no labelled cases: weights do not say which cases they were trained on; give --data "
             "FOLDER, or the run in place of its weights"
         )
     split = split_of_run(model.run, cases, chosen, model.pipeline.spec.labels)

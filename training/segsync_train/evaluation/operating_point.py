@@ -130,7 +130,7 @@ def _out_of_fold(case: OutOfFoldCase) -> TuningCase:
 
 
 def rules_named(name: str | None, task: str) -> Rules:
-    """The rules of this name; None: of the task, else ISLES'22's. Raises InputError where there are none such."""
+    """The rules of this name; None: of the task, else ISLES'22's. Raises InputError for an unknown name."""
     if name is not None and name not in RULES:
         raise InputError(f"--rules: expected one of {', '.join(RULES)}, found {name!r}")
     return RULES[name or (task if task in RULES else "isles22")]
@@ -179,7 +179,7 @@ def rank(
         scored.append(score_candidates(case.reference, case.probability, case.voxel_ml, rules, candidates))
         log.info("%s scored", case.name)
     if not scored:
-        raise InputError(f"{where}: expected cases to choose an operating point on, found none")
+        raise InputError(f"{where}: no cases to choose an operating point on")
     ranked = [metric for metric in rules.ranked if metric in TUNABLE]
     values = np.array([[case[metric] for case in scored] for metric in ranked])
     ranks = case_ranks(values.transpose(0, 2, 1), ranked).mean(axis=0)

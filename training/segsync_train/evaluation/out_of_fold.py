@@ -139,8 +139,7 @@ def read_out_of_fold(crossval: Path) -> OutOfFold:
     folds = [done for number in numbers if (done := read_fold(crossval, number)) is not None]
     if not folds:
         raise InputError(
-            f"{crossval}: expected predictions of the folds of a cross-validation, found none; run segsync-train "
-            "crossval first"
+            f"{crossval}: no predictions of the folds of a cross-validation; run segsync-train crossval first"
         )
     first = folds[0]
     missing = sorted(set(range(first.folds)) - {fold.fold for fold in folds})

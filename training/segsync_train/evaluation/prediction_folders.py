@@ -84,9 +84,9 @@ def _check_complete(folder: Path, references: Path, expected: list[str], found: 
 
 
 def label_maps(folder: Path) -> dict[str, Path]:
-    """The images of a folder by name; raises InputError where there are none, or two of one name."""
+    """The images of a folder by name; raises InputError for a folder without images, or two of one name."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of label maps, found none; check the path")
+        raise InputError(f"{folder}: no folder of label maps; check the path")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.is_file() and suffix_of(path) and not path.name.startswith("."):
@@ -94,7 +94,7 @@ def label_maps(folder: Path) -> dict[str, Path]:
             if first != path:
                 raise InputError(f"{path}: expected one label map of this name, found {first.name} as well; take one")
     if not found:
-        raise InputError(f"{folder}: expected label maps, found none; give the folder that holds them itself")
+        raise InputError(f"{folder}: no label maps; give the folder that holds them itself")
     return found
 
 
@@ -131,7 +131,7 @@ def _values_of(paths: Iterable[Path]) -> dict[int, str]:
         values |= set(np.unique(read_values(path).array).tolist())
     labels = {int(value): str(int(value)) for value in sorted(values) if value > 0 and value == int(value)}
     if not labels:
-        raise InputError("expected labels in the references, found none in any; give --label VALUE=NAME")
+        raise InputError("no reference holds a label; give --label VALUE=NAME")
     return labels
 
 

@@ -187,7 +187,7 @@ def budget_of(
         patch_zyx: Voxels of a patch.
         batch: Patches in a batch.
         made: The state of its checkpoint.
-        run: The folder with its log; None where there is none.
+        run: The folder with its log; None for a system without a run.
 
     Returns:
         The part of `system.json`.

@@ -152,7 +152,7 @@ def _check_alike(members: Sequence[Member]) -> None:
 def _shared_point(members: Sequence[Member], chosen: Path | None) -> OperatingPoint:
     if chosen is not None:
         if not (chosen / FILE).is_file():
-            raise InputError(f"{chosen}: expected {FILE}, found none; run segsync-train tune")
+            raise InputError(f"{chosen}: no {FILE}; run segsync-train tune")
         return read_operating_point(chosen)
     points = [read_operating_point(member.run) for member in members]
     for member, point in zip(members, points, strict=True):

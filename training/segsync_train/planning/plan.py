@@ -130,11 +130,11 @@ def _cases(
     if len(unlabelled) < len(found):
         for name in unlabelled:
             raise InputError(
-                f"{folder}: case {name}: expected a label map, found none ({len(unlabelled)} of {len(found)} cases "
-                "have none); add it or take the case out"
+                f"{folder}: case {name}: no label map ({len(unlabelled)} of {len(found)} cases "
+                "lack theirs); add it or take the case out"
             )
     if not found or unlabelled:
-        raise InputError(f"{folder}: expected labelled cases, found none; check the folder and --layout")
+        raise InputError(f"{folder}: no labelled cases; check the folder and --layout")
     if labels == {} and layout in DATASETS and DATASETS[layout].masks:
         labels = dict(enumerate(sorted({name for case in found for name in case.masks}), start=1))
     for name in optional:

@@ -77,7 +77,7 @@ def _read(path: Path) -> Any:
         ) from error
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:100]
-        raise WeightsError(f"{path}: expected a whole file of weights, found none ({reason}); fetch it anew") from error
+        raise WeightsError(f"{path}: not a whole file of weights ({reason}); fetch it anew") from error
 
 
 def _refused(error: Exception) -> str:

@@ -87,7 +87,7 @@ def _nnunet_overrides(found: ForeignWeights, blocks: str) -> dict[str, Any]:
 
 
 def _architecture(beside: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The network's arguments of nnU-Net's plans or of nnssl's adaptation plan; empty where there are none."""
+    """The network's arguments of nnU-Net's plans or of nnssl's adaptation plan; empty without plans."""
     adaptation = beside.get("nnssl_adaptation_plan")
     if isinstance(adaptation, Mapping):
         architecture = adaptation.get("architecture_plans")

@@ -209,10 +209,10 @@ def settings_of(
     """
     if not resume:
         if config is None:
-            raise InputError("expected the settings of the run, found none; give --config FILE")
+            raise InputError("no settings of the run; give --config FILE")
         return load_settings(model, config, overrides)
     if not RunFolder(output).begun:
-        raise InputError(f"{output}: expected a run to go on with, found none; leave out --resume")
+        raise InputError(f"{output}: no run to go on with; leave out --resume")
     settings = load_settings(model, output / CONFIG_FILE, overrides)
     if config is not None:
         for key, kept, given in differences(_plain(settings), _plain(load_settings(model, config, overrides))):

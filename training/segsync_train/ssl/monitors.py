@@ -121,7 +121,7 @@ class Reading:
             yield f"monitor/stage{self.stage}/{name}", getattr(self, name)
 
     def causes(self, limits: Thresholds) -> list[str]:
-        """Every sign of collapse, each with its figure; empty where there is none."""
+        """Every sign of collapse, each with its figure; empty without any."""
         full = self.log_prototypes
         silent = self.information < limits.information * full
         ce = f"cross-entropy {self.cross_entropy:.3f}"

@@ -187,12 +187,12 @@ def _found(part: VolumeFolder, channels: Sequence[str]) -> list[VolumeFiles]:
             f"found {', '.join(channels)}; give another data.folders.layout"
         )
     elif not part.folder.is_dir():
-        raise InputError(f"{part.folder}: expected a folder of images, found none; check data.folders")
+        raise InputError(f"{part.folder}: no folder of images; check data.folders")
     else:
         paths = {path: path.relative_to(part.folder).with_name(stem_of(path)) for path in image_files(part.folder)}
         found = [("-".join(name.parts), {channels[0]: path}) for path, name in paths.items()]
     if not found:
-        raise InputError(f"{part.folder}: expected images, found none; check data.folders and their layout")
+        raise InputError(f"{part.folder}: no images; check data.folders and their layout")
     return [VolumeFiles(name, images, part=part) for name, images in found]
 
 

@@ -55,7 +55,7 @@ class MaskLibrary:
 
 
 def mask_files(folder: Path) -> list[Path]:
-    """The NIfTI files of a folder in the order of their names; raises InputError where there are none."""
+    """The NIfTI files of a folder in the order of their names; raises InputError without any."""
     files = sorted(folder.glob("*.nii.gz"))
     if not files:
         raise InputError(

@@ -106,7 +106,7 @@ def _signals(image: Tensor, tissues: Tensor) -> Tensor:
 
 
 def _largest(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The largest connected part, or all where there is none."""
+    """The largest connected part; an empty mask stays empty."""
     parts, count = ndimage.label(mask)
     if count < 2:
         return mask

@@ -195,7 +195,7 @@ def _encoder(path: Path, network: SegmentationNetwork) -> Weights:
     pretrained = {f"{at}{name.removeprefix(WRAPPED)}": tensor for name, tensor in checkpoint.part("encoder").items()}
     found = pretrained or _averaged(checkpoint)
     if not any(name.startswith(at) for name in found):
-        raise WeightsError(f"{path}: expected an encoder's weights, found none; give a pretraining's checkpoint")
+        raise WeightsError(f"{path}: no encoder's weights; give a pretraining's checkpoint")
     if isinstance(network, Baseline) and f"{at}{POSITIONS}" in found:
         _resize_positions(found, f"{at}{POSITIONS}", network, checkpoint)
     return found, checkpoint.state
