@@ -95,6 +95,10 @@ unvalidated-results: .venv/.dev  ## docs/results/unvalidated.md anew: the other 
 hippocampus: .venv/.dev  ## docs/results/hippocampus.md anew: what pretraining gives with few labels and many
 	.venv/bin/python docs/results/hippocampus.py $(OPTIONS)
 
+.PHONY: ensemble
+ensemble: .venv/.dev  ## docs/results/ensemble.md anew: plan, five folds, and what their average brings
+	.venv/bin/python docs/results/ensemble.py $(OPTIONS)
+
 .PHONY: stroke-pretraining
 stroke-pretraining: .venv/.dev  ## docs/results/stroke-pretraining.md anew: isles22 with and without pretraining
 	.venv/bin/python docs/results/stroke_pretraining.py $(OPTIONS)

@@ -301,7 +301,7 @@ def test_bids_entities_say_what_a_diffusion_image_is(tmp_path: Path) -> None:
         "adc": "sub-1/dwi/sub-1_rec-ADC_dwi.nii.gz",
     }
     assert case.label == tmp_path / mask
-    assert bids_channels(tmp_path) == (["adc", "dwi"], {})
+    assert bids_channels(tmp_path) == ["adc", "dwi"]
     [alone] = find_cases("bids", tmp_path, ["dwi"])
     assert relative(alone, tmp_path) == {"dwi": "sub-1/dwi/sub-1_rec-TRACE_dwi.nii.gz"}
 

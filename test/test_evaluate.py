@@ -17,6 +17,7 @@ from segsync.bundle import ChannelSpec
 from segsync.errors import InputError
 from segsync.images import read
 from segsync_train.cli import main
+from segsync_train.config.labels import LabelSet
 from segsync_train.evaluation.evaluate import evaluate, labelled_cases, load_model, parse_labels
 from segsync_train.evaluation.metrics import RULES, score
 from segsync_train.evaluation.operating_point import OperatingPoint
@@ -82,7 +83,9 @@ def test_scores_and_their_summary_by_hand(folders: tuple[Path, Path], tmp_path: 
 
 
 def test_json_and_csv_say_the_same_and_name_the_rules(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    evaluate(folders[0], tmp_path / "out", references=folders[1], rules="aims-tbi", labels={1: "lesion"})
+    evaluate(
+        folders[0], tmp_path / "out", references=folders[1], rules="aims-tbi", labels=LabelSet(labels={1: "lesion"})
+    )
     about = json.loads((tmp_path / "out" / "summary.json").read_text(), parse_constant=pytest.fail)
     assert (about["rules"]["name"], about["rules"]["ignored_voxels"], about["cases"]) == ("aims-tbi", 50, 3)
     for row in rows_of(tmp_path / "out" / "summary.csv"):
@@ -126,7 +129,7 @@ def test_a_label_that_no_reference_holds_is_left_out_of_the_mean(
     for name, place in (("a", 9), ("b", 4)):
         write_image(tmp_path / "references" / f"{name}.nii.gz", square(4), GRID)
         write_image(tmp_path / "predictions" / f"{name}.nii.gz", square(place), GRID)
-    labels = {1: "lesion", 3: "typo"}
+    labels = LabelSet(labels={1: "lesion", 3: "typo"})
     groups, rules = evaluate(
         tmp_path / "predictions", tmp_path / "out", references=tmp_path / "references", labels=labels
     )
@@ -160,7 +163,7 @@ def test_statistics_of_few_values() -> None:
 
 
 def test_the_table_shows_means_and_how_many_have_none(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    rows = evaluate_folders(*folders, ISLES22, {1: "lesion"})
+    rows = evaluate_folders(*folders, ISLES22, LabelSet(labels={1: "lesion"}))
     console = Console(file=io.StringIO(), width=200)
     console.print(table_of(write_results(rows, ISLES22, tmp_path / "out"), ISLES22))
     assert isinstance(console.file, io.StringIO)

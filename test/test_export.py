@@ -127,8 +127,8 @@ def test_another_file_is_no_network(tmp_path: Path) -> None:
 def test_a_file_that_differs_from_the_network_is_not_kept(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def of_another(network: XLSTMUNet, path: Path, *, half_weights: bool = True) -> object:
-        return write_onnx(build_network(run_config(Path())), path, half_weights=half_weights)
+    def of_another(network: XLSTMUNet, path: Path, **how: bool) -> object:
+        return write_onnx(build_network(run_config(Path())), path, **how)
 
     monkeypatch.setattr("segsync_train.export.export.write_onnx", of_another)
     with pytest.raises(WeightsError, match=r"differs from torch by .* nothing was exported"):

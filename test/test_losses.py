@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from segsync_train.config.run import LossConfig
 from segsync_train.data.patches import nearest_component
-from segsync_train.trainer.losses import SMOOTH_VOXELS, SegmentationLoss, lesion_dice_loss, top_k_cross_entropy
+from segsync_train.trainer.losses import SMOOTH_VOXELS, SegmentationLoss, lesion_dice_loss, mean_of_voxels
 
 #: A lesion of 1000 voxels, one of 8, far apart; and what is nearer to the one, or to the other.
 LARGE = (slice(2, 12), slice(2, 12), slice(2, 12))
@@ -146,8 +146,9 @@ def test_top_k_counts_the_hardest_voxels_alone() -> None:
     """Of four voxels two are wrong: half of them is their mean, by hand; all of them is plain cross-entropy."""
     logits = torch.tensor([[0.0, 1.0, 3.0, 2.0], [0.0, -1.0, 0.0, 4.0]]).reshape(1, 2, 1, 1, 4)
     target = F.one_hot(torch.tensor([0, 0, 1, 0]).reshape(1, 1, 1, 4), 2).movedim(-1, 1).float()
+    losses = F.cross_entropy(logits, target, reduction="none")
     each = [math.log(2), math.log(1 + math.exp(-2)), math.log(1 + math.exp(3)), math.log(1 + math.exp(2))]
-    assert float(top_k_cross_entropy(logits, target, 0.5)) == pytest.approx((each[2] + each[3]) / 2, rel=1e-5)
-    assert float(top_k_cross_entropy(logits, target, 0.01)) == pytest.approx(each[2], rel=1e-5)
+    assert float(mean_of_voxels(losses, None, 0.5)) == pytest.approx((each[2] + each[3]) / 2, rel=1e-5)
+    assert float(mean_of_voxels(losses, None, 0.01)) == pytest.approx(each[2], rel=1e-5)
     every, plain = (SegmentationLoss(LossConfig(top_k=share))([logits], target.argmax(1)) for share in (1.0, None))
     assert float(every) == pytest.approx(float(plain), rel=1e-5)

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from builders import grid_of, write_image
 from dataset_trees import TREES, build
 from segsync.errors import InputError
 from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import load_settings
+from segsync_train.networks.build import build_network
 from segsync_train.planning.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint, Intensities
 from segsync_train.planning.memory import parse_memory
 from segsync_train.planning.plan import plan
@@ -44,6 +47,7 @@ def found(
                 spacing_zyx=spacings[number % len(spacings)],
                 volumes_ml={1: ml},
                 components={1: 1},
+                volume_ml=ml,
             )
             for number in range(cases)
         },
@@ -86,6 +90,16 @@ def test_thick_slices_are_halved_later() -> None:
     strides = made.config.network.overrides["strides_zyx"]
     assert strides[1] == strides[2] == [1, 2, 2]
     assert made.config.patch_zyx[0] < made.config.patch_zyx[1] / 3
+
+
+@pytest.mark.parametrize("network", ["resenc-m", "resenc-l", "plainconv", "published-enc", "published-bot"])
+def test_nnunets_and_the_published_networks_are_planned_too(network: str) -> None:
+    """The settings build the network, and it takes their patch."""
+    config = make_plan(found((40, 96, 96), [(2, 1, 1)]), wanted("24GB", network=network)).config
+    assert config.network.preset == network
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        logits = build_network(config).eval()(torch.empty(1, 1, *config.patch_zyx))
+    assert logits.shape[2:] == config.patch_zyx
 
 
 def test_channels_with_a_unit_have_bounds_and_others_their_own_spread() -> None:

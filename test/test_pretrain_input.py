@@ -120,7 +120,7 @@ def test_synthetic_cases_are_volumes_as_well(cases: Path, tmp_path: Path, monkey
 
     def drawn(task: str, spec: CaseSpec, data: SyntheticData, *_: object) -> Data:
         asked.append(data)
-        assert not spec.labels
+        assert not spec.label_set.labels
         return Data(given.source, [*given.held_out] * 3, ())
 
     monkeypatch.setattr("segsync_train.ssl.volumes.open_synthetic", drawn)

@@ -11,6 +11,7 @@ from builders import grid_of, write_image
 from dataset_trees import TREES, build
 from segsync.errors import InputError
 from segsync_train.config.data import FolderData
+from segsync_train.config.labels import LabelSet
 from segsync_train.data.dataset import find_cases
 from segsync_train.data.layout import CaseFiles
 from segsync_train.data.splits import divide, read_split, split_cases, split_of_run, write_split
@@ -138,7 +139,9 @@ def test_the_labels_volumes_are_kept_with_the_split(tmp_path: Path) -> None:
     label[0, 0, :3] = 2
     path = write_image(tmp_path / "label.nii.gz", label, GRID)
     cases = [CaseFiles("a", {}, path), CaseFiles("b", {}, path)]
-    write_split(split_cases(cases, data(validation=0.5), {2: "lesion"}), "subject", tmp_path / "split.json")
+    write_split(
+        split_cases(cases, data(validation=0.5), LabelSet(labels={2: "lesion"})), "subject", tmp_path / "split.json"
+    )
     kept = read_split(tmp_path / "split.json")
     assert kept.volumes_ml == pytest.approx(
         {"a": 0.003 * np.prod(GRID.spacing_zyx), "b": 0.003 * np.prod(GRID.spacing_zyx)}
@@ -152,10 +155,10 @@ def test_a_run_is_read_by_the_split_it_was_trained_with(tmp_path: Path) -> None:
     begun = split_cases(cases, settings)
     (tmp_path / "config.yaml").touch()
     with pytest.raises(InputError, match=r"split.json: expected the cases that the run trained on, found no such"):
-        split_of_run(tmp_path, cases, settings, {})
+        split_of_run(tmp_path, cases, settings, LabelSet())
     write_split(begun, "subject", tmp_path / "split.json")
     more = [*cases, *(CaseFiles(f"new{number}", {}) for number in range(9))]
-    assert split_of_run(tmp_path, more, settings, {}) == begun
+    assert split_of_run(tmp_path, more, settings, LabelSet()) == begun
     missing = begun.training[0].name
     with pytest.raises(InputError, match=f"expected the case '{missing}', which .*split.json names, found no such"):
-        split_of_run(tmp_path, [case for case in cases if case.name != missing], settings, {})
+        split_of_run(tmp_path, [case for case in cases if case.name != missing], settings, LabelSet())

@@ -7,7 +7,7 @@ repeats the sha256 of every file and its licence.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -74,6 +74,15 @@ class Fixed(_Frozen):
         return self
 
 
+class ScalarSpec(_Frozen):
+    """A number of the patient (age, NIHSS), and what clinical data call it."""
+
+    #: Capitals, spaces and signs do not matter.
+    names: tuple[str, ...] = Field(min_length=1)
+    #: Words as numbers, as {M: 0, F: 1}; yes and true are 1, no and false 0.
+    words: dict[str, float] = Field(default_factory=dict)
+
+
 class ChannelSpec(_Frozen):
     """One input channel of the network, by the name the task gives it."""
 
@@ -81,6 +90,14 @@ class ChannelSpec(_Frozen):
     normalisation: Annotated[ZScore | Fixed, Field(discriminator="kind")]
     #: An optional channel that is missing or constant is given to the network as zeros (as in training).
     optional: bool = False
+    #: A number in place of an image, the same everywhere: the network is given it times the reference image.
+    scalar: ScalarSpec | None = None
+
+    @model_validator(mode="after")
+    def _scalars_are_fixed(self) -> Self:
+        if self.scalar is not None and not isinstance(self.normalisation, Fixed):
+            raise ValueError(f"{self.name}: a number needs the normalisation kind: fixed, its range, mean and std")
+        return self
 
 
 class OrganSpec(_Frozen):
@@ -118,6 +135,20 @@ class PreprocessingSpec(_Frozen):
         """Name of the channel that `reference` means."""
         return self.reference or self.channels[0].name
 
+    @property
+    def images(self) -> tuple[ChannelSpec, ...]:
+        """The channels that are images."""
+        return tuple(channel for channel in self.channels if channel.scalar is None)
+
+    @property
+    def scalar_places(self) -> list[int]:
+        """Places of the channels that are numbers."""
+        return [place for place, channel in enumerate(self.channels) if channel.scalar is not None]
+
+    def place_of(self, name: str) -> int:
+        """The place of a channel."""
+        return [channel.name for channel in self.channels].index(name)
+
     @model_validator(mode="after")
     def _channels_once(self) -> Self:
         _each_once("channels", [channel.name for channel in self.channels])
@@ -125,8 +156,8 @@ class PreprocessingSpec(_Frozen):
 
     @model_validator(mode="after")
     def _reference_is_there(self) -> Self:
-        if self.reference_channel not in {channel.name for channel in self.channels if not channel.optional}:
-            raise ValueError(f"reference {self.reference_channel!r} is not among the channels that are always there")
+        if self.reference_channel not in {channel.name for channel in self.images if not channel.optional}:
+            raise ValueError(f"reference {self.reference_channel!r} is not among the images that are always there")
         return self
 
 
@@ -152,11 +183,15 @@ class InferenceSpec(DecisionSpec, PreprocessingSpec):
     """What the whole way from images to labels needs of a model.
 
     The network maps `(N, C, Z, Y, X)` float32 to the probabilities of the foreground labels, `(N, L, Z, Y, X)` float32
-    with L = len(labels); background is what is left to one.
+    with L = len(labels); background is what is left to one, unless the labels are `regions`.
     """
 
     #: Label values written to the mask, in the order of the network's output, with their names.
     labels: dict[Label, str] = Field(min_length=1)
+    #: Where the labels overlap, as the regions of BraTS do: the values of a label map that each is the union of, its
+    #: own among them. The network then gives each label's own probability (a sigmoid); where it reaches the threshold
+    #: the label is written, later ones over earlier. Empty: a voxel has one label.
+    regions: dict[Label, tuple[Label, ...]] = Field(default_factory=dict)
     patch_zyx: tuple[Side, Side, Side]
     #: Any window whose sides are multiples of these can be given to the network.
     multiple_zyx: tuple[Side, Side, Side]
@@ -172,10 +207,24 @@ class InferenceSpec(DecisionSpec, PreprocessingSpec):
         return self
 
     @model_validator(mode="after")
+    def _regions_fit(self) -> Self:
+        check_regions(self.labels, self.regions)
+        return self
+
+    @model_validator(mode="after")
     def _patch_fits(self) -> Self:
         if any(side % multiple for side, multiple in zip(self.patch_zyx, self.multiple_zyx, strict=True)):
             raise ValueError(f"patch_zyx {self.patch_zyx} is not a multiple of multiple_zyx {self.multiple_zyx}")
         return self
+
+
+def check_regions(labels: Mapping[int, str], regions: Mapping[int, Sequence[int]]) -> None:
+    """Raise ValueError where regions are not one for each label, with the label's own value in it."""
+    if regions and regions.keys() != labels.keys():
+        raise ValueError(f"regions: expected one for each label ({[*labels]}), found {[*regions]}")
+    for value, union in regions.items():
+        if value not in union or len(set(union)) < len(union):
+            raise ValueError(f"regions.{value}: expected different values, {value} among them, found {[*union]}")
 
 
 class ModelSpec(InferenceSpec):

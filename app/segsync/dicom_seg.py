@@ -15,6 +15,7 @@ from segsync.atomic import whole_file
 from segsync.errors import InputError, OutputError, UsageError
 from segsync.geometry import Grid
 from segsync.images import stem_of
+from segsync.lesions import within
 from segsync.predict import Result
 from segsync.readers import dicom
 from segsync.readers.slices import Slice
@@ -106,9 +107,11 @@ def _segmentation(result: Result, sources: list[Any], planes: LabelMap) -> Any:
         family=Code("123110", "DCM", "Artificial Intelligence"),
         version=version,
     )
-    described, numbered = [], np.zeros_like(planes)
-    for number, (value, name) in enumerate(result.bundle.spec.labels.items(), start=1):
-        numbered[planes == value] = number
+    spec = result.bundle.spec
+    described = []
+    # Segments may overlap, as regions do: a plane of 0 and 1 for each.
+    pixels = np.stack([within(planes, value, spec.regions) for value in spec.labels], axis=-1).astype(np.uint8)
+    for number, name in enumerate(spec.labels.values(), start=1):
         described.append(
             highdicom.seg.SegmentDescription(
                 segment_number=number,
@@ -122,7 +125,7 @@ def _segmentation(result: Result, sources: list[Any], planes: LabelMap) -> Any:
     try:
         return highdicom.seg.Segmentation(
             source_images=sources,
-            pixel_array=numbered,
+            pixel_array=pixels,
             segmentation_type=SegmentationTypeValues.BINARY,
             segment_descriptions=described,
             series_instance_uid=highdicom.UID(),
@@ -135,7 +138,7 @@ def _segmentation(result: Result, sources: list[Any], planes: LabelMap) -> Any:
             device_serial_number="0",
             content_label="SEGSYNC",
             content_description="Research, not care",
-            omit_empty_frames=bool(numbered.any()),
+            omit_empty_frames=bool(pixels.any()),
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(

@@ -4,13 +4,13 @@ No side is given: where the midsagittal plane runs, neither the grid nor the ori
 marks of the picture show what is known.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from segsync.arrays import LabelMap, Triple, bounding_box
+from segsync.arrays import LabelMap, Mask, Triple, bounding_box
 from segsync.geometry import Grid
 from segsync.postprocess import components_of
 
@@ -44,18 +44,22 @@ class Lesion:
     largest_diameter_mm: float
 
 
-def measure(mask: LabelMap, grid: Grid, labels: Mapping[int, str]) -> list[Lesion]:
+def measure(
+    mask: LabelMap, grid: Grid, labels: Mapping[int, str], regions: Mapping[int, Sequence[int]] | None = None
+) -> list[Lesion]:
     """The lesions of a mask, the largest first; lesions of two labels that touch are two.
 
     Args:
         mask: (Z, Y, X).
         grid: Its place in space.
         labels: The name of each value that counts as lesion.
+        regions: The values that each label is the union of, where labels overlap; a voxel is then part of a lesion of
+            each.
 
     Returns:
         Each with volume, place and extent.
     """
-    found = [(value, index) for value in labels for index in _components(mask, value)]
+    found = [(value, index) for value in labels for index in _components(within(mask, value, regions))]
     found.sort(key=lambda one: len(one[1]), reverse=True)
     lesions = []
     for number, (value, index) in enumerate(found, start=1):
@@ -74,9 +78,19 @@ def measure(mask: LabelMap, grid: Grid, labels: Mapping[int, str]) -> list[Lesio
     return lesions
 
 
-def _components(mask: LabelMap, value: int) -> Iterator[Indices]:
-    """Voxels (N, 3) in (Z, Y, X) of each component of a label."""
-    here = mask == value
+def lesion_count(mask: LabelMap, lesions: Sequence[Lesion], regions: Mapping[int, Sequence[int]] | None = None) -> int:
+    """How many lesions a mask (Z, Y, X) shows; of regions, which lie within each other, the components of all."""
+    return components_of(mask > 0)[1] if regions else len(lesions)
+
+
+def within(array: npt.NDArray[np.generic], label: int, regions: Mapping[int, Sequence[int]] | None) -> Mask:
+    """Where a label map (Z, Y, X) shows a label: its value, or with regions any value that it is the union of."""
+    here: Mask = np.isin(array, regions[label]) if regions else array == label
+    return here
+
+
+def _components(here: Mask) -> Iterator[Indices]:
+    """Voxels (N, 3) in (Z, Y, X) of each component of a mask."""
     if not here.any():
         return
     box = bounding_box(here)

@@ -37,7 +37,7 @@ class Case:
 
     name: str
     channels: Mapping[str, Path | Volume]
-    #: What the JSON inputs said, for the report.
+    #: What the JSON inputs said: for the report, and for weights that read numbers of the patient.
     metadata: Mapping[str, object] = field(default_factory=dict)
 
     def load(self, channel: str) -> Volume | None:
@@ -173,7 +173,7 @@ class Pipeline:
         options = options or Options()
         began = time.monotonic()
         with case.named_in_errors():
-            prepared, reference = self.prepare(case.load)
+            prepared, reference = self.prepare(case.load, case.metadata)
             for line in prepared.warnings:
                 log.warning("%s: %s", case.name, line)
             ready = time.monotonic()
@@ -212,11 +212,12 @@ class Pipeline:
         }
         return Segmentation(reference, mask, probabilities, prepared.grid, statistics, tuple(warnings), seconds)
 
-    def prepare(self, load: Loader) -> tuple[Prepared, Volume]:
+    def prepare(self, load: Loader, clinical: Mapping[str, object] | None = None) -> tuple[Prepared, Volume]:
         """The first step: bring the channels onto the model's grid.
 
         Args:
             load: Gives each channel's volume; called once a channel.
+            clinical: What is known of the patient, for channels that are numbers.
 
         Returns:
             What the predictor sees, and the reference image as read.
@@ -232,7 +233,7 @@ class Pipeline:
                 references.append(volume)
             return volume
 
-        prepared = prepare(kept, self.spec, self.reference, self.region_model)
+        prepared = prepare(kept, self.spec, self.reference, self.region_model, clinical)
         return prepared, references[0]
 
     def predict(
@@ -268,8 +269,14 @@ class Pipeline:
         flips = all_flips(spec.mirror_axes) if options.mirror else ((),)
         windows = Windows(patch, spec.multiple_zyx, options.overlap, flips, trained_zyx=spec.patch_zyx)
         return predict(
-            array, self.predictor, len(spec.labels), windows, tissue=tissue, deadline=deadline, progress=progress
-        )
+            array, self._given(), len(spec.labels), windows,
+            tissue=tissue, overlapping=bool(spec.regions), deadline=deadline, progress=progress,
+        )  # fmt: skip
+
+    def _given(self) -> tuple[Predictor, ...]:
+        """The predictors, with numbers of the patient as they take them."""
+        every = (self.predictor,) if callable(self.predictor) else tuple(self.predictor)
+        return tuple(with_scalars(predictor, self.spec) for predictor in every)
 
     def labels(
         self, probabilities: Array, grid: Grid, reference: Grid, *, image: Volume | None = None
@@ -294,3 +301,28 @@ class Pipeline:
         probabilities = in_one_piece(probabilities, grid, self.spec.threshold, known)
         labels, removed = labels_on(probabilities, grid, reference, self.spec)
         return (labels if image is None else with_all_that_was_kept(labels, image, known)), removed
+
+
+def with_scalars(predictor: Predictor, spec: InferenceSpec) -> Predictor:
+    """A predictor for windows in which a patient's numbers are channels that are the same everywhere.
+
+    Networks normalise each channel over the window, so that they would not see what is the same everywhere. What they
+    are given is the number times the reference image: their first filters become a function of the number.
+
+    Args:
+        predictor: What is called with the products.
+        spec: Which channels are numbers.
+
+    Returns:
+        The predictor itself where none is.
+    """
+    places, reference = spec.scalar_places, spec.place_of(spec.reference_channel)
+    if not places:
+        return predictor
+
+    def given(windows: Array) -> Array:
+        multiplied = windows.copy()
+        multiplied[:, places] *= windows[:, [reference]]
+        return predictor(multiplied)
+
+    return given

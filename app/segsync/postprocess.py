@@ -9,9 +9,9 @@ from segsync.bundle import InferenceSpec
 from segsync.errors import memory_errors
 from segsync.geometry import Grid, Volume, resampled_slabs
 
-#: What `labels_on` holds at its peak for each voxel of the reference grid, where a label fills it: the labels,
-#: their confidence, and the label's mask and components (ITK's and ours).
-BYTES_A_VOXEL = 17
+#: What `labels_on` holds at its peak for each voxel of the reference grid, where a label fills it: the labels (of
+#: regions twice), their confidence, and the label's mask and components (ITK's and ours).
+BYTES_A_VOXEL = 18
 
 
 def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: InferenceSpec) -> tuple[LabelMap, int]:
@@ -19,6 +19,7 @@ def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: Inference
 
     Probabilities are interpolated to the reference grid slab by slab, so that a whole-body CT never needs more than
     BYTES_A_VOXEL. A voxel is foreground where their sum reaches `spec.threshold`, and then takes the likeliest label.
+    Regions are found and cleaned each by itself, and written over each other in their order.
 
     Args:
         probabilities: (L, Z, Y, X) of the foreground labels.
@@ -32,6 +33,8 @@ def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: Inference
     Raises:
         MemoryError: Memory has ended.
     """
+    if spec.regions:
+        return _regions_on(probabilities, grid, reference, spec)
     labels = np.zeros(reference.size_zyx, dtype=np.uint8)
     confidence = np.zeros(reference.size_zyx, dtype=np.float32)  # takes memory where it is written alone
     maps = (resampled_slabs(Volume(probability, grid), reference) for probability in probabilities)
@@ -49,6 +52,31 @@ def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: Inference
             box = bounding_box(here > 0)
             confidence[part][box] = total[box]
     return remove_components(labels, confidence, reference, spec.min_component_ml, spec.min_component_confidence)
+
+
+def _regions_on(probabilities: Array, grid: Grid, reference: Grid, spec: InferenceSpec) -> tuple[LabelMap, int]:
+    """As `labels_on`, of labels that overlap."""
+    labels, removed = np.zeros(reference.size_zyx, dtype=np.uint8), 0
+    for (value, name), probability in zip(spec.labels.items(), probabilities, strict=True):
+        alone = spec.model_copy(update={"labels": {value: name}, "regions": {}})
+        found, small = labels_on(probability[np.newaxis], grid, reference, alone)
+        np.copyto(labels, found, where=found > 0)
+        removed += small
+    return labels, removed
+
+
+def of_any_label(probabilities: Array, *, overlapping: bool) -> Array:
+    """The probability (Z, Y, X) of any label together; of regions, which overlap, that of the likeliest.
+
+    Args:
+        probabilities: (L, Z, Y, X).
+        overlapping: Whether labels overlap (regions).
+
+    Returns:
+        Their sum, or their maximum.
+    """
+    together: Array = probabilities.max(axis=0) if overlapping else probabilities.sum(axis=0)
+    return together
 
 
 def remove_components(

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -83,7 +83,7 @@ class Result(Segmentation):
         return probability.copy() if np.shares_memory(probability, values) else probability
 
     def uncertainty(self) -> Array | None:
-        """How far networks and mirrored copies differ: the standard deviation of the labels' summed probability.
+        """How far networks and mirrored copies differ: the standard deviation of the probability of any label.
 
         Returns:
             (Z, Y, X) float32 on the reference grid, 0 to 0.5; None where there was a single pass.
@@ -161,6 +161,8 @@ class Model:
         images: Mapping[str, Path | str | Volume] | Case,
         settings: Settings | None = None,
         progress: Callable[[float], None] = no_progress,
+        *,
+        clinical: Mapping[str, object] | None = None,
     ) -> Result:
         """Segment one case.
 
@@ -169,6 +171,7 @@ class Model:
                 volumes of other libraries' images.
             settings: Mirroring, overlap and time limit; None takes the defaults.
             progress: Called with the fraction done, 0 to 1.
+            clinical: What is known of the patient, for weights that read numbers (`{"age": 70, "NIHSS": 12}`).
 
         Returns:
             The mask on the reference image's grid, with all that belongs to it.
@@ -179,6 +182,7 @@ class Model:
         """
         settings = settings or Settings()
         case = images if isinstance(images, Case) else _case(images)
+        case = case if clinical is None else replace(case, metadata={**case.metadata, "clinical": clinical})
         for name in case.channels:
             self.task.channel(name)
         reset_peak()
@@ -229,7 +233,7 @@ def failed_result(model: Model, case: Case, failure: str) -> Result:
 
 def task_of(spec: ModelSpec) -> Task:
     """The task that weights serve: the challenge's of that name, else one that reads the channels of their training."""
-    channels = {channel.name: not channel.optional for channel in spec.channels}
+    channels = {channel.name: not channel.optional for channel in spec.images}
     return TASKS.get(spec.task) or own_task(spec.task, spec.name, channels, spec.reference_channel)
 
 

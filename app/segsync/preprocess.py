@@ -1,14 +1,15 @@
 """From channels as scanners give them to one normalised array on the model's grid; training runs this very code."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from segsync.arrays import Array, Mask
-from segsync.bundle import ChannelSpec, Fixed, OrganSpec, PreprocessingSpec, ZScore
+from segsync.bundle import ChannelSpec, Fixed, OrganSpec, PreprocessingSpec, ScalarSpec, ZScore
+from segsync.clinical import value_of
 from segsync.errors import ChannelError
 from segsync.geometry import Grid, Volume, resample, respaced
 from segsync.units import settle_units
@@ -92,6 +93,7 @@ def prepare(
     spec: PreprocessingSpec,
     reference: str,
     region_model: RegionFinder | None = None,
+    clinical: Mapping[str, object] | None = None,
 ) -> Prepared:
     """Bring every channel of a spec onto one grid, by physical space, and normalise it.
 
@@ -103,6 +105,7 @@ def prepare(
             grid and the region alone, and the first channel that is always there says where the patient is.
         region_model: Outside of the region that it segments all channels are 0, as in images whose skull was removed.
             None: nothing is blanked.
+        clinical: What is known of the patient, for channels that are numbers: each becomes the same everywhere.
 
     Returns:
         The array that the network sees, its grid, and what was noticed.
@@ -111,7 +114,7 @@ def prepare(
         ChannelError: A needed channel is missing, empty, or lies elsewhere in space.
     """
     warnings: list[str] = []
-    channels = {channel.name: channel for channel in spec.channels}
+    channels = {channel.name: channel for channel in spec.images}
     first = reference if reference in channels else spec.reference_channel
     volume = _loaded(load, reference, warnings)
     if volume is None:
@@ -132,11 +135,36 @@ def prepare(
     _check_copies(raw, warnings)
     settle_units(raw, channels, warnings)
     assert here is not None
-    stack = np.zeros((len(channels), *grid.size_zyx), dtype=np.float32)
-    for index, (name, channel) in enumerate(channels.items()):
-        if name in raw:
-            stack[index] = normalise(raw.pop(name), channel.normalisation)
+    stack = np.zeros((len(spec.channels), *grid.size_zyx), dtype=np.float32)
+    for index, channel in enumerate(spec.channels):
+        if channel.name in raw:
+            stack[index] = normalise(raw.pop(channel.name), channel.normalisation)
+        elif channel.scalar is not None:
+            stack[index] = _scalar(channel, channel.scalar, clinical or {}, warnings)
     return Prepared(stack, grid, here, tuple(warnings), kept)
+
+
+def _scalar(
+    channel: ChannelSpec, scalar: ScalarSpec, clinical: Mapping[str, object], warnings: list[str]
+) -> np.float32:
+    """A patient's number on the scale of the training; 0, which is the mean, where the model can do without it."""
+    how = channel.normalisation
+    assert isinstance(how, Fixed)
+    try:
+        value, found = value_of(scalar, clinical), "none"
+    except ValueError as error:
+        value, found = None, str(error)
+    if value is None:
+        told = f"expected a number called {' or '.join(scalar.names)} in the clinical data, found {found}"
+        if not channel.optional:
+            raise ChannelError(channel.name, f"{told}; give it (--clinical)")
+        warnings.append(f"channel {channel.name}: {told}; the model goes on with the mean ({how.mean:g})")
+        return np.float32(0)
+    if not how.low <= value <= how.high:
+        warnings.append(
+            f"channel {channel.name}: expected {how.low:g} to {how.high:g}, found {value:g}; the nearer end is taken"
+        )
+    return np.float32(normalise(np.full((1, 1, 1), value, dtype=np.float32), how).item())
 
 
 def _inside(region_model: RegionFinder, image: Volume, grid: Grid, reference: str, warnings: list[str]) -> Mask | None:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from segsync.arrays import Triple
-from segsync.lesions import Lesion
+from segsync.lesions import Lesion, lesion_count
 from segsync.predict import Result
 from segsync.versions import versions
 
@@ -137,7 +137,7 @@ def record(result: Result, lesions: Sequence[Lesion], arguments: Mapping[str, ob
         task_title=task.title,
         written=datetime.now(UTC).replace(microsecond=0),
         volume_ml=result.volume_ml,
-        lesion_count=len(lesions),
+        lesion_count=lesion_count(result.mask, lesions, spec.regions),
         labels=_labels(result, lesions),
         lesions=tuple(lesions),
         reference=ReferenceRecord(

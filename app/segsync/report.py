@@ -47,7 +47,8 @@ def write_report(result: Result, prefix: Path, arguments: Mapping[str, object]) 
     Raises:
         OutputError: The folder cannot be written, or the disk is full.
     """
-    lesions = measure(result.mask, result.grid, result.bundle.spec.labels)
+    spec = result.bundle.spec
+    lesions = measure(result.mask, result.grid, spec.labels, spec.regions)
     report = record(result, lesions, arguments)
     picture = draw(result, summary(report))
     png = io.BytesIO()

@@ -70,8 +70,8 @@ class InferenceStatistics:
     warnings: list[str] = field(default_factory=list)
     #: How many networks were averaged, each of them `flips` times but for those that a deadline left out.
     networks: int = 1
-    #: (Z, Y, X) on the model's grid: standard deviation of the labels' summed probability over all passes, networks and
-    #: mirrored copies; None of a single pass.
+    #: (Z, Y, X) on the model's grid: standard deviation of the probability of any label (of regions the likeliest) over
+    #: all passes, networks and mirrored copies; None of a single pass.
     spread: Array | None = None
 
     def warn(self, line: str) -> None:
@@ -110,6 +110,7 @@ def predict(
     windows: Windows,
     *,
     tissue: Mask | None = None,
+    overlapping: bool = False,
     deadline: float | None = None,
     clock: Callable[[], float] = time.monotonic,
     progress: Callable[[float], None] = lambda fraction: None,
@@ -124,6 +125,7 @@ def predict(
         outputs: L, the labels without background.
         windows: Their size, overlap and mirroring.
         tissue: (Z, Y, X); windows without any are not computed, and their voxels are 0.
+        overlapping: Whether a voxel may be of several labels (regions).
         deadline: A time of `clock` by which to have finished; the second window's time decides how much mirroring, then
             how many networks, then how much overlap there is time for.
         clock: Gives seconds.
@@ -142,7 +144,10 @@ def predict(
         return np.zeros((outputs, *shape), dtype=np.float32), statistics
     box = bounding_box(here)
     networks = (predictor,) if callable(predictor) else tuple(predictor)
-    run = _Run(array[(slice(None), *box)], here[box], networks, outputs, windows, deadline, clock, progress, statistics)
+    run = _Run(
+        array[(slice(None), *box)], here[box], networks, outputs, overlapping, windows, deadline, clock, progress,
+        statistics,
+    )  # fmt: skip
     inner = run.all_windows()
     if inner.shape[1:] == shape:
         return inner, statistics
@@ -163,6 +168,7 @@ class _Run:
     tissue: Mask
     networks: tuple[Predictor, ...]
     outputs: int
+    overlapping: bool
     windows: Windows
     deadline: float | None
     clock: Callable[[], float]
@@ -223,7 +229,7 @@ class _Run:
                 found = np.flip(network(window), axes)[0] * weight
                 total[(slice(None), *inside)] += found
                 if spread is not None:
-                    spread.of_pass[inside] += found.sum(axis=0)
+                    spread.of_pass[inside] += found.max(axis=0) if self.overlapping else found.sum(axis=0)
                 steps += 1
                 self.progress(steps / (len(corners) * len(passes)))
                 if steps == 1 and len(corners) > 1:

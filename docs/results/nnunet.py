@@ -90,7 +90,7 @@ def parts_of(settings: RunConfig) -> tuple[list[str], list[str]]:
     """Names of the cases that train and of those that test, by the seeded split of finetune-fast."""
     data = settings.data
     assert isinstance(data, FolderData)
-    split = split_cases(find_cases(data.layout, data.folder, ["mri"]), data, settings.labels)
+    split = split_cases(find_cases(data.layout, data.folder, ["mri"]), data, settings.label_set)
     return [case.name for case in split.training], [case.name for case in split.validation]
 
 
@@ -121,7 +121,7 @@ def nnunets(
             predicted,
             options.runs / "scores" / "nnunet",
             references=labels_of(test, options),
-            labels=dict(settings.labels),
+            labels=settings.label_set,
         )
     plan = json.loads((prepared / "nnUNetPlans.json").read_text(encoding="utf-8"))["configurations"]["3d_fullres"]
     return json.loads(cost.read_text(encoding="utf-8")), plan

@@ -9,11 +9,14 @@ from pathlib import Path
 import mlstm
 import networks
 import pipeline
+import teams
 from rich.console import Console
 
 from segsync_train.runs.folder import commit
 
-PARTS = {"pipeline": pipeline.measure, "mlstm": mlstm.measure, "networks": networks.measure}
+PARTS = {
+    "pipeline": pipeline.measure, "teams": teams.measure, "mlstm": mlstm.measure, "networks": networks.measure,
+}  # fmt: skip
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 INTRODUCTION = """# Performance
 

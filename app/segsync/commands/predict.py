@@ -4,6 +4,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from segsync import cases
 from segsync.bundle import SPEC_FILE, load_bundle
+from segsync.clinical import read_clinical
 from segsync.commands.options import (
     DeadlineOption,
     DeviceOption,
@@ -39,7 +41,7 @@ from segsync.errors import (
 )
 from segsync.images import stem_of, write
 from segsync.jobs import empty_in_place
-from segsync.lesions import measure
+from segsync.lesions import lesion_count, measure
 from segsync.output_paths import check_folders, check_output_paths, output_paths_of, probability_paths, uncertainty_path
 from segsync.pipeline import Case
 from segsync.predict import Result, Settings, find_task, load, task_of
@@ -63,6 +65,12 @@ def predict(
     channel: Annotated[
         list[str] | None,
         typer.Option("--channel", metavar="NAME=FILE", help="Which file a channel is; once per channel."),
+    ] = None,
+    clinical: Annotated[
+        Path | None,
+        typer.Option(
+            "--clinical", readable=False, help="Numbers of the patients, for weights that read them: JSON, CSV or TSV."
+        ),
     ] = None,
     device: DeviceOption = "auto",
     tta: TtaOption = "auto",
@@ -91,9 +99,9 @@ def predict(
     set_up_logging(verbose, quiet)
     arguments: dict[str, object] = {
         "input": str(source), "output": str(output), "task": task, "weights": str(weights) if weights else None,
-        "channel": channel or [], "device": device, "tta": tta, "overlap": overlap, "deadline": deadline,
-        "max_memory": max_memory, "save_probabilities": save_probabilities, "save_uncertainty": save_uncertainty,
-        "on_failure": on_failure, "dicom_seg": dicom_seg,
+        "channel": channel or [], "clinical": str(clinical) if clinical else None, "device": device, "tta": tta,
+        "overlap": overlap, "deadline": deadline, "max_memory": max_memory, "save_probabilities": save_probabilities,
+        "save_uncertainty": save_uncertainty, "on_failure": on_failure, "dicom_seg": dicom_seg,
     }  # fmt: skip
     if dicom_seg:
         check_highdicom()
@@ -101,6 +109,8 @@ def predict(
     found, broken = cases.find_cases(source, chosen, _named_channels(channel or [], chosen))
     for line in broken:
         log.error("%s", line)
+    if clinical is not None:
+        found = [replace(case, metadata={**case.metadata, **_clinical(clinical, case)}) for case in found]
     paths = output_paths_of(output, found, chosen)
     check_folders(paths)
     todo = [(case, path) for case, path in zip(found, paths, strict=True) if not (resume and path.is_file())]
@@ -111,7 +121,8 @@ def predict(
     memory = int(min(max_memory * GIB, sys.maxsize)) if max_memory is not None else None
     model = load(chosen.name, weights=weights, device=device, max_memory=memory)
     images = {image.resolve() for case in found for image in case.channels.values() if isinstance(image, Path)}
-    written = model.bundle.spec.labels if save_probabilities else {}
+    spec = model.bundle.spec
+    written = spec.labels if save_probabilities else {}
     check_output_paths(todo, images, source, output, written, uncertainty=save_uncertainty)
     settings = Settings(tta, overlap, deadline)
     failed: list[Exception] = [*broken]
@@ -119,7 +130,7 @@ def predict(
         try:
             with report_progress(f"{case.name} ({number}/{len(todo)})", quiet) as progress, _memory_of(case):
                 result = model.predict(case, settings, progress)
-                lesions = measure(result.mask, result.grid, result.bundle.spec.labels)
+                lesions = measure(result.mask, result.grid, spec.labels, spec.regions)
                 if dicom_seg:
                     write_segmentation(result, segmentation_path(path))
                 _write(result, path, save_probabilities, save_uncertainty, arguments if report else None)
@@ -136,7 +147,8 @@ def predict(
             log.debug("where it came from:", exc_info=error)
             failed.append(error)
         else:
-            lesions_found = f"{len(lesions)} lesion{'s' * (len(lesions) != 1)}"
+            number_of_lesions = lesion_count(result.mask, lesions, spec.regions)
+            lesions_found = f"{number_of_lesions} lesion{'s' * (number_of_lesions != 1)}"
             show_result(f"{case.name}\t{result.volume_ml:.2f} ml\t{lesions_found}\t{path}")
     if failed:
         count = len(todo) + len(broken)
@@ -169,6 +181,12 @@ def _named_channels(pairs: list[str], task: Task) -> dict[str, Path]:
                 )
         named[channel] = Path(path)
     return named
+
+
+def _clinical(path: Path, case: Case) -> dict[str, object]:
+    """What a file says of a case's patient: a row that names the case, or its subject with `sub-` or without."""
+    subject = case.name.partition("_")[0]
+    return {path.name: read_clinical(path, (case.name, subject, subject.removeprefix("sub-")))}
 
 
 @contextlib.contextmanager

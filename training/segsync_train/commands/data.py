@@ -14,7 +14,9 @@ log = logging.getLogger(__name__)
 
 
 def synthesize(
-    task: Annotated[str, typer.Option("--task", help="What is drawn: isles22, isles24, aims-tbi, isles26 or brain.")],
+    task: Annotated[
+        str, typer.Option("--task", help="What is drawn: isles22, brain-ct or another task with a generator.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cases, in nnU-Net's format.")],
     n: Annotated[int, typer.Option("--n", min=1, help="Number of cases.")] = 1,
     seed: Annotated[

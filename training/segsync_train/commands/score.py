@@ -29,7 +29,12 @@ def evaluate(
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option("--label", metavar="VALUE=NAME", help="Labels to score; else all in --references."),
+        typer.Option(
+            "--label", metavar="VALUE=NAME", help="Labels to score, regions as 1,2,3=NAME; else all in --references."
+        ),
+    ] = None,
+    ignore: Annotated[
+        int | None, typer.Option("--ignore", min=1, help="The value in --references of what nobody labelled.")
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder of labelled cases instead of the run's.")] = None,
     layout: Annotated[str, typer.Option("--layout", help="Layout of --data, as in `datasets`.")] = "nnunet",
@@ -57,7 +62,7 @@ def evaluate(
     from segsync_train.evaluation.summary import table_of
 
     groups, chosen = run(
-        source, output, references=references, probabilities=probabilities, labels=parse_labels(label or []),
+        source, output, references=references, probabilities=probabilities, labels=parse_labels(label or [], ignore),
         data=data, layout=layout, channels=parse_channels(channel or []), part=part, rules=rules,
         checkpoint=checkpoint, device=device, mirror=mirror, masks=masks,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from pydantic import (
 
 from segsync.bundle import DecisionSpec, InferenceSpec, OrganSpec, PreprocessingSpec
 from segsync_train.config.data import FolderData, SyntheticData, check_spacing, kind_from_keys
+from segsync_train.config.labels import LabelSet
 from segsync_train.config.ranges import Fraction, NonNegativeRange, PositiveRange, Range
 from segsync_train.config.recipes import WeightsPath
 from segsync_train.config.settings import Frozen
@@ -120,8 +121,8 @@ class CardConfig(Frozen):
 class CaseSpec(PreprocessingSpec):
     """What a prepared case depends on: channels and grid, the labels that are kept, and what is blanked before."""
 
-    #: Label values and names; empty: the case is background throughout.
-    labels: dict[PositiveInt, str] = Field(default_factory=dict)
+    #: Without labels the case is background throughout.
+    label_set: LabelSet = LabelSet()
     #: The folder of the region model's weights.
     region_model: Path | None = None
 
@@ -138,6 +139,12 @@ class RunConfig(TrainingConfig):
     organ: OrganSpec | None = None
     #: Label values and names; background is 0 and not listed.
     labels: dict[PositiveInt, str] = Field(min_length=1)
+    #: Labels that overlap, as the regions of BraTS and nnU-Net do: the values of the label maps that each is the union
+    #: of, its own among them. Masks are written in the order of the labels, later ones over earlier.
+    regions: dict[PositiveInt, tuple[PositiveInt, ...]] = Field(default_factory=dict)
+    #: The value of voxels that nobody labelled (nnU-Net's `ignore`): left out of the loss, of what patches are centred
+    #: on, of validation and of scores.
+    ignore: PositiveInt | None = None
     transfer: TransferConfig = TransferConfig()
     #: Fraction of the patches whose centre is a labelled voxel.
     foreground: Fraction = 0.5
@@ -153,19 +160,23 @@ class RunConfig(TrainingConfig):
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         check_spacing(self.spacing_zyx, self.data)
-        if max(self.labels) > 255:
-            raise ValueError(f"labels: expected values of 1 to 255, found {max(self.labels)}")
+        LabelSet(labels=self.labels, regions=self.regions, ignore=self.ignore)
         return self
 
     @property
     def outputs(self) -> int:
-        """Channels of the network's output: background and every label."""
-        return len(self.labels) + 1
+        """Channels of the network's output."""
+        return self.label_set.outputs
+
+    @property
+    def label_set(self) -> LabelSet:
+        """What the values of the label maps mean."""
+        return LabelSet(labels=self.labels, regions=self.regions, ignore=self.ignore)
 
     @property
     def case_spec(self) -> CaseSpec:
         """What the run's prepared cases depend on."""
-        return CaseSpec(**dict(self.preprocessing), labels=self.labels, region_model=self.region_model)
+        return CaseSpec(**dict(self.preprocessing), label_set=self.label_set, region_model=self.region_model)
 
     def inference_spec(self, multiple_zyx: SizeZYX, decision: DecisionSpec | None = None) -> InferenceSpec:
         """What the whole way from images to labels needs of the run's network.
@@ -181,6 +192,7 @@ class RunConfig(TrainingConfig):
             **dict(self.preprocessing),
             **dict(decision or DecisionSpec()),
             labels=self.labels,
+            regions=self.regions,
             patch_zyx=self.patch_zyx,
             multiple_zyx=multiple_zyx,
             organ=self.organ,

@@ -120,8 +120,9 @@ class TrainingConfig(Frozen):
             raise ValueError(f"channels: expected different names, found {', '.join(names)}")
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"reference {self.reference!r} is not among the channels {', '.join(names)}")
-        if next(channel for channel in self.channels if channel.name == self.reference_channel).optional:
-            raise ValueError(f"the reference channel {self.reference_channel!r} cannot be optional")
+        reference = next(channel for channel in self.channels if channel.name == self.reference_channel)
+        if reference.optional or reference.scalar is not None:
+            raise ValueError(f"the reference channel {self.reference_channel!r} cannot be optional, nor a number")
         return self
 
     @property

@@ -26,7 +26,13 @@ class Augmentation:
     """Rotation and zoom, flips; then intensities, blur, noise and low resolution, each channel on its own."""
 
     def __init__(
-        self, config: AugmentationConfig, patch_zyx: SizeZYX, mirror_axes: Sequence[int], optional: Sequence[int] = ()
+        self,
+        config: AugmentationConfig,
+        patch_zyx: SizeZYX,
+        mirror_axes: Sequence[int],
+        optional: Sequence[int] = (),
+        scalars: Sequence[int] = (),
+        reference: int = 0,
     ) -> None:
         """Set up every transform once.
 
@@ -35,7 +41,11 @@ class Augmentation:
             patch_zyx: Voxels of the patch that comes out.
             mirror_axes: 0 = Z, 1 = Y, 2 = X.
             optional: Numbers of the channels that may be missing.
+            scalars: Numbers of those that are the same everywhere; the network is given them times `reference`, as
+                `segsync.pipeline` has them.
+            reference: Number of the reference channel.
         """
+        self.scalars, self.reference = list(scalars), reference
         self.config = config
         self.patch_zyx = patch_zyx
         self.mirror_axes = tuple(mirror_axes)
@@ -101,8 +111,9 @@ class Augmentation:
             self._intensity.set_random_state(_seed(rng))
             if missing:
                 channel[:] = 0.0
-            elif channel.any():  # a channel that the patient has not stays zero
+            elif number not in self.scalars and channel.any():  # a channel that the patient has not stays zero
                 image[number] = _array(self._intensity(channel[None]))[0]
+        image[self.scalars] *= image[self.reference]
         return image, label
 
 

@@ -20,6 +20,8 @@ Points = npt.NDArray[np.int32]
 POINTS = 2048
 #: Axes of a grid that are those of the patient.
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+#: In a prepared case's label: a voxel that nobody labelled.
+IGNORED = 255
 #: 26 neighbours, as the runtime counts components.
 NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
@@ -31,9 +33,9 @@ class LabelledCase:
     Attributes:
         name: Of the case.
         image: (C, Z, Y, X) float32, normalised.
-        label: (Z, Y, X), 0 background, else the place of the label in the run's settings, from 1.
+        label: (Z, Y, X), 0 background, IGNORED, else the place of the value among `LabelSet.values`, from 1.
         tissue: (Z, Y, X), where the reference channel shows the patient.
-        foreground: Voxels drawn among the labelled ones: every label, and every lesion of it, alike.
+        foreground: Voxels drawn among the labelled ones: every value, and every lesion of it, alike.
         inside: Voxels drawn among the tissue.
         lowest: Smallest value of each channel: what lies outside the field of view is filled with it.
         spacing_zyx: Millimetres.
@@ -47,6 +49,19 @@ class LabelledCase:
     inside: Points
     lowest: tuple[float, ...]
     spacing_zyx: tuple[float, float, float]
+
+    @property
+    def labelled(self) -> Mask:
+        """Where there is any label (Z, Y, X)."""
+        label = np.asarray(self.label)
+        some: Mask = (label > 0) & (label != IGNORED)
+        return some
+
+    @property
+    def ignored(self) -> Mask:
+        """What nobody labelled (Z, Y, X)."""
+        left_out: Mask = np.asarray(self.label) == IGNORED
+        return left_out
 
     @property
     def voxel_ml(self) -> float:
@@ -66,13 +81,13 @@ def build_case(
     """Put a case together and draw the voxels that patches will be centred on."""
     rng = np.random.default_rng(seed)
     lowest = tuple(float(channel.min()) for channel in image)
-    foreground, inside = _foreground(label, rng), _draw(tissue, POINTS, rng)
+    foreground, inside = _foreground(label, rng), _draw(tissue & (label != IGNORED), POINTS, rng)
     return LabelledCase(name, image, label, tissue, foreground, inside, lowest, spacing_zyx)
 
 
 def _foreground(label: LabelMap, rng: np.random.Generator) -> Points:
     """POINTS voxels: a label drawn among those present, then one of its components, then one of its voxels."""
-    values = np.unique(label[label > 0])
+    values = np.unique(label[(label > 0) & (label != IGNORED)])
     parts = []
     for value in values:
         components, count = ndimage.label(label == value, NEIGHBOURS)

@@ -3,15 +3,17 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segsync.arrays import LabelMap
-from segsync.bundle import ChannelSpec, load_bundle, load_bundle_spec
+from segsync.bundle import ChannelSpec, PreprocessingSpec, load_bundle, load_bundle_spec
+from segsync.clinical import read_clinical
 from segsync.errors import InputError
 from segsync.geometry import Grid, Volume, reordered, resample
 from segsync.images import read
@@ -20,7 +22,7 @@ from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
 from segsync_train.config.run import CaseSpec
 from segsync_train.data.adapters import DATASETS
-from segsync_train.data.cases import LabelledCase, build_case, open_case, store_case
+from segsync_train.data.cases import IGNORED, LabelledCase, build_case, open_case, store_case
 from segsync_train.data.formats import bids_cases, nnunet_cases
 from segsync_train.data.layout import CaseFiles
 
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: A label map lies on its image's grid where the corners agree to this fraction of a voxel.
 SAME_PLACE_VOXELS = 0.1
+#: BIDS' table of the participants of a data set.
+PARTICIPANTS = "participants.tsv"
 #: Label values are whole to this.
 ROUNDING = 1e-3
 #: Part of the cache's name: counted up when what is stored changes.
@@ -40,7 +44,26 @@ def find_cases(layout: str, folder: Path, channels: Sequence[str]) -> list[CaseF
         raise InputError(f"{folder}: no folder of cases; check data.folder")
     if layout not in LAYOUTS:
         raise InputError(f"data.layout: expected one of {', '.join(LAYOUTS)}, found {layout!r}")
-    return LAYOUTS[layout](folder, channels)
+    tables = participants(folder)
+    found = LAYOUTS[layout](folder, channels)
+    return [replace(case, clinical=(*case.clinical, *tables)) for case in found] if tables else found
+
+
+def participants(folder: Path) -> list[Path]:
+    """The tables `participants.tsv` of a data set."""
+    return sorted({*folder.glob(PARTICIPANTS), *folder.glob(f"*/{PARTICIPANTS}")})
+
+
+def case_of(files: CaseFiles, spec: PreprocessingSpec) -> Case:
+    """A case as the runtime takes it, with what is known of the patient where the network reads numbers.
+
+    Raises InputError where a file of clinical data is none.
+    """
+    clinical: dict[str, object] = {}
+    for path in files.clinical if spec.scalar_places else ():
+        subject = files.subject_name
+        clinical[path.name] = read_clinical(path, (files.name, subject, subject.removeprefix("sub-")))
+    return Case(files.name, files.images, clinical)
 
 
 def check_files(cases: Sequence[CaseFiles], channels: Sequence[ChannelSpec], folder: Path) -> None:
@@ -93,7 +116,7 @@ def prepare_case(files: CaseFiles, spec: CaseSpec, region_model: RegionModel | N
     Raises:
         InputError: The label is on another grid than the reference image, or holds a value that is not listed.
     """
-    reference, case = spec.reference_channel, Case(files.name, files.images)
+    reference, case = spec.reference_channel, case_of(files, spec)
     grids: dict[str, Grid] = {}
 
     def load(name: str) -> Volume | None:
@@ -103,17 +126,18 @@ def prepare_case(files: CaseFiles, spec: CaseSpec, region_model: RegionModel | N
         return volume
 
     with case.named_in_errors():
-        prepared = prepare(load, spec, reference, region_model)
+        prepared = prepare(load, spec, reference, region_model, case.metadata)
     for line in prepared.warnings:
         log.warning("%s: %s", files.name, line)
-    if not files.label_files or not spec.labels:
+    labels = spec.label_set
+    if not files.label_files or not labels.labels:
         background = np.zeros(prepared.grid.size_zyx, dtype=np.uint8)
         return build_case(files.name, prepared.array, background, prepared.tissue, spec.spacing_zyx)
-    label = read_label(files, spec.labels)
+    label = read_label(files, labels.labels)
     path = files.label_files[0]
     label = on_grid(path, label, files.images[reference], grids[reference])
-    check_values(path, label, spec.labels)
-    mapped = labels_onto(label, prepared.grid, list(spec.labels))
+    check_values(path, label, labels.known)
+    mapped = labels_onto(label, prepared.grid, labels.values, labels.ignore)
     return build_case(files.name, prepared.array, mapped, prepared.tissue, spec.spacing_zyx)
 
 
@@ -215,25 +239,27 @@ def read_values(path: Path) -> Volume:
     return Volume(whole if np.abs(values - whole).max() <= ROUNDING else values, volume.grid, volume.warnings)
 
 
-def check_values(path: Path, label: Volume, labels: Mapping[int, str]) -> None:
+def check_values(path: Path, label: Volume, known: Collection[int]) -> None:
     """Raise InputError where a label map holds a value that is not listed."""
-    unknown = [value for value in np.unique(label.array).tolist() if value != 0 and value not in labels]
+    unknown = [value for value in np.unique(label.array).tolist() if value != 0 and value not in known]
     if unknown:
         raise InputError(
-            f"{path}: expected the label values 0, {few(labels)}, found {few(unknown)}; add them to labels in the "
-            "settings or correct the file"
+            f"{path}: expected the label values 0, {few(known)}, found {few(unknown)}; add them to labels in the "
+            "settings (or the one that marks what nobody labelled as ignore), or correct the file"
         )
 
 
-def labels_onto(label: Volume, grid: Grid, values: Sequence[int]) -> LabelMap:
+def labels_onto(label: Volume, grid: Grid, values: Sequence[int], ignore: int | None = None) -> LabelMap:
     """A label map (Z, Y, X) on another grid, as places in `values` from 1: foreground where its fraction is a half.
 
-    Each label is smoothed and interpolated as the images are, so that a coarse voxel holds what fills most of it.
+    Each label, and the value `ignore`, which becomes IGNORED, is smoothed and interpolated as the images are, so that a
+    coarse voxel holds what fills most of it.
     """
+    places = list(enumerate(values, start=1)) + ([] if ignore is None else [(IGNORED, ignore)])
     best = np.zeros(grid.size_zyx, dtype=np.float32)
     total = np.zeros_like(best)
     mapped = np.zeros(grid.size_zyx, dtype=np.uint8)
-    for place, value in enumerate(values, start=1):
+    for place, value in places:
         fraction = resample(Volume((label.array == value).astype(np.float32), label.grid), grid, antialias=True)
         total += fraction
         mapped[fraction > best] = place
@@ -310,7 +336,7 @@ def try_cache(
     region_model = None if spec.region_model is None else RegionModel(load_bundle(spec.region_model), "cpu")
 
     def one(files: CaseFiles) -> Path | InputError:
-        folder = base / f"{files.name}-{_key(_fingerprint(files))}"
+        folder = base / f"{files.name}-{_key(_fingerprint(files, spec))}"
         try:
             if not folder.is_dir():
                 store_case(prepare_case(files, spec, region_model), folder)
@@ -329,13 +355,17 @@ def open_cases(folders: Sequence[Path]) -> list[LabelledCase]:
 
 
 def _preprocessing(spec: CaseSpec) -> dict[str, Any]:
-    kept = spec.model_dump(mode="json", include={"channels", "reference", "labels", "spacing_zyx"})
+    kept = spec.model_dump(mode="json", include={"channels", "reference", "spacing_zyx"})
+    # What is not set is not named: caches of runs without numbers and regions stay what they were.
+    kept["channels"] = [{key: said for key, said in one.items() if said is not None} for one in kept["channels"]]
+    kept |= {"labels": {}, **spec.label_set.model_dump(mode="json", exclude_defaults=True)}
     region = {} if spec.region_model is None else {"region_model": load_bundle_spec(spec.region_model).sha256}
     return {"format": CACHE_FORMAT, **kept, **region}
 
 
-def _fingerprint(files: CaseFiles) -> list[list[Any]]:
+def _fingerprint(files: CaseFiles, spec: CaseSpec) -> list[list[Any]]:
     paths = [*files.images.items(), *(("label", path) for path in files.label_files)]
+    paths += [("clinical", path) for path in files.clinical if spec.scalar_places]
     return [[name, str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for name, p in paths]
 
 

@@ -11,10 +11,14 @@ from segsync.errors import InputError
 from segsync.images import stem_of, suffix_of
 from segsync.names import OTHERS, read_name
 from segsync.tasks import TASKS, words_of
+from segsync_train.config.labels import LabelSet
+from segsync_train.config.settings import check_settings
 from segsync_train.data.layout import CaseFiles, below, image_files
 
 #: Endings of a BIDS name that say that the file is a label map (`_mask`, `_dseg`; ISLES: `_msk`, `_lesion-msk`).
 BIDS_LABEL = re.compile(r"mask|dseg|msk|lesion-msk|roi", re.IGNORECASE)
+#: What nnU-Net calls the label of voxels that nobody labelled.
+IGNORE = "ignore"
 BIDS_NAME = re.compile(r"(sub-[^_/]+(?:_ses-[^_/]+)?)(?:_[a-z0-9]+-[^_/]+)*_([^_/]+)", re.IGNORECASE)
 
 
@@ -159,8 +163,8 @@ def _only(case: str, paths: list[tuple[bool, Path]]) -> Path:
     return best[0]
 
 
-def bids_channels(folder: Path) -> tuple[list[str], dict[int, str]]:
-    """The suffixes of a BIDS folder's images that at least half of the cases have, and no labels: any value will do."""
+def bids_channels(folder: Path) -> list[str]:
+    """The suffixes of a BIDS folder's images that at least half of the cases have."""
     cases: dict[str, set[str]] = {}
     known = {channel.name: channel.words for task in TASKS.values() for channel in task.channels}
     for path in image_files(folder):
@@ -171,29 +175,57 @@ def bids_channels(folder: Path) -> tuple[list[str], dict[int, str]]:
                 suffix = told.channel if told.particular and told.channel else found[2].lower()
                 cases.setdefault(found[1], set()).add(suffix)
     counts = Counter(suffix for suffixes in cases.values() for suffix in suffixes)
-    return [suffix for suffix, count in sorted(counts.items()) if 2 * count >= len(cases)], {}
+    return [suffix for suffix, count in sorted(counts.items()) if 2 * count >= len(cases)]
 
 
-def nnunet_description(folder: Path) -> tuple[list[str], dict[int, str]]:
+def nnunet_description(folder: Path) -> tuple[list[str], LabelSet]:
     """Channels and labels of a folder in nnU-Net's format, from its `dataset.json`.
+
+    Labels that are lists of values are regions, written in `regions_class_order`; `ignore` names the value of what
+    nobody labelled.
 
     Args:
         folder: The data set's.
 
     Returns:
-        Channels, without the file those that the images are numbered with; labels, empty where the file does not list
-        them as numbers (regions).
+        Channels, without the file those that the images are numbered with; labels, none without the file.
 
     Raises:
-        InputError: It is no JSON.
+        InputError: It is no JSON, or says something else of its labels.
     """
-    about = _description(folder / "dataset.json")
-    channels = _listed(about) or _numbered(folder)
+    path = folder / "dataset.json"
+    about = _description(path)
+    return _listed(about) or _numbered(folder), _label_set(path, about)
+
+
+def _label_set(path: Path, about: dict[str, Any]) -> LabelSet:
     # nnU-Net 2 writes names to values, the Decathlon values to names.
     pairs = [(value, key) if str(key).isdigit() else (key, value) for key, value in about.get("labels", {}).items()]
-    if not all(str(value).isdigit() for _, value in pairs):
-        return channels, {}
-    return channels, {int(value): str(name) for name, value in pairs if int(value) > 0}
+    values: dict[str, tuple[int, ...]] = {}
+    for name, said in pairs:
+        union = said if isinstance(said, list) else [said]
+        if not union or not all(str(value).isdigit() for value in union):
+            raise InputError(
+                f"{path}: labels.{name}: expected a value, or a list of values for a region, found {said!r}; correct it"
+            )
+        values[str(name)] = tuple(int(value) for value in union)
+    ignore = values.pop(IGNORE, None)
+    unions = {name: union for name, union in values.items() if max(union) > 0}
+    if all(len(union) == 1 for union in unions.values()):
+        said_so: dict[str, Any] = {"labels": {union[0]: name for name, union in unions.items()}}
+    else:
+        order = about.get("regions_class_order")
+        if not isinstance(order, list) or len(order) != len(unions) or len(set(map(str, order))) < len(order):
+            raise InputError(
+                f"{path}: regions_class_order: expected a value for each of the {len(unions)} regions, which masks are "
+                f"written with, found {order!r}; correct it"
+            )
+        by_value = dict(zip(order, unions.items(), strict=True))
+        said_so = {
+            "labels": {value: name for value, (name, _) in by_value.items()},
+            "regions": {value: union for value, (_, union) in by_value.items()},
+        }
+    return check_settings(LabelSet, {**said_so, "ignore": ignore and ignore[0]}, str(path))
 
 
 def _numbered(folder: Path) -> list[str]:

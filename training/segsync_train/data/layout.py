@@ -35,6 +35,7 @@ class CaseFiles:
         held_back: Whether its labels are not public, as those of a challenge's test cases.
         subject: Whose images these are, where the layout says so.
         site: Where they were taken, likewise.
+        clinical: Files that say more of the patient (`segsync.clinical.read_clinical`).
     """
 
     name: str
@@ -45,6 +46,7 @@ class CaseFiles:
     held_back: bool = False
     subject: str | None = None
     site: str | None = None
+    clinical: tuple[Path, ...] = ()
 
     @property
     def subject_name(self) -> str:
@@ -78,6 +80,7 @@ class DataSet:
         subject: Regular expression whose group is a case's subject, searched in its first file's path below the folder,
             where names are not those of BIDS.
         site: The same of its site.
+        clinical: Patterns of JSON files and tables of a patient, known when the images were taken.
         task: The challenge whose data these are, where that has another name.
         note: What else a person should know.
     """
@@ -95,6 +98,7 @@ class DataSet:
     unlabelled: tuple[str, ...] = ("test", "val")
     subject: str | None = None
     site: str | None = None
+    clinical: Patterns = ()
     task: str | None = None
     note: str = ""
 
@@ -139,6 +143,9 @@ class DataSet:
                 own = {key: value for key, value in found.items() if f"{{{key}}}" not in structure}
                 by_label = masks[case_name(own)]
                 by_label[name] = (*by_label.get(name, ()), path)
+        clinical: dict[str, tuple[Path, ...]] = defaultdict(tuple)
+        for _, found, path in _matching(self.clinical, list(_tables(folder)) if self.clinical else ()):
+            clinical[case_name(found)] += (path,)
         cases = [
             CaseFiles(name, images.get(name, {}), labels.get(name), masks.get(name, {}), self.values)
             for name in sorted({*images, *labels, *masks})
@@ -146,6 +153,7 @@ class DataSet:
         return [
             replace(
                 case,
+                clinical=clinical.get(case.name, ()),
                 held_back=self._held_back(case, folder),
                 subject=_searched(self.subject, case, folder),
                 site=_searched(self.site, case, folder),
@@ -173,6 +181,13 @@ def image_files(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith(".") and suffix_of(Path(name)):
                 yield Path(parent) / name
+
+
+def _tables(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every JSON file and table below a folder by its path without the ending, in order."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in (".csv", ".tsv", ".json") and not path.name.startswith("."):
+            yield path.with_suffix("").relative_to(folder).as_posix(), path
 
 
 def below(folder: Path, path: Path) -> str:

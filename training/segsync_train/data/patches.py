@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from segsync.arrays import Array, LabelMap, SizeZYX
 from segsync.errors import InputError, SegsyncError
 from segsync_train.data.augment import Augmentation
-from segsync_train.data.cases import NEIGHBOURS, LabelledCase
+from segsync_train.data.cases import IGNORED, NEIGHBOURS, LabelledCase
 
 #: First words of the seeds, so that no two uses draw the same numbers.
 ORDER, PATCH = 1, 2
@@ -124,7 +124,8 @@ class PatchDataset(Dataset["Batch | Failure"]):
 
 def nearest_component(label: LabelMap) -> npt.NDArray[np.int32]:
     """The number from 1 of the foreground's component nearest to each voxel (z, y, x); 0 without any component."""
-    components: npt.NDArray[np.int32] = ndimage.label(label > 0, NEIGHBOURS, output=np.int32)[0]
+    labelled = (label > 0) & (label != IGNORED)
+    components: npt.NDArray[np.int32] = ndimage.label(labelled, NEIGHBOURS, output=np.int32)[0]
     if not components.any():
         return components
     nearest = ndimage.distance_transform_edt(components == 0, return_distances=False, return_indices=True)

@@ -71,10 +71,10 @@ def open_data(config: RunConfig, folder: Path, group: Processes) -> Data:
 
 
 def _labelled(spec: CaseSpec, data: FolderData, seed: int, threads: int, folder: Path, group: Processes) -> Data:
-    names = [channel.name for channel in spec.channels]
+    names = [channel.name for channel in spec.images]
     cases = find_cases(data.layout, data.folder, names)
-    check_files(cases, spec.channels, data.folder)
-    split = split_of_run(folder, cases, data, spec.labels, threads=threads)
+    check_files(cases, spec.images, data.folder)
+    split = split_of_run(folder, cases, data, spec.label_set, threads=threads)
     both = (*split.training, *split.validation)
     with group.first(), StepProgress("preparing cases", len(both), quiet=not group.main) as progress:
         folders = build_cache(both, spec, data.cache or folder / "cache", threads=threads, progress=progress.advance)
@@ -196,5 +196,5 @@ def prepare_synthetic(
 
     # What it warns of is drawn on purpose: a missing channel, ADC in another unit.
     prepared = prepare(load, spec, spec.reference_channel, region_model)
-    label = labels_onto(Volume(target, grid), prepared.grid, list(spec.labels))
+    label = labels_onto(Volume(target, grid), prepared.grid, spec.label_set.values)
     return build_case(name, prepared.array, label, prepared.tissue, spec.spacing_zyx)

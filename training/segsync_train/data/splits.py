@@ -18,8 +18,9 @@ from pydantic import Field, ValidationError
 from segsync.atomic import whole_file, why_not
 from segsync.errors import InputError, OutputError
 from segsync_train.config.data import FolderData
+from segsync_train.config.labels import LabelSet
 from segsync_train.config.settings import Frozen
-from segsync_train.data.dataset import public, read_label
+from segsync_train.data.dataset import PARTICIPANTS, participants, public, read_label
 from segsync_train.data.layout import CaseFiles
 from segsync_train.runs.folder import CONFIG_FILE
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SPLIT_FILE = "split.json"
 #: The table of subjects in BIDS, and its column of their names.
-PARTICIPANTS, SUBJECT_COLUMN = "participants.tsv", "participant_id"
+SUBJECT_COLUMN = "participant_id"
 #: What a table of BIDS holds where a value is not known.
 UNKNOWN = ("", "n/a")
 #: Lesion volumes are balanced in so many classes of equally many cases; cases without a lesion are one more.
@@ -64,7 +65,7 @@ class SplitFile(Frozen):
 
 
 def split_of_run(
-    run: Path, cases: Sequence[CaseFiles], data: FolderData, labels: Mapping[int, str], *, threads: int = 1
+    run: Path, cases: Sequence[CaseFiles], data: FolderData, labels: LabelSet, *, threads: int = 1
 ) -> Split:
     """The split that a run was trained with, or for a run that has not begun the one that its settings give.
 
@@ -114,7 +115,7 @@ def write_split(split: Split, group: str, path: Path) -> None:
 
 
 def split_cases(
-    cases: Sequence[CaseFiles], data: FolderData, labels: Mapping[int, str] | None = None, *, threads: int = 1
+    cases: Sequence[CaseFiles], data: FolderData, labels: LabelSet | None = None, *, threads: int = 1
 ) -> Split:
     """Divide by names, by fold, or by a seeded fraction; `labelled` keeps the first part of the training cases.
 
@@ -125,7 +126,7 @@ def split_cases(
     Args:
         cases: All cases of the folder.
         data: The settings.
-        labels: Values and names, to read masks by.
+        labels: To read masks and volumes by; None takes what is no background.
         threads: Label maps are read by so many at once.
 
     Raises:
@@ -138,7 +139,7 @@ def split_cases(
         training, validation = _named(by_name, groups, data)
         volumes: dict[str, float] = {}
     else:
-        volumes = label_volumes(list(by_name.values()), labels or {}, threads=threads)
+        volumes = label_volumes(list(by_name.values()), labels or LabelSet(), threads=threads)
         training, validation = _seeded(by_name, groups, volumes, data)
     training = training[: max(1, round(len(training) * data.labelled))]
     for part, name in ((training, "training"), (validation, "validation")):
@@ -225,7 +226,7 @@ def _joined(cases: Sequence[CaseFiles], values: Mapping[str, str]) -> dict[str, 
 
 def _column(cases: Sequence[CaseFiles], data: FolderData) -> dict[str, str]:
     """Each case's value in a column of `participants.tsv`; a row names the case or its subject, with `sub-` or not."""
-    paths = sorted({*data.folder.glob(PARTICIPANTS), *data.folder.glob(f"*/{PARTICIPANTS}")})
+    paths = participants(data.folder)
     if not paths:
         raise InputError(
             f"{data.folder}: data.group {data.group!r}: expected {PARTICIPANTS} with this column, found no such file; "
@@ -262,17 +263,17 @@ def _rows(path: Path, column: str) -> dict[str, str]:
         raise InputError(f"{path}: expected a table with tabs between its columns, found {error}") from error
 
 
-def label_volumes(cases: Sequence[CaseFiles], labels: Mapping[int, str], *, threads: int = 1) -> dict[str, float]:
+def label_volumes(cases: Sequence[CaseFiles], labels: LabelSet, *, threads: int = 1) -> dict[str, float]:
     """The labelled volume of each case in ml."""
 
     def volume(case: CaseFiles) -> float:
         if not case.label_files:
             return 0.0
         try:
-            label = read_label(case, labels)
+            label = read_label(case, labels.labels)
         except InputError:
             return 0.0  # the case's preparation says what is wrong with the file
-        return float(np.count_nonzero(label.array) * label.grid.voxel_ml)
+        return float(np.count_nonzero(labels.labelled(label.array)) * label.grid.voxel_ml)
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as executor:
         return dict(zip((case.name for case in cases), executor.map(volume, cases), strict=True))

@@ -9,6 +9,7 @@ import numpy as np
 from segsync.errors import InputError
 from segsync.geometry import Grid, Volume
 from segsync.images import read
+from segsync_train.config.labels import LabelSet
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.dataset import check_values, few, find_cases, on_grid, read_label
 from segsync_train.data.formats import bids_channels, bids_everything, nnunet_description, nnunet_everything
@@ -84,16 +85,16 @@ def _everything(layout: str, folder: Path, channels: Sequence[str]) -> list[Case
     return find_cases(layout, folder, channels)  # which says what does not exist
 
 
-def _expected(layout: str, folder: Path) -> tuple[list[str], Mapping[int, str], tuple[str, ...]]:
+def _expected(layout: str, folder: Path) -> tuple[list[str], LabelSet, tuple[str, ...]]:
     """Channels, labels (none where any value will do), and the channels that cases may lack."""
     if layout in DATASETS:
         dataset = DATASETS[layout]
-        return list(dataset.channels), dataset.labels, dataset.optional
+        return list(dataset.channels), LabelSet(labels=dict(dataset.labels)), dataset.optional
     if layout == "nnunet":
         return *nnunet_description(folder), ()
     if layout == "bids":
-        return *bids_channels(folder), ()
-    return [], {}, ()
+        return bids_channels(folder), LabelSet(), ()
+    return [], LabelSet(), ()
 
 
 def _example(dataset: DataSet | None, layout: str) -> str:
@@ -141,21 +142,22 @@ def _only(volume: Volume) -> str | None:
     return f"{float(numbers[0]):g}" if numbers.min() == numbers.max() else None
 
 
-def _label(case: CaseFiles, labels: Mapping[int, str], reference: str, grids: Mapping[str, Grid]) -> bool:
+def _label(case: CaseFiles, labels: LabelSet, reference: str, grids: Mapping[str, Grid]) -> bool:
     """Whether the case's label map holds any label; raises InputError for what is wrong with it.
 
     grids: of the images that could be read.
     """
     path = case.label_files[0]
-    named = dict(enumerate(sorted(case.masks), start=1)) or labels
-    label = read_label(case, named)
-    if named:
-        check_values(path, label, named)
+    if case.masks:
+        labels = LabelSet(labels=dict(enumerate(sorted(case.masks), start=1)))
+    label = read_label(case, labels.labels)
+    if labels.labels:
+        check_values(path, label, labels.known)
     else:
         _check_whole(case, path, label)
     if reference in grids:
         on_grid(path, label, case.images[reference], grids[reference])
-    return bool(label.array.any())
+    return bool(labels.labelled(label.array).any())
 
 
 def _check_whole(case: CaseFiles, path: Path, label: Volume) -> None:

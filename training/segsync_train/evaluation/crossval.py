@@ -10,10 +10,11 @@ import numpy as np
 from segsync.atomic import whole_file, why_not
 from segsync.errors import InputError, OutputError
 from segsync.geometry import Volume, resample
-from segsync.pipeline import Case, Options
+from segsync.pipeline import Options
 from segsync_train.config.data import FolderData
 from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import dump_settings, load_settings
+from segsync_train.data.dataset import case_of
 from segsync_train.data.splits import SPLIT_FILE, read_split
 from segsync_train.evaluation.evaluate import check_pair, labelled_cases, load_model
 from segsync_train.evaluation.out_of_fold import (
@@ -154,10 +155,10 @@ def _predict(config: RunConfig, output: Path, number: int, mirror: bool) -> None
     model = load_model(run.folder, config.device, run.last)
     cases = labelled_cases(model, None, "validation")
     for files in cases:
-        check_pair(files, model.pipeline)
+        check_pair(files, model.pipeline.reference, model.labels)
     with StepProgress(f"predicting fold {number}", len(cases)) as progress:
         for files in cases:
-            found = model.pipeline.segment(Case(files.name, files.images), Options(mirror=mirror))
+            found = model.pipeline.segment(case_of(files, model.pipeline.spec), Options(mirror=mirror))
             maps = [resample(Volume(map_, found.model_grid), found.grid) for map_ in found.model_probabilities]
             store_probabilities(output, number, files.name, np.stack(maps))
             progress.advance(files.name)
@@ -170,6 +171,8 @@ def _predict(config: RunConfig, output: Path, number: int, mirror: bool) -> None
             task=config.task,
             reference=model.pipeline.reference,
             labels=config.labels,
+            regions=config.regions,
+            ignore=config.ignore,
             step=model.weights.step or 0,
             cases=resolved(cases),
             groups={files.name: split.groups.get(files.name, files.subject_name) for files in cases},

@@ -13,15 +13,17 @@ from typing import Literal
 from segsync.atomic import make_folder, write_texts
 from segsync.bundle import MODEL_FILE, SPEC_FILE, DecisionSpec, load_bundle
 from segsync.errors import InputError
-from segsync.geometry import Volume
+from segsync.geometry import Volume, resample
 from segsync.images import read, write
-from segsync.pipeline import Case, Options, Pipeline
+from segsync.pipeline import Options, Pipeline, Segmentation
 from segsync.predict import Model, task_of
 from segsync.region_model import RegionModel
 from segsync_train.config.data import FolderData
+from segsync_train.config.labels import LabelSet
 from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import check_settings
 from segsync_train.data.dataset import (
+    case_of,
     check_files,
     check_values,
     find_cases,
@@ -33,7 +35,12 @@ from segsync_train.data.layout import CaseFiles
 from segsync_train.data.splits import split_of_run
 from segsync_train.evaluation.metrics import RULES, Rules
 from segsync_train.evaluation.operating_point import read_operating_point
-from segsync_train.evaluation.prediction_folders import evaluate_folders, label_maps, score_case
+from segsync_train.evaluation.prediction_folders import (
+    evaluate_folders,
+    label_maps,
+    score_case,
+    submitted_maps,
+)
 from segsync_train.evaluation.summary import Group, Row, write_results
 from segsync_train.evaluation.system import SYSTEM_FILE, Budget, System, budget_of, folder_name, resolved, system_of
 from segsync_train.networks.build import build_network
@@ -84,6 +91,12 @@ class EvaluatedModel:
     budget: Budget | None = None
     #: The folder of the run, which says what cases it trained on; exported weights have none.
     run: Path | None = None
+
+    @property
+    def labels(self) -> LabelSet:
+        """What the values of its label maps mean; what nobody labelled is known of a run alone."""
+        spec, ignore = self.pipeline.spec, self.config.ignore if self.config else None
+        return LabelSet(labels=spec.labels, regions=spec.regions, ignore=ignore)
 
     @property
     def data(self) -> FolderData | None:
@@ -167,7 +180,7 @@ def labelled_cases(
     chosen = data or model.data
     if chosen is None:
         raise InputError("no labelled cases: the run's own are drawn; give --data FOLDER")
-    own_channels = model.pipeline.spec.channels
+    own_channels = model.pipeline.spec.images
     theirs = {channel.name: channel.name for channel in own_channels} | dict(channels or {})
     if len(theirs) > len(own_channels):
         names = ", ".join(channel.name for channel in own_channels)
@@ -184,7 +197,7 @@ def labelled_cases(
             "no labelled cases: weights do not say which cases they were trained on; give --data "
             "FOLDER, or the run in place of its weights"
         )
-    split = split_of_run(model.run, cases, chosen, model.pipeline.spec.labels)
+    split = split_of_run(model.run, cases, chosen, model.labels)
     return list(split.validation if part == "validation" else split.training)
 
 
@@ -206,28 +219,36 @@ def evaluate_model(
     Raises:
         InputError: A case is not what it should be.
     """
-    pipeline = model.pipeline
+    pipeline, labels = model.pipeline, model.labels
     for files in cases:
-        check_pair(files, pipeline)
+        check_pair(files, pipeline.reference, labels)
     rows: list[Row] = []
     with StepProgress("segmenting", len(cases)) as progress:
         for files in cases:
-            segmented = pipeline.segment(Case(files.name, files.images), Options(mirror=mirror))
-            predicted, label = Volume(segmented.mask, segmented.grid), read_label(files, pipeline.spec.labels)
+            segmented = pipeline.segment(case_of(files, pipeline.spec), Options(mirror=mirror))
+            predicted, label = Volume(segmented.mask, segmented.grid), read_label(files, labels.labels)
             label = on_grid(files.label_files[0], label, files.images[pipeline.reference], segmented.grid)
-            rows += score_case(files.name, label, predicted, pipeline.spec.labels, rules)
+            maps = _maps(segmented, labels) if rules.probability_map else None
+            rows += score_case(files.name, label, predicted, labels, rules, maps)
             if masks is not None:
                 write(predicted.array, predicted.grid, masks / f"{files.name}.nii.gz")
             progress.advance(f"{files.name}: Dice {rows[-1].scores.dice:.3f}")
     return rows
 
 
-def check_pair(files: CaseFiles, pipeline: Pipeline) -> None:
+def _maps(segmented: Segmentation, labels: LabelSet) -> dict[int, Volume]:
+    """The probability maps that a challenge would be given."""
+    grid, own = segmented.grid, segmented.model_grid
+    maps = (resample(Volume(probability, own), grid) for probability in segmented.model_probabilities)
+    return submitted_maps(labels.labels, maps, segmented.mask, grid)
+
+
+def check_pair(files: CaseFiles, reference: str, labels: LabelSet) -> None:
     """Raise InputError where reference image and labels are on different grids or a label is not the model's."""
-    image, path, labels = files.images[pipeline.reference], files.label_files[0], pipeline.spec.labels
-    label = read_label(files, labels)
+    image, path = files.images[reference], files.label_files[0]
+    label = read_label(files, labels.labels)
     on_grid(path, label, image, read(image).grid)
-    check_values(path, label, labels)
+    check_values(path, label, labels.known)
 
 
 def warn_of_choices(source: Path, weights: Weights) -> None:
@@ -251,7 +272,7 @@ def evaluate(
     *,
     references: Path | None = None,
     probabilities: Path | None = None,
-    labels: Mapping[int, str] | None = None,
+    labels: LabelSet | None = None,
     data: Path | None = None,
     layout: str = "nnunet",
     channels: Mapping[str, str] | None = None,
@@ -269,7 +290,7 @@ def evaluate(
         output: Folder of the results.
         references: Folder of label maps, named as the predictions are.
         probabilities: Folder of probability maps, beside predictions.
-        labels: Of the references, values and names; None takes the values they hold.
+        labels: What the values of the references mean; None takes those they hold.
         data: A folder of cases instead of the run's own.
         layout: Of `data`.
         channels: What `data` calls the model's channels.
@@ -298,7 +319,7 @@ def evaluate(
         ("--mirror", mirror, network, "a network"),
         ("--masks", masks, network, "a network"),
         ("--channel", bool(channels), network, "a network"),
-        ("--label", bool(labels), not network, "--references"),
+        ("--label", labels is not None, not network, "--references"),
         ("--probabilities", probabilities is not None, not network, "--references"),
         ("--layout", layout != "nnunet", data is not None, "--data"),
         ("--part", part != "validation", network and data is None, "the cases of a run's own split"),
@@ -348,15 +369,40 @@ def evaluate(
     return groups, chosen
 
 
-def parse_labels(pairs: Sequence[str]) -> dict[int, str] | None:
-    """`1=lesion` as value and name; None for no pairs. Raises InputError where a pair is none."""
-    labels = {}
-    for pair in pairs:
-        value, equals, name = pair.partition("=")
-        if not value.isdigit() or int(value) == 0 or not equals or not name:
-            raise InputError(f"--label: expected VALUE=NAME, as in 1=lesion, found {pair!r}")
-        labels[int(value)] = name
-    return labels or None
+def parse_labels(pairs: Sequence[str], ignore: int | None = None) -> LabelSet | None:
+    """Labels of a command line.
+
+    Args:
+        pairs: `1=lesion`, value and name; `1,2,3=whole tumour`, a region and the values that it is the union of.
+        ignore: The value of what nobody labelled.
+
+    Returns:
+        The labels; None for no pairs.
+
+    Raises:
+        InputError: A pair is none, or a value is ignored and a label's.
+    """
+    if not pairs:
+        if ignore is not None:
+            raise InputError("--ignore: expected --label as well, which says what the other values are")
+        return None
+    said = [pair.partition("=") for pair in pairs]
+    for pair, (values, _, name) in zip(pairs, said, strict=True):
+        if not name or not all(value.isdigit() and int(value) for value in values.split(",")):
+            raise InputError(
+                f"--label: expected VALUE=NAME, as in 1=lesion (or 1,2,3=tumour for a region), found {pair!r}"
+            )
+    unions = [tuple(int(value) for value in values.split(",")) for values, _, _ in said]
+    # A region is known by one of its values, as masks are written with it: the smallest region chooses first.
+    own: dict[int, int] = {}
+    for place in sorted(range(len(unions)), key=lambda place: len(unions[place])):
+        free = [value for value in unions[place] if value not in own.values()]
+        if not free:
+            raise InputError(f"--label: expected a value that other labels have not, found {pairs[place]!r}")
+        own[place] = free[0]
+    labels = {own[place]: said[place][2] for place in range(len(said))}
+    regions = {own[place]: union for place, union in enumerate(unions)} if max(map(len, unions)) > 1 else {}
+    return check_settings(LabelSet, {"labels": labels, "regions": regions, "ignore": ignore}, "--label")
 
 
 def parse_channels(pairs: Sequence[str]) -> dict[str, str]:

@@ -14,8 +14,10 @@ from segsync.atomic import whole_file, why_not
 from segsync.bundle import DecisionSpec
 from segsync.errors import InputError, OutputError
 from segsync.pipeline import Options
+from segsync.postprocess import of_any_label
 from segsync_train.config.data import SyntheticData
 from segsync_train.config.ranges import Fraction
+from segsync_train.data.cases import LabelledCase
 from segsync_train.data.sources import open_data
 from segsync_train.evaluation.candidates import CANDIDATES, TUNABLE, score_candidates
 from segsync_train.evaluation.leaderboard import case_ranks
@@ -119,14 +121,21 @@ def choose_operating_point(
         for case in open_data(config, run, Processes()).validation:
             options = Options(mirror=mirror)
             probabilities, _ = pipeline.predict(np.array(case.image), np.array(case.tissue), options)
-            yield TuningCase(case.name, np.asarray(case.label) > 0, probabilities.sum(0), case.voxel_ml)
+            yield tuning_case(case, probabilities, overlapping=bool(config.regions))
 
     return tune_on(segmented(), chosen, run, mirror=mirror)
 
 
 def _out_of_fold(case: OutOfFoldCase) -> TuningCase:
     label, probabilities = case.read()
-    return TuningCase(case.name, label.array != 0, probabilities.sum(0), label.grid.voxel_ml)
+    known, found = ~case.labels.ignored(label.array), of_any_label(probabilities, overlapping=bool(case.labels.regions))
+    return TuningCase(case.name, case.labels.labelled(label.array), found * known, label.grid.voxel_ml)
+
+
+def tuning_case(case: LabelledCase, probabilities: Array, *, overlapping: bool) -> TuningCase:
+    """A prepared case and the labels' probabilities (L, Z, Y, X); where nobody labelled it nothing is found."""
+    found = of_any_label(probabilities, overlapping=overlapping) * ~case.ignored
+    return TuningCase(case.name, case.labelled, found, case.voxel_ml)
 
 
 def rules_named(name: str | None, task: str) -> Rules:

@@ -11,19 +11,19 @@
 
 import re
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from segsync.arrays import Array
 from segsync.atomic import whole_file, why_not
 from segsync.errors import InputError, OutputError
 from segsync.geometry import Volume
 from segsync.images import read
+from segsync_train.config.labels import LabelSet
 from segsync_train.config.settings import Frozen
 from segsync_train.data.dataset import check_values, on_grid, read_label
 from segsync_train.data.layout import CaseFiles
@@ -44,11 +44,18 @@ class FoldPredictions(Frozen):
     #: The channel whose grid the probabilities lie on.
     reference: str
     labels: dict[int, str]
+    regions: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    ignore: int | None = None
     #: Steps that the network was trained for.
     step: int
     #: By name: the case's files, by absolute paths, and what it was kept together by in the split.
     cases: dict[str, CaseFiles]
     groups: dict[str, str]
+
+    @property
+    def label_set(self) -> LabelSet:
+        """What the values of the label maps mean."""
+        return LabelSet(labels=self.labels, regions=self.regions, ignore=self.ignore)
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class OutOfFoldCase:
     group: str
     files: CaseFiles
     stored: Path
-    labels: Mapping[int, str]
+    labels: LabelSet
     #: The channel whose grid the probabilities lie on.
     reference: str
 
@@ -73,16 +80,16 @@ class OutOfFoldCase:
         Raises:
             InputError: A file is missing or none, or they are of different cases.
         """
-        label = read_label(self.files, self.labels)
+        label = read_label(self.files, self.labels.labels)
         image, path = self.files.images[self.reference], self.files.label_files[0]
         label = on_grid(path, label, image, read(image).grid)
-        check_values(path, label, self.labels)
+        check_values(path, label, self.labels.known)
         try:
             with np.load(self.stored) as stored:
                 probabilities = np.asarray(stored["probabilities"], dtype=np.float32)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{self.stored}: expected probabilities, found {error}; predict the fold again") from error
-        expected = (len(self.labels), *label.array.shape)
+        expected = (len(self.labels.labels), *label.array.shape)
         if probabilities.shape != expected:
             raise InputError(
                 f"{self.stored}: expected probabilities of the shape {expected}, as {self.files.label_files[0]} has, "
@@ -97,7 +104,7 @@ class OutOfFold:
 
     task: str
     reference: str
-    labels: Mapping[int, str]
+    labels: LabelSet
     folds: int
     cases: tuple[OutOfFoldCase, ...]
 
@@ -151,7 +158,7 @@ def read_out_of_fold(crossval: Path) -> OutOfFold:
         )
     cases: dict[str, OutOfFoldCase] = {}
     for fold in folds:
-        alike = ("folds", "task", "reference", "labels")
+        alike = ("folds", "task", "reference", "labels", "regions", "ignore")
         if any(getattr(fold, name) != getattr(first, name) for name in alike):
             raise InputError(f"{crossval}: expected folds of one cross-validation, found fold {fold.fold} of another")
         for name, files in fold.cases.items():
@@ -161,9 +168,11 @@ def read_out_of_fold(crossval: Path) -> OutOfFold:
                     "the folds are of different splits: train them again"
                 )
             stored = fold_folder(crossval, fold.fold) / FOLDER / PROBABILITIES / f"{name}.npz"
-            cases[name] = OutOfFoldCase(name, fold.fold, fold.groups[name], files, stored, fold.labels, fold.reference)
+            cases[name] = OutOfFoldCase(
+                name, fold.fold, fold.groups[name], files, stored, fold.label_set, fold.reference
+            )
     ordered = tuple(cases[name] for name in sorted(cases))
-    return OutOfFold(first.task, first.reference, first.labels, first.folds, ordered)
+    return OutOfFold(first.task, first.reference, first.label_set, first.folds, ordered)
 
 
 def store_probabilities(crossval: Path, fold: int, name: str, probabilities: Array) -> None:

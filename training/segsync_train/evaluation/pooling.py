@@ -20,7 +20,7 @@ from segsync_train.evaluation.metrics import RULES
 from segsync_train.evaluation.operating_point import FILE as POINT_FILE
 from segsync_train.evaluation.operating_point import OperatingPoint, read_operating_point, rules_named
 from segsync_train.evaluation.out_of_fold import OutOfFold, read_out_of_fold
-from segsync_train.evaluation.prediction_folders import score_case
+from segsync_train.evaluation.prediction_folders import score_case, submitted_maps
 from segsync_train.evaluation.summary import Row, csv_of, measured, never_held, write_results
 from segsync_train.evaluation.system import SYSTEM_FILE, System, data_name, resolved, system_name
 from segsync_train.runs.progress import StepProgress
@@ -105,9 +105,7 @@ def _rows(everything: OutOfFold, config: RunConfig, decision: DecisionSpec, rule
         for case in everything.cases:
             label, probabilities = case.read()
             mask, _ = labels_on(probabilities, label.grid, label.grid, spec)
-            maps = {
-                value: Volume(map_, label.grid) for value, map_ in zip(everything.labels, probabilities, strict=True)
-            }
+            maps = submitted_maps(everything.labels.labels, probabilities, mask, label.grid)
             rows += score_case(case.name, label, Volume(mask, label.grid), everything.labels, RULES[rules], maps)
             progress.advance(case.name)
     return rows

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from segsync.arrays import Array, LabelMap
 from segsync.errors import InputError
-from segsync.geometry import Volume
+from segsync.geometry import Grid, Volume
 from segsync.images import read, stem_of, suffix_of
+from segsync_train.config.labels import LabelSet
 from segsync_train.data.dataset import check_values, on_grid, read_values
 from segsync_train.evaluation.metrics import Rules, score
 from segsync_train.evaluation.summary import Row
@@ -24,7 +26,7 @@ def evaluate_folders(
     predictions: Path,
     references: Path,
     rules: Rules,
-    labels: Mapping[int, str] | None = None,
+    labels: LabelSet | None = None,
     probabilities: Path | None = None,
 ) -> list[Row]:
     """Score every reference of a folder against the prediction of the same name.
@@ -33,7 +35,7 @@ def evaluate_folders(
         predictions: Folder of label maps.
         references: Folder of label maps.
         rules: What a challenge counts.
-        labels: Values and names; None takes the values that the references hold.
+        labels: What the values mean; None takes those that the references hold.
         probabilities: Folder of a probability map for each reference, for rules that score them: named as the
             reference with `_probability` behind it (with several labels `_probability-NAME`), as `segsync predict`
             writes them, or, in a folder of its own and with a single label, as the reference.
@@ -57,18 +59,19 @@ def evaluate_folders(
     if extra:
         log.warning("%s: %d predictions have no reference and are left out (%s …)", predictions, len(extra), extra[0])
     known = labels or _values_of(expected.values())
-    places = _maps_of(maps, list(expected), known, own_folder=probabilities != predictions)
+    names = known.labels
+    places = _maps_of(maps, list(expected), names, own_folder=probabilities != predictions)
     if probabilities is not None:
-        complete = [name for name in expected if all((name, value) in places for value in known)]
+        complete = [name for name in expected if all((name, value) in places for value in names)]
         _check_complete(probabilities, references, list(expected), complete)
     rows: list[Row] = []
     with StepProgress("scoring", len(expected)) as progress:
         for name, path in expected.items():
             reference = read_values(path)
             predicted = on_grid(found[name], read_values(found[name]), path, reference.grid)
-            check_values(path, reference, known)
-            check_values(found[name], predicted, known)
-            own = {value: _read_map(places[name, value], path, reference) for value in known if places}
+            check_values(path, reference, known.known)
+            check_values(found[name], predicted, known.known)
+            own = {value: _read_map(places[name, value], path, reference) for value in names if places}
             rows += score_case(name, reference, predicted, known, rules, own)
             progress.advance(name)
     return rows
@@ -125,38 +128,63 @@ def _read_map(path: Path, reference_path: Path, reference: Volume) -> Volume:
     return volume
 
 
-def _values_of(paths: Iterable[Path]) -> dict[int, str]:
+def _values_of(paths: Iterable[Path]) -> LabelSet:
     values: set[float] = set()
     for path in paths:
         values |= set(np.unique(read_values(path).array).tolist())
     labels = {int(value): str(int(value)) for value in sorted(values) if value > 0 and value == int(value)}
     if not labels:
         raise InputError("no reference holds a label; give --label VALUE=NAME")
-    return labels
+    return LabelSet(labels=labels)
+
+
+def submitted_maps(
+    labels: Iterable[int], probabilities: Iterable[Array], mask: LabelMap, grid: Grid
+) -> dict[int, Volume]:
+    """The probability map of each label as the container writes it: 0 throughout where nothing was segmented.
+
+    Args:
+        labels: Values.
+        probabilities: (Z, Y, X) of each label, on the mask's grid.
+        mask: (Z, Y, X), what was segmented.
+        grid: The grid of both.
+
+    Returns:
+        The maps by value.
+    """
+    any_found = mask.any()
+    return {
+        value: Volume(map_ if any_found else np.zeros_like(map_), grid)
+        for value, map_ in zip(labels, probabilities, strict=True)
+    }
 
 
 def score_case(
     name: str,
     reference: Volume,
     predicted: Volume,
-    labels: Mapping[int, str],
+    labels: LabelSet,
     rules: Rules,
     probabilities: Mapping[int, Volume] | None = None,
 ) -> list[Row]:
-    """A row for each label of two label maps, and of each label's probability map, on one grid."""
+    """A row for each label of two label maps, and of each label's probability map, on one grid.
+
+    Where nobody labelled the reference nothing is found, whatever was predicted.
+    """
     spacing, maps = reference.grid.spacing_zyx, probabilities or {}
+    known = ~labels.ignored(reference.array)
     return [
         Row(
             name,
             value,
             label,
             score(
-                reference.array == value,
-                predicted.array == value,
+                labels.within(reference.array, value),
+                labels.within(predicted.array, value) & known,
                 spacing,
                 rules,
-                np.asarray(maps[value].array, np.float32) if value in maps else None,
+                np.asarray(maps[value].array, np.float32) * known if value in maps else None,
             ),
         )
-        for value, label in labels.items()
+        for value, label in labels.labels.items()
     ]

@@ -57,7 +57,7 @@ def linear_probe(
         tissue = np.asarray(case.tissue)
         predicted = np.zeros(case.label.shape, dtype=np.uint8)
         predicted[tissue] = regression.predict(feature_maps(encoder, case, windows)[:, tissue].T)
-        scores.append(score_case(case, predicted, labels))
+        scores.append(score_case(case, predicted, [(place,) for place in range(1, labels + 1)]))
     return scores
 
 

@@ -27,7 +27,8 @@ def model_card(spec: ModelSpec, card: CardConfig) -> str:
     point = provenance["operating_point"]
     stored, agreement = list(provenance["agreement"].items())[-1]
     channels = ", ".join(f"{c.name}{' (optional)' if c.optional else ''}" for c in spec.channels)
-    labels = ", ".join(f"{value} {name}" for value, name in spec.labels.items())
+    unions = {value: f" (region of {', '.join(map(str, union))})" for value, union in spec.regions.items()}
+    labels = ", ".join(f"{value} {name}{unions.get(value, '')}" for value, name in spec.labels.items())
     chosen = (
         f"on {point['cases']} validation cases Dice {point['dice']:.3f}, lesion F1 {point['lesion_f1']:.3f}"
         if point["cases"]

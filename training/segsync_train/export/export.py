@@ -16,6 +16,7 @@ from segsync.arrays import Array, SizeZYX
 from segsync.atomic import whole_folder, why_not
 from segsync.bundle import CARD_FILE, MODEL_FILE, SPEC_FILE, ModelSpec, sha256_of, write_manifest
 from segsync.errors import InputError, OutputError, WeightsError
+from segsync.postprocess import of_any_label
 from segsync_train.config.run import RunConfig
 from segsync_train.data.sources import open_data
 from segsync_train.evaluation.operating_point import FILE, OperatingPoint, read_operating_point
@@ -138,7 +139,17 @@ def _check_alike(members: Sequence[Member]) -> None:
     """An ensemble sees one array and gives one set of labels."""
     first = members[0]
     for member in members[1:]:
-        for what in ("task", "channels", "reference_channel", "region_model", "labels", "spacing_zyx", "patch_zyx"):
+        alike = (
+            "task",
+            "channels",
+            "reference_channel",
+            "region_model",
+            "labels",
+            "regions",
+            "spacing_zyx",
+            "patch_zyx",
+        )
+        for what in alike:
             one, other = getattr(first.config, what), getattr(member.config, what)
             if one != other:
                 raise InputError(
@@ -172,7 +183,9 @@ def _common_multiple(members: Sequence[Member]) -> SizeZYX:
 
 def _write_member(member: Member, path: Path, point: OperatingPoint) -> dict[str, Agreement]:
     inputs = _random_inputs(member.network) + _real_inputs(member.config, member.run)
-    return _write_network(member.network, path, inputs, point.threshold, member.checkpoint.path)
+    return _write_network(
+        member.network, path, inputs, point.threshold, member.checkpoint.path, overlapping=bool(member.config.regions)
+    )
 
 
 def _of_ensemble(members: Sequence[Member], agreements: Sequence[dict[str, Agreement]]) -> dict[str, Any]:
@@ -194,7 +207,13 @@ def _of_ensemble(members: Sequence[Member], agreements: Sequence[dict[str, Agree
 
 
 def _write_network(
-    network: SegmentationNetwork, path: Path, inputs: list[Array], threshold: float, checkpoint: Path
+    network: SegmentationNetwork,
+    path: Path,
+    inputs: list[Array],
+    threshold: float,
+    checkpoint: Path,
+    *,
+    overlapping: bool,
 ) -> dict[str, Agreement]:
     """Write the network with float16 weights, or with float32 ones where halving them changes what it says.
 
@@ -206,8 +225,8 @@ def _write_network(
     """
     agreements = {}
     for name, limits in (("float32", EXACT), ("float16", HALVED)):
-        model = write_onnx(network, path, half_weights=name == "float16")
-        agreements[name] = compare(network, path, inputs, threshold)
+        model = write_onnx(network, path, half_weights=name == "float16", overlapping=overlapping)
+        agreements[name] = compare(network, path, inputs, threshold, overlapping=overlapping)
         log.info("%s weights: %s, %d nodes", name, agreements[name], len(model.graph.node))
         if agreements[name].within(limits):
             continue
@@ -218,22 +237,30 @@ def _write_network(
                 f"{limits[0]:g} and {limits[1]}; nothing was exported"
             )
         log.warning("float16 weights differ by %s; float32 weights are kept, twice the size", found)
-        write_onnx(network, path, half_weights=False)
+        write_onnx(network, path, half_weights=False, overlapping=overlapping)
         del agreements[name]
     return agreements
 
 
-def compare(network: SegmentationNetwork, path: Path, inputs: list[Array], threshold: float = 0.5) -> Agreement:
-    """Run both on each input (N, C, Z, Y, X); a mask is where the foreground's probabilities reach the threshold."""
+def compare(
+    network: SegmentationNetwork, path: Path, inputs: list[Array], threshold: float = 0.5, *, overlapping: bool = False
+) -> Agreement:
+    """Run both on each input (N, C, Z, Y, X); a mask is where the foreground's probabilities reach the threshold.
+
+    overlapping: whether labels overlap (regions).
+    """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    wrapped = Probabilities(network).eval()
+    wrapped = Probabilities(network, overlapping=overlapping).eval()
     differences, dices = [0.0], [1.0]
     for image in inputs:
         with torch.inference_mode():
             expected = wrapped(torch.from_numpy(image)).numpy()
         found = session.run(None, {"image": image})[0]
         differences.append(float(np.abs(found - expected).max()))
-        a, b = found.sum(1) >= threshold, expected.sum(1) >= threshold
+        a, b = (
+            np.stack([of_any_label(one, overlapping=overlapping) for one in sample]) >= threshold
+            for sample in (found, expected)
+        )
         both = int(a.sum()) + int(b.sum())
         dices.append(2 * int((a & b).sum()) / both if both else 1.0)
     # NumPy's maximum, unlike Python's, is NaN where one of them is.

@@ -16,7 +16,7 @@ from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import check_settings
 from segsync_train.data.sources import VALIDATION, SyntheticSource
 from segsync_train.evaluation.candidates import CANDIDATES
-from segsync_train.evaluation.operating_point import OperatingPoint, TuningCase, rank, rules_named
+from segsync_train.evaluation.operating_point import OperatingPoint, TuningCase, rank, rules_named, tuning_case
 from segsync_train.export.card import model_card
 
 
@@ -68,7 +68,7 @@ def retune(
             for number in range(cases or data.validation_cases):
                 case = source.draw(VALIDATION, data.validation_seed, number)
                 probabilities, _ = pipeline.predict(np.array(case.image), np.array(case.tissue), options)
-                yield TuningCase(case.name, np.asarray(case.label) > 0, probabilities.sum(0), case.voxel_ml)
+                yield tuning_case(case, probabilities, overlapping=bool(spec.regions))
 
         tried = CANDIDATES if decision is None else (decision,)
         point = rank(segmented(), rules_named(rules, spec.task), folder, mirror=mirror, candidates=tried).point

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segsync.atomic import whole_file, why_not
 from segsync.errors import OutputError, WeightsError
 from segsync_train.networks import SegmentationNetwork
+from segsync_train.networks.outputs import probabilities
 
 #: Old enough for every ONNX Runtime of the last three years; nothing the network needs came later.
 OPSET = 18
@@ -27,13 +28,13 @@ SMALLEST_HALVED = 1024
 class Probabilities(nn.Module):
     """What the runtime calls: (N, C, Z, Y, X) float32 → probabilities of the foreground labels (N, L, Z, Y, X)."""
 
-    def __init__(self, network: SegmentationNetwork) -> None:
+    def __init__(self, network: SegmentationNetwork, *, overlapping: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.overlapping = network, overlapping
 
     def forward(self, image: Tensor) -> Tensor:
-        """The finest logits, softmax, without background."""
-        return self.network.finest(image).softmax(1)[:, 1:]
+        """The finest logits, softmax, without background; of labels that overlap, a sigmoid."""
+        return probabilities(self.network.finest(image), overlapping=self.overlapping)
 
 
 class _InstanceNorm(nn.Module):
@@ -83,7 +84,9 @@ def _precise(network: SegmentationNetwork) -> Iterator[None]:
             setattr(module, name, child)
 
 
-def write_onnx(network: SegmentationNetwork, path: Path, *, half_weights: bool = True) -> onnx.ModelProto:
+def write_onnx(
+    network: SegmentationNetwork, path: Path, *, half_weights: bool = True, overlapping: bool = False
+) -> onnx.ModelProto:
     """Write a network as ONNX.
 
     Batch and sides stay free; the graph has as many nodes for one chunk of tokens as for a thousand.
@@ -92,6 +95,7 @@ def write_onnx(network: SegmentationNetwork, path: Path, *, half_weights: bool =
         network: In evaluation mode, on the CPU.
         path: The file.
         half_weights: Whether weights are stored in 16 bits.
+        overlapping: Whether labels overlap (regions), each with a probability of its own.
 
     Returns:
         The graph.
@@ -99,7 +103,7 @@ def write_onnx(network: SegmentationNetwork, path: Path, *, half_weights: bool =
     Raises:
         OutputError: The file cannot be written.
     """
-    wrapped = Probabilities(network).eval()
+    wrapped = Probabilities(network, overlapping=overlapping).eval()
     sides = [2 * multiple for multiple in network.multiple_zyx]
     # Sides of different length, so that no two of them are taken for one.
     example = torch.zeros(1, network.in_channels, sides[0], 2 * sides[1], 3 * sides[2])

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from segsync.arrays import Array, Mask, Triple
 from segsync.bundle import ZScore
 from segsync.errors import InputError
-from segsync.geometry import Volume, canonical_grid, resample
+from segsync.geometry import Grid, Volume, canonical_grid, resample
 from segsync.images import read
 from segsync.postprocess import components_of
 from segsync.preprocess import tissue
 from segsync.units import CT, QUANTITIES
+from segsync_train.config.labels import LabelSet
 from segsync_train.config.settings import Frozen
 from segsync_train.config.training import SizeZYX
 from segsync_train.data.dataset import check_values, few, on_grid, read_label
@@ -58,11 +59,8 @@ class CaseFingerprint(Frozen):
     #: Of each label: volume, and number of 26-connected components.
     volumes_ml: dict[int, NonNegativeFloat]
     components: dict[int, NonNegativeInt]
-
-    @property
-    def volume_ml(self) -> float:
-        """Of all labels together."""
-        return sum(self.volumes_ml.values())
+    #: Of all labels together.
+    volume_ml: NonNegativeFloat
 
 
 class Fingerprint(Frozen):
@@ -76,6 +74,8 @@ class Fingerprint(Frozen):
     #: The first is the one that the labels lie on.
     channels: dict[str, ChannelFingerprint]
     labels: dict[int, str]
+    regions: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    ignore: int | None = None
     cases: dict[str, CaseFingerprint]
 
     @property
@@ -98,7 +98,7 @@ Drawn = Mapping[str, tuple[Array, Array]]
 def fingerprint(
     cases: Sequence[CaseFiles],
     channels: Sequence[str],
-    labels: Mapping[int, str],
+    labels: LabelSet,
     groups: Mapping[str, str],
     *,
     folder: Path,
@@ -112,7 +112,7 @@ def fingerprint(
     Args:
         cases: Cases with their labels.
         channels: Names, the one that the labels lie on first.
-        labels: Values and names; empty: whatever whole numbers the label maps hold.
+        labels: What the values mean; empty: whatever whole numbers the label maps hold.
         groups: The group of each case.
         folder: For the record.
         layout: Likewise.
@@ -134,7 +134,7 @@ def fingerprint(
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as executor:
         measured = dict(zip((files.name for files in cases), executor.map(one, cases), strict=True))
-    known = dict(labels) or {
+    known = labels.labels or {
         value: f"label {value}" for value in sorted({v for case, _ in measured.values() for v in case.volumes_ml})
     }
     if not any(case.volume_ml for case, _ in measured.values()):
@@ -150,37 +150,39 @@ def fingerprint(
             name: _channel([drawn[name] for _, drawn in measured.values() if name in drawn]) for name in channels
         },
         labels=known,
+        regions=labels.regions,
+        ignore=labels.ignore,
         cases={name: case for name, (case, _) in measured.items()},
     )
 
 
-def _case(
-    files: CaseFiles, channels: Sequence[str], labels: Mapping[int, str], group: str
-) -> tuple[CaseFingerprint, Drawn]:
+def _case(files: CaseFiles, channels: Sequence[str], labels: LabelSet, group: str) -> tuple[CaseFingerprint, Drawn]:
     reference = files.images[channels[0]]
     image = read(reference)
-    label = on_grid(files.label_files[0], read_label(files, labels), reference, image.grid)
-    if labels:
-        check_values(files.label_files[0], label, labels)
+    label = on_grid(files.label_files[0], read_label(files, labels.labels), reference, image.grid)
+    if labels.labels:
+        check_values(files.label_files[0], label, labels.known)
     values = _whole(files.label_files[0], label)
     volumes: dict[int, float] = {}
     components: dict[int, int] = {}
-    for value in labels or values:
-        mask = label.array == value
+    for value in labels.labels or values:
+        mask = labels.within(label.array, value)
         volumes[value] = float(mask.sum() * label.grid.voxel_ml)
         components[value] = components_of(mask)[1]
+    labelled = labels.labelled(label.array)
     grid = canonical_grid(label.grid)
     drawn = {}
     for name in channels:
         if name not in files.images:
             continue
-        drawn[name] = _drawn(name, image if name == channels[0] else read(files.images[name]), label)
+        drawn[name] = _drawn(name, image if name == channels[0] else read(files.images[name]), labelled, label.grid)
     return CaseFingerprint(
         group=group,
         size_zyx=grid.size_zyx,
         spacing_zyx=grid.spacing_zyx,
         volumes_ml=volumes,
         components=components,
+        volume_ml=float(labelled.sum() * label.grid.voxel_ml),
     ), drawn
 
 
@@ -194,14 +196,13 @@ def _whole(path: Path, label: Volume) -> list[int]:
     return [int(value) for value in found if value > 0]
 
 
-def _drawn(name: str, image: Volume, label: Volume) -> tuple[Array, Array]:
-    """Values of an image within the labels and in the patient, in the channel's unit."""
+def _drawn(name: str, image: Volume, inside: Mask, grid: Grid) -> tuple[Array, Array]:
+    """Values of an image within the labels (a mask on `grid`) and in the patient, in the channel's unit."""
     array = np.nan_to_num(image.array.astype(np.float32), posinf=0.0, neginf=0.0)
     if name in QUANTITIES:
         array *= np.float32(QUANTITIES[name].scale(array) or 1.0)
-    inside: Mask = label.array != 0
-    if not image.grid.same_as(label.grid):
-        inside = resample(Volume(inside.astype(np.float32), label.grid), image.grid) >= 0.5
+    if not image.grid.same_as(grid):
+        inside = resample(Volume(inside.astype(np.float32), grid), image.grid) >= 0.5
     patient = array > AIR_HU if name in (*CT, "ct") else tissue(array, ZScore())
     rng = np.random.default_rng(0)
     return _some(array[inside], rng), _some(array[patient], rng)

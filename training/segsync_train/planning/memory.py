@@ -55,7 +55,7 @@ def training_memory(config: RunConfig, *, half: bool) -> Need:
 
     What the backward pass needs is counted tensor by tensor while shapes go through the network; the loss's arrays,
     gradients of the largest map, weights, optimiser and a fixed amount for the program are added. Maps grow with the
-    patch, so that one small patch is followed and the rest is multiplied (but for transformers, which know one size).
+    patch, so that one small patch is followed and the rest is multiplied (but for networks that know one size alone).
 
     Args:
         config: The settings; their data are not read.
@@ -69,7 +69,7 @@ def training_memory(config: RunConfig, *, half: bool) -> Need:
     """
     network = build_network(config).train()
     weights = sum(parameter.numel() for parameter in network.parameters())
-    whole = config.network.preset in ("swinunetr", "unetr")
+    whole = config.network.preset in ("swinunetr", "unetr", "published-enc")
     sides = config.patch_zyx if whole else _probe(config.patch_zyx, network.multiple_zyx)
     times = math.prod(config.patch_zyx) / math.prod(sides)
     return Need(BASE + BYTES_A_WEIGHT * weights, OVERHEAD * _maps(network, sides, half=half) * times)

@@ -49,7 +49,7 @@ def fingerprint_page(found: Fingerprint, plan: Plan, shown: Sequence[LabelledCas
 def _case(case: LabelledCase) -> Picture:
     png = io.BytesIO()
     overlay(case, np.zeros_like(np.asarray(case.label))).save(png, "PNG")
-    volume = float((np.asarray(case.label) > 0).sum() * case.voxel_ml)
+    volume = float(case.labelled.sum() * case.voxel_ml)
     what = (
         f"{case.name}, {volume:.3g} ml: axial, coronal and sagittal plane through most of the labels (blue); rows are "
         "the channels. Superior and anterior must be up, and outlines must lie on what they name."

@@ -12,6 +12,7 @@ import yaml
 from segsync.atomic import whole_file, why_not
 from segsync.errors import InputError, OutputError
 from segsync_train.config.data import FolderData
+from segsync_train.config.labels import LabelSet
 from segsync_train.data.adapters import DATASETS
 from segsync_train.data.cases import LabelledCase
 from segsync_train.data.dataset import find_cases, prepare_case, public
@@ -100,15 +101,15 @@ def _task(layout: str, folder: Path) -> str:
 
 def _cases(
     layout: str, folder: Path, wanted: Sequence[str]
-) -> tuple[list[CaseFiles], list[str], dict[int, str], tuple[str, ...]]:
+) -> tuple[list[CaseFiles], list[str], LabelSet, tuple[str, ...]]:
     """Labelled cases, channels, labels (empty where any value will do), and the channels that cases lack."""
-    labels: dict[int, str] = {}
+    labels = LabelSet()
     if layout in DATASETS:
-        theirs, labels = list(DATASETS[layout].channels), dict(DATASETS[layout].labels)
+        theirs, labels = list(DATASETS[layout].channels), LabelSet(labels=dict(DATASETS[layout].labels))
     elif layout == "nnunet":
         theirs, labels = nnunet_description(folder)
     else:
-        theirs = bids_channels(folder)[0] if layout == "bids" and folder.is_dir() else ["image"]
+        theirs = bids_channels(folder) if layout == "bids" and folder.is_dir() else ["image"]
     names = list(wanted) or theirs
     if layout == "nnunet" and wanted and sorted(wanted) != sorted(theirs):
         raise InputError(
@@ -135,8 +136,9 @@ def _cases(
             )
     if not found or unlabelled:
         raise InputError(f"{folder}: no labelled cases; check the folder and --layout")
-    if labels == {} and layout in DATASETS and DATASETS[layout].masks:
-        labels = dict(enumerate(sorted({name for case in found for name in case.masks}), start=1))
+    if not labels.labels and layout in DATASETS and DATASETS[layout].masks:
+        names_of_masks = sorted({name for case in found for name in case.masks})
+        labels = LabelSet(labels=dict(enumerate(names_of_masks, start=1)))
     for name in optional:
         log.warning("channel %s: some cases lack it, so that it is planned as optional", name)
     return found, names, labels, optional

@@ -18,6 +18,7 @@ from segsync.units import CT, QUANTITIES
 from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import check_settings
 from segsync_train.networks.baselines import plan as topology
+from segsync_train.networks.published import PublishedConfig
 from segsync_train.networks.xlstm_unet import XLSTMUNetConfig, preset
 from segsync_train.planning.fingerprint import ChannelFingerprint, Fingerprint
 from segsync_train.planning.memory import Need, too_small, training_memory
@@ -40,8 +41,10 @@ SMALL_LESIONS = 0.005
 SIDES = re.compile(r"(?:^|[^a-z])(left|right|l|r|lh|rh)(?:[^a-z]|$)", re.IGNORECASE)
 NETWORKS = {"gpu": "default", "cpu": "tiny"}
 #: Presets whose strides follow from the patch, and those that are given strides.
-OWN_STRIDES, TRANSFORMERS = ("nnunet", "resunet", "unet"), {"swinunetr": 32, "unetr": 16}
-GIVEN_STRIDES = ("tiny", "compact", "small", "default", "enc", "bot")
+OWN_STRIDES = ("nnunet", "resunet", "unet", "resenc-m", "resenc-l", "plainconv")
+TRANSFORMERS = {"swinunetr": 32, "unetr": 16}
+PUBLISHED = ("published-enc", "published-bot")
+GIVEN_STRIDES = ("tiny", "compact", "small", "default", "enc", "bot", *PUBLISHED)
 PLANNED = (*GIVEN_STRIDES, *OWN_STRIDES, *TRANSFORMERS)
 
 
@@ -192,6 +195,8 @@ def make_plan(found: Fingerprint, wanted: Wanted) -> Plan:
         ],
         "reference": next(iter(found.channels)),
         "labels": dict(found.labels),
+        **({"regions": {value: list(union) for value, union in found.regions.items()}} if found.regions else {}),
+        **({"ignore": found.ignore} if found.ignore is not None else {}),
         "spacing_zyx": list(spacing),
         "patch_zyx": [1, 1, 1],
         "network": {"preset": wanted.network or NETWORKS[wanted.kind]},
@@ -219,6 +224,8 @@ def make_plan(found: Fingerprint, wanted: Wanted) -> Plan:
         "foreground": share_reason,
         "mirror_axes": mirror_reason,
         "optimiser": f"{SOURCE}'s" if baseline else "this project's, for the xLSTM-UNet",
+        "regions": f"{SOURCE}'s regions: each label has a probability of its own, later ones are written over earlier",
+        "ignore": f"{SOURCE}'s ignore label: what nobody labelled is left out",
     }
     return Plan(settings, reasons, checked(settings), size)
 
@@ -241,21 +248,20 @@ def _network(settings: Mapping[str, Any], patch: SizeZYX, spacing: Triple) -> tu
     if name in OWN_STRIDES:
         strides = strides[:4] if name == "unet" else strides
         return {"preset": name}, _product(strides)
-    base = preset(name, len(settings["channels"]), len(settings["labels"]) + 1)
+    base = PublishedConfig() if name in PUBLISHED else preset(name, 1, 2)  # channels change no stage
     stages = min(len(base.widths), len(strides))
     overrides = _shortened(base, stages) | {"strides_zyx": [list(stride) for stride in strides[:stages]]}
     return {"preset": name, "overrides": overrides}, _product(strides[:stages])
 
 
-def _shortened(base: XLSTMUNetConfig, stages: int) -> dict[str, Any]:
+def _shortened(base: XLSTMUNetConfig | PublishedConfig, stages: int) -> dict[str, Any]:
     """What changes in a preset with fewer stages: the deepest go, and ViL blocks stay in the deepest that are left."""
     gone = len(base.widths) - stages
     if not gone:
         return {}
-    changed: dict[str, Any] = {
-        "widths": list(base.widths[:stages]),
-        "vil_stages": [stage - gone for stage in base.vil_stages if stage >= gone],
-    }
+    changed: dict[str, Any] = {"widths": list(base.widths[:stages])}
+    if isinstance(base, XLSTMUNetConfig):
+        changed["vil_stages"] = [stage - gone for stage in base.vil_stages if stage >= gone]
     if base.encoder_blocks:
         changed["encoder_blocks"] = list(base.encoder_blocks[:stages])
     if base.decoder_blocks:

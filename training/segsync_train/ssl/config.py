@@ -205,6 +205,8 @@ class PretrainConfig(DistillationConfig, TrainingConfig):
     def _consistent(self) -> "PretrainConfig":
         check_spacing(self.spacing_zyx, self.data)
         names = [channel.name for channel in self.channels]
+        if any(channel.scalar is not None for channel in self.channels):
+            raise ValueError("channels: expected images to pretrain on, found a number; numbers join in fine-tuning")
         for part in self.data.folders if isinstance(self.data, FolderVolumes) else ():
             for name in part.channels:
                 if name not in names:

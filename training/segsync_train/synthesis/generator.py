@@ -20,6 +20,7 @@ CHANNELS: dict[str, tuple[str, ...]] = {
     "aims-tbi": ("t1",),
     "isles26": ("t1",),
     "brain": ("t1",),
+    "brain-ct": ("ct",),
 }
 #: Draws a placed head: images (C, Z, Y, X), target (Z, Y, X), and which channels are present.
 Renderer = Callable[[Draw, Scene, Anatomies, SynthesisConfig], tuple[Tensor, Tensor, tuple[bool, ...]]]
@@ -29,6 +30,7 @@ RENDERERS: dict[str, Renderer] = {
     "aims-tbi": t1.render,
     "isles26": t1.render,
     "brain": t1.render_brain,
+    "brain-ct": perfusion.render_brain,
 }
 
 
@@ -40,7 +42,7 @@ class SyntheticCase:
         images: (C, Z, Y, X) float32 in raw units (DWI, FLAIR, T1 arbitrary; ADC 1e-6 mm²/s; CT in HU; Tmax and MTT in
             s; CBF in ml/100 g/min; CBV in ml/100 g), not normalised; a missing channel is all zeros. Axes are those of
             an LPS image of identity direction.
-        target: (Z, Y, X) uint8, 1 is lesion (of the task `brain`: brain).
+        target: (Z, Y, X) uint8, 1 is lesion (of `brain` and `brain-ct`: brain).
         channels: Names.
         spacing_mm: Of the voxels.
         present: Which channels are not missing.

@@ -1,4 +1,4 @@
-"""CT and CT perfusion (`isles24`): flow, blood volume, transit time and delay, and the infarct that comes of it.
+"""CT and CT perfusion (`isles24`, `brain-ct`): flow, blood volume, transit time, delay, the infarct that comes of it.
 
 Flow and volume are made by tissue and ischaemia, disturbed by scanner and software, and the transit time is computed of
 the two, as software does (central volume principle). The images are in register but for a small motion between series.
@@ -42,6 +42,8 @@ PARAMETERS: dict[Tissue, tuple[float, float, float]] = {
 }
 #: CT slices are axial and leave no gap.
 SLICES = {"slice_axis": (1.0, 0.0, 0.0), "gap": (0.0, 0.0)}
+#: Thickness of the slices, mm.
+PLAIN_MM, ANGIOGRAPHY_MM = (1.0, 6.0), (0.8, 4.0)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,54 @@ def render(
 ) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
     """Images (6, Z, Y, X): NCCT, CTA in HU, Tmax in s, CBF, CBV, MTT; target (Z, Y, X) uint8; what is present."""
     chosen = config.acquisition.model_copy(update=SLICES)
+    head = _head(draw, scene, anatomies, config)
+    inside = scanner.within_skull(draw, scene)
+    plain = tomography.acquire(draw, scene, head.plain, inside, chosen, PLAIN_MM)
+    bright = tomography.enhanced(draw, scene, head.plain, head.filled, head.blood.volume, head.stroke)
+    both = _in_place(draw, torch.stack([bright, inside]), scene, chosen)
+    angiography = tomography.acquire(draw, scene, both[0], both[1], chosen, ANGIOGRAPHY_MM)
+    maps = _maps(draw, scene, head.blood, inside, head.stroke, chosen)
+    infarct = lesions.outlined(_in_place(draw, head.stroke.infarct[None], scene, chosen)[0], scene)
+    target = infarct > draw.uniform((0.35, 0.5))
+    present = _present(draw, chosen.missing)
+    images = torch.cat([plain[None], angiography[None], maps])
+    images = images * torch.tensor(present, device=draw.device).view(-1, 1, 1, 1)
+    return images, target.to(torch.uint8), present
+
+
+def render_brain(
+    draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig
+) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
+    """Image (1, Z, Y, X) in HU, a CT without contrast medium or an angiography; the target is the brain.
+
+    Some have fresh blood or lie on a headrest, which the images that lesions are learned from have not.
+    """
+    chosen = config.acquisition.model_copy(update=SLICES)
+    head = _head(draw, scene, anatomies, config)
+    hu, thickness = head.plain, PLAIN_MM
+    if draw.chance(0.4):
+        hu = tomography.enhanced(draw, scene, hu, head.filled, head.blood.volume, head.stroke)
+        thickness = ANGIOGRAPHY_MM
+    if draw.chance(0.25):
+        hu = hu + tomography.haematoma(draw, scene, anatomies, config.lesions)
+    if not scene.skull_stripped and draw.chance(0.7):
+        hu = hu + tomography.headrest(draw, scene)
+    image = tomography.acquire(draw, scene, hu, scanner.within_skull(draw, scene), chosen, thickness)
+    # The outline is smooth: slices and partial volume move it by less than a voxel of the coarse grid.
+    return image[None], (scene.brain >= 0.5).to(torch.uint8), (True,)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """One patient before any scanner: stroke and circulation; filled: (Z, Y, X) open arteries; plain: HU."""
+
+    stroke: Ischaemia
+    blood: Circulation
+    filled: Tensor
+    plain: Tensor
+
+
+def _head(draw: Draw, scene: Scene, anatomies: Anatomies, config: SynthesisConfig) -> _Head:
     stroke = ischaemia(draw, scene, anatomies.acute, config.lesions)
     old = tomography.disease(draw, scene, anatomies, config.lesions)
     # What becomes an infarct now was not one before.
@@ -66,18 +116,7 @@ def render(
     blood = circulation(draw, scene, stroke, old, filled)
     hu = tomography.attenuation(draw, scene, stroke, old, clot)
     hu = hu + 12.0 * lumen * (scene.tissues[Tissue.OUTER_CSF] + scene.parenchyma).clamp(0, 1)
-    inside = scanner.within_skull(draw, scene)
-    plain = tomography.acquire(draw, scene, hu, inside, chosen, (1.0, 6.0))
-    bright = tomography.enhanced(draw, scene, hu, filled, blood.volume, stroke)
-    both = _in_place(draw, torch.stack([bright, inside]), scene, chosen)
-    angiography = tomography.acquire(draw, scene, both[0], both[1], chosen, (0.8, 4.0))
-    maps = _maps(draw, scene, blood, inside, stroke, chosen)
-    infarct = lesions.outlined(_in_place(draw, stroke.infarct[None], scene, chosen)[0], scene)
-    target = infarct > draw.uniform((0.35, 0.5))
-    present = _present(draw, chosen.missing)
-    images = torch.cat([plain[None], angiography[None], maps])
-    images = images * torch.tensor(present, device=draw.device).view(-1, 1, 1, 1)
-    return images, target.to(torch.uint8), present
+    return _Head(stroke, blood, filled, hu)
 
 
 def _present(draw: Draw, missing: float) -> tuple[bool, ...]:

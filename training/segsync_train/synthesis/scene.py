@@ -55,6 +55,11 @@ class Scene:
         """(Z, Y, X): fraction of brain tissue."""
         return self.tissues[PARENCHYMA].sum(0)
 
+    @property
+    def brain(self) -> Tensor:
+        """(Z, Y, X): fraction of the brain with its ventricles and half of the fluid around it."""
+        return (self.parenchyma + self.tissues[Tissue.VENTRICLE] + 0.5 * self.tissues[Tissue.OUTER_CSF]).clamp(0, 1)
+
 
 def rotation_zyx(degrees_xyz: tuple[float, float, float]) -> FloatArray:
     """(3, 3) rotation of (z, y, x) vectors about the X, then Y, then Z axis."""

@@ -63,7 +63,7 @@ def synthesize(
         name = f"{task}_{seed + number:06d}"
         write_case(generator(seed + number), output, name)
         log.info("%s written (%d of %d)", name, number + 1, n)
-    _write_description(output, CHANNELS[task], ("brain" if task == "brain" else "lesion",), n)
+    _write_description(output, CHANNELS[task], ("brain" if task.startswith("brain") else "lesion",), n)
 
 
 def render_brains(label_maps: Path, output: Path, spacing_mm: float = 2.0, seed: int = 0) -> None:

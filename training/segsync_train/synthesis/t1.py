@@ -186,9 +186,8 @@ def _acquired(
     thickness = chosen.slice_mm if draw.chance(chosen.thick) else chosen.thin_mm
     slices = scanner.draw_slices(draw, scene, chosen, thickness)
     image = scanner.point_spread(draw, scanner.add_motion(draw, image, chosen.motion), scene, slices, chosen)
-    brain = (scene.parenchyma + scene.tissues[Tissue.VENTRICLE] + 0.5 * scene.tissues[Tissue.OUTER_CSF]).clamp(0, 1)
     image, outline, seen, received, inside, air, brain = slices.acquire(
-        torch.stack([image, outline, seen, seen * profile, inside, 1 - scene.tissues.sum(0), brain])
+        torch.stack([image, outline, seen, seen * profile, inside, 1 - scene.tissues.sum(0), scene.brain])
     ).unbind()
     image = image * scanner.slice_gains(draw, slices, draw.uniform((0.0, 0.02)) * draw.chance(chosen.thick))
     noise = draw.log_uniform(chosen.noise)

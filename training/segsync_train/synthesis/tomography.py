@@ -107,6 +107,21 @@ def _early_signs(draw: Draw, scene: Scene, stroke: Ischaemia) -> Tensor:
     return signs + 22.0 * draw.uniform((0.0, 0.7)) * narrow * scene.tissues[Tissue.OUTER_CSF]
 
 
+def haematoma(draw: Draw, scene: Scene, anatomies: Anatomies, config: LesionConfig) -> Tensor:
+    """What fresh blood adds (Z, Y, X), in HU, in the place of an infarct."""
+    fraction = lesions.real_shape(draw, scene, anatomies.acute, config)
+    return gaussian(fraction, draw.uniform((0.3, 1.0))) * scene.parenchyma * draw.uniform((15.0, 50.0))
+
+
+def headrest(draw: Draw, scene: Scene) -> Tensor:
+    """What a headrest adds to the air (Z, Y, X), in HU: a shell of foam or plastic some way behind the head."""
+    near = gaussian(scene.tissues.sum(0), draw.uniform((10.0, 16.0)) / scene.spacing_mm)
+    middle, width = draw.log_uniform((0.02, 0.25)), draw.uniform((0.2, 0.7))
+    shell = torch.exp(-((torch.log(near.clamp(min=1e-4) / middle) / width) ** 2))
+    behind = smoothstep(scene.standard_mm[1], *sorted((draw.uniform((0.0, 60.0)), draw.uniform((60.0, 90.0)))))
+    return shell * behind * (1 - scene.tissues.sum(0)).clamp(0, 1) * draw.log_uniform((60.0, 1200.0))
+
+
 def _calcified(draw: Draw, scene: Scene) -> Tensor:
     """Calcified plexus and basal ganglia."""
     result = torch.zeros(scene.size_zyx, device=draw.device)

@@ -9,10 +9,12 @@ from segsync.arrays import Array, LabelMap
 from segsync.atomic import whole_file, why_not
 from segsync.drawing import PREDICTED, REFERENCE, draw_slice, grey_window
 from segsync.errors import OutputError
-from segsync_train.data.cases import LabelledCase
+from segsync_train.data.cases import IGNORED, LabelledCase
 
 #: Pixels for one voxel, so that an outline leaves the voxel's grey visible.
 ZOOM = 6
+#: What nobody labelled.
+UNLABELLED = (150, 150, 150)
 
 
 def save_overlay(case: LabelledCase, predicted: LabelMap, path: Path) -> None:
@@ -28,10 +30,11 @@ def save_overlay(case: LabelledCase, predicted: LabelMap, path: Path) -> None:
 def overlay(case: LabelledCase, predicted: LabelMap) -> Image.Image:
     """A picture: rows are channels, columns the axial, coronal and sagittal plane through most of the foreground.
 
-    Superior and anterior are up; the patient's left is on the right, as radiologists look at it.
+    What nobody labelled is outlined in grey. Superior and anterior are up; the patient's left is on the right, as
+    radiologists look at it.
     """
     reference = np.asarray(case.label)
-    centre = _centre(reference, predicted)
+    centre = _centre(np.where(case.ignored, 0, reference), predicted)
     rows = [
         [_plane(np.asarray(channel), reference, predicted, axis, centre[axis]) for axis in range(3)]
         for channel in case.image
@@ -60,7 +63,7 @@ def _plane(image: Array, reference: LabelMap, predicted: LabelMap, axis: int, pl
         for array in (np.take(whole, place, axis) for whole in (image, reference, predicted))
     )
     outlines = [
-        (plane == value, colour)
+        (plane == value, UNLABELLED if value == IGNORED else colour)
         for plane, colour in ((drawn, REFERENCE), (found, PREDICTED))
         for value in np.unique(plane[plane > 0])
     ]

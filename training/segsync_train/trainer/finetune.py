@@ -46,12 +46,12 @@ def _warn_of_labels(data: Data, config: RunConfig) -> None:
     """Say which labels nothing is learned of, or nothing is known of afterwards."""
     if isinstance(data.source, FolderSource):
         count = len(data.source.cases)
-        for value, name in labels_in_none(data.source.cases, config.labels).items():
+        for value, name in labels_in_none(data.source.cases, config.label_set).items():
             log.warning(
                 "label %d (%s): none of the %d training cases holds it, so that it is never learned; check labels, or "
                 "train on other cases (another fold, more labelled)", value, name, count,
             )  # fmt: skip
-    for value, name in labels_in_none(data.validation, config.labels).items():
+    for value, name in labels_in_none(data.validation, config.label_set).items():
         log.warning(
             "label %d (%s): none of the %d validation cases holds it, so that its Dice tells nothing; check labels, or "
             "validate on other cases", value, name, len(data.validation),
@@ -80,7 +80,7 @@ class _FineTuning(Learner):
         if config.ema is not None:
             average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(network, multi_avg_fn=average)
-        self.loss = SegmentationLoss(config.loss)
+        self.loss = SegmentationLoss(config.loss, config.label_set)
         if checkpoint is not None:
             load_network(network, checkpoint.part("network"), checkpoint.path)
             if self.ema is not None:
@@ -102,7 +102,14 @@ class _FineTuning(Learner):
         config, group = self.config, self.context.group
         return PatchDataset(
             self.data.source,
-            Augmentation(config.augmentation, config.patch_zyx, config.mirror_axes, self.data.optional),
+            Augmentation(
+                config.augmentation,
+                config.patch_zyx,
+                config.mirror_axes,
+                self.data.optional,
+                config.preprocessing.scalar_places,
+                config.preprocessing.place_of(config.reference_channel),
+            ),
             batch=config.batch,
             steps=config.steps,
             foreground=config.foreground,

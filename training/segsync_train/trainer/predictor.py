@@ -14,18 +14,24 @@ from segsync.preprocess import RegionFinder
 from segsync.sliding_window import Predictor
 from segsync_train.config.training import Amp
 from segsync_train.networks import SegmentationNetwork
+from segsync_train.networks.outputs import probabilities
 from segsync_train.runs.devices import amp_dtype, autocast
 
 
 def foreground_predictor(
-    network: Callable[[Tensor], Tensor], device: torch.device, autocast: Callable[[], AbstractContextManager[object]]
+    network: Callable[[Tensor], Tensor],
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]],
+    *,
+    overlapping: bool = False,
 ) -> Predictor:
     """Wrap a network for the sliding window.
 
     Args:
-        network: Gives logits (N, 1 + L, z, y, x), background first.
+        network: Gives logits (N, 1 + L, z, y, x), background first; of labels that overlap (N, L, z, y, x).
         device: Where it lies.
         autocast: The precision that it is called with.
+        overlapping: Whether labels overlap (regions).
 
     Returns:
         A predictor (1, C, z, y, x) -> probabilities of the labels (1, L, z, y, x).
@@ -34,8 +40,8 @@ def foreground_predictor(
     def predictor(array: Array) -> Array:
         with torch.inference_mode(), autocast():
             logits = network(torch.from_numpy(array).to(device))
-        probabilities: Array = logits.float().softmax(1)[:, 1:].cpu().numpy()
-        return probabilities
+        found: Array = probabilities(logits.float(), overlapping=overlapping).cpu().numpy()
+        return found
 
     return predictor
 
@@ -61,4 +67,5 @@ def torch_pipeline(
         The same way that the exported weights will go, with torch as the predictor.
     """
     precision = partial(autocast, amp_dtype(amp, device), device)
-    return Pipeline(spec, foreground_predictor(network, device, precision), region_model=region_model)
+    predictor = foreground_predictor(network, device, precision, overlapping=bool(spec.regions))
+    return Pipeline(spec, predictor, region_model=region_model)

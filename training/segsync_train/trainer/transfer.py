@@ -93,7 +93,8 @@ def transfer(network: SegmentationNetwork, config: TransferConfig, cases: CaseSp
                 raise InputError("transfer.mode: expected full, found 'bottom', which only an xLSTM-UNet has")
             taken_over += f"stages.{len(network.encoder.stages) - 1}."
         wanted = [name for name in own if name.startswith(taken_over)]
-    fit_input(weights, network, wanted)
+    for name in fit_input(weights, network, wanted):
+        _without_scalars(weights, name, cases)
     for name in wanted:
         found = tuple(weights[name].shape) if name in weights else "no such tensor"
         if found != tuple(own[name].shape):
@@ -112,6 +113,15 @@ def transfer(network: SegmentationNetwork, config: TransferConfig, cases: CaseSp
     before = made.get("inherited", {})
     steps, hours = made["step"] + before.get("steps", 0), made["hours"] + before.get("hours", 0.0)
     return Inherited(factors, steps, hours, _pretext(made))
+
+
+def _without_scalars(weights: dict[str, Tensor], name: str, cases: CaseSpec | None) -> None:
+    """Numbers of the patient begin without a say, so that the images give what they gave before."""
+    places = cases.scalar_places if cases is not None else []
+    if places:
+        channels = weights[name].shape[1]
+        weights[name] = weights[name] * (channels / (channels - len(places)))
+        weights[name][:, places] = 0
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
@@ -157,7 +167,7 @@ def _compare_scales(path: Path, before: Mapping[str, Any], now: CaseSpec) -> Non
         log.warning("%s: trained with the region model %s; set region_model to that folder", path, region_model)
     known = [channel["normalisation"] for channel in before.get("channels", ())]
     known += [folder.get("normalisation") for folder in before.get("data", {}).get("folders", ())]
-    for channel in now.channels:
+    for channel in now.images:
         own = channel.normalisation.model_dump(mode="json")
         if known and own not in known:
             log.warning("%s: learned from images by %s, this run's %s is by %s", path, known[0], channel.name, own)

@@ -1,7 +1,7 @@
 """Validation while training: the runtime's pipeline on fixed prepared cases, a score per case."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from segsync.arrays import LabelMap, Mask, SizeZYX
 from segsync.pipeline import Options, Pipeline
 from segsync.postprocess import components_of
 from segsync.sliding_window import Windows
+from segsync_train.config.labels import LabelSet
 from segsync_train.data.cases import LabelledCase
 
 
@@ -51,8 +52,9 @@ def validate(
         overlap: Fraction of a window that neighbours have in common.
 
     Yields:
-        Each case, the labels found in it as places in the settings (Z, Y, X), and its score.
+        Each case, the labels found in it as numbered in prepared cases (Z, Y, X), and its score.
     """
+    known = LabelSet(labels=pipeline.spec.labels, regions=pipeline.spec.regions)
     was_training = network.training
     network.eval()
     try:
@@ -60,8 +62,8 @@ def validate(
             image, tissue = np.array(case.image), np.array(case.tissue)  # off the disk, in one go
             probabilities, _ = pipeline.predict(image, tissue, Options(overlap))
             labels, _ = pipeline.labels(probabilities, case.grid, case.grid)
-            predicted = places_of(labels, list(pipeline.spec.labels))
-            yield case, predicted, score_case(case, predicted, len(pipeline.spec.labels))
+            predicted = places_of(labels, known.values)
+            yield case, predicted, score_case(case, predicted, known.places)
     finally:
         network.train(was_training)
 
@@ -71,10 +73,10 @@ def places_of(labels: LabelMap, values: Sequence[int]) -> LabelMap:
 
     Args:
         labels: (Z, Y, X), with the values of the settings.
-        values: The settings' values, in their order.
+        values: `LabelSet.values`.
 
     Returns:
-        (Z, Y, X), each label by its place among the values, from 1, as in `LabelledCase.label`; 0 stays background.
+        (Z, Y, X), each value by its place among the values, from 1, as in `LabelledCase.label`; 0 stays background.
     """
     places = np.zeros(256, dtype=np.uint8)
     places[list(values)] = np.arange(1, len(values) + 1)
@@ -82,24 +84,25 @@ def places_of(labels: LabelMap, values: Sequence[int]) -> LabelMap:
     return placed
 
 
-def score_case(case: LabelledCase, predicted: LabelMap, labels: int) -> CaseScore:
-    """Compare a prediction with the case's label map.
+def score_case(case: LabelledCase, predicted: LabelMap, labels: Sequence[Sequence[int]]) -> CaseScore:
+    """Compare a prediction with the case's label map, but for what nobody labelled.
 
     Args:
         case: With the reference.
-        predicted: (Z, Y, X), labels by their place, as in the case.
-        labels: Their number, without background.
+        predicted: (Z, Y, X), values by their place, as in the case.
+        labels: The places of each label (`LabelSet.places`).
 
     Returns:
         The case's scores.
     """
-    reference = np.asarray(case.label)
+    predicted = np.where(case.ignored, 0, predicted)
+    reference = np.where(case.ignored, 0, case.label)
     reference_components, lesions = components_of(reference > 0)
     predicted_components, count = components_of(predicted > 0)
     return CaseScore(
         name=case.name,
-        dice=tuple(_dice(reference == value, predicted == value) for value in range(1, labels + 1)),
-        holds=tuple(bool((reference == value).any()) for value in range(1, labels + 1)),
+        dice=tuple(_dice(np.isin(reference, places), np.isin(predicted, places)) for places in labels),
+        holds=tuple(bool(np.isin(reference, places).any()) for places in labels),
         lesions=lesions,
         found=int(np.count_nonzero(np.unique(reference_components[predicted > 0]))),
         false=count - int(np.count_nonzero(np.unique(predicted_components[reference > 0]))),
@@ -145,23 +148,23 @@ def summary(scores: Sequence[CaseScore]) -> dict[str, float]:
     return result
 
 
-def labels_in_none(cases: Sequence[LabelledCase], labels: Mapping[int, str]) -> dict[int, str]:
+def labels_in_none(cases: Sequence[LabelledCase], labels: LabelSet) -> dict[int, str]:
     """Find labels that cannot be validated.
 
     Args:
         cases: Those that validate.
-        labels: Values and names of the settings.
+        labels: Those of the settings.
 
     Returns:
         Values and names of the labels that no case holds.
     """
-    missing = dict(enumerate(labels, start=1))
+    missing = dict(zip(labels.labels, labels.places, strict=True))
     for case in cases:
-        for index in np.unique(case.label):
-            missing.pop(int(index), None)
+        held = set(np.unique(case.label).tolist())
+        missing = {value: places for value, places in missing.items() if held.isdisjoint(places)}
         if not missing:  # most often after a case or two; the others need not be read
             break
-    return {value: labels[value] for value in missing.values()}
+    return {value: labels.labels[value] for value in missing}
 
 
 def windows_of(patch_zyx: SizeZYX, multiple_zyx: SizeZYX, overlap: float) -> Windows:

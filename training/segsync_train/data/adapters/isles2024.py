@@ -28,7 +28,10 @@ SETS = (
         },
         label=(f"{_FOLLOW_UP}_space-ncct_lesion-msk", f"{_FOLLOW_UP}_lesion-msk"),
         labels={1: "lesion"},
+        # Of the acute session alone: what came later is the outcome.
+        clinical=("**/phenotype/{case}/ses-*1/*",),
         optional=("tmax", "cbf", "cbv", "mtt"),
-        note="Nine of the 149 cases have no perfusion maps. The 4D perfusion CT is not read.",
+        note="Nine of the 149 cases have no perfusion maps. The 4D perfusion CT is not read; age and NIHSS are, "
+        "where a channel is a scalar.",
     ),
 )
