@@ -181,7 +181,11 @@ def gain(with_it: Measured, without: Measured) -> tuple[float, float, float]:
 
 def written_by(target: str, options: argparse.Namespace) -> str:
     """The command that a page came of, as a person would type it."""
-    given = [f"--{name} {value}" for name in ("seeds", "longer") if (value := getattr(options, name, 1) or 1) > 1]
+    given = [
+        f"--{name} {value}"
+        for name in ("seeds", "longer", "steps", "cases")
+        if (value := getattr(options, name, 1) or 1) > 1
+    ]
     for name in ("set", "pretrain_set", "longer_set"):
         given += [f"--{name.replace('_', '-')} {setting}" for setting in getattr(options, name, ())]
     with_options = f" OPTIONS='{' '.join(given)}'" if given else ""

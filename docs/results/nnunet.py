@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from hippocampus import CONFIGS, ROOT, written_by
 
 from segsync.atomic import whole_file
@@ -27,6 +28,7 @@ from segsync_train.data.splits import split_cases
 from segsync_train.evaluation.evaluate import evaluate
 from segsync_train.evaluation.summary import Statistic
 from segsync_train.evaluation.system import SYSTEM_FILE
+from segsync_train.runs.devices import hardware
 from segsync_train.runs.folder import RunFolder
 from segsync_train.trainer.finetune import finetune
 
@@ -229,7 +231,8 @@ def text(rows: Sequence[str], plan: dict[str, Any], training: int, test: int, op
     lines = [
         "# nnU-Net's own package beside this project",
         "",
-        f"{written_by('nnunet', options)}, with {' and '.join(PACKAGES)}. The hippocampus set: {training} cases to "
+        f"{written_by('nnunet', options)}, with {' and '.join(PACKAGES)}, on "
+        f"{hardware(torch.device('cpu'))}. The hippocampus set: {training} cases to "
         f"train on, {test} to test, the same for all, by the seed of the split. {options.steps} updates each, of "
         f"{plan['batch_size']} patches of {patch} voxels, nnU-Net's plan (the xLSTM-UNet's sides are the next "
         "multiples of 16); last weights; one seed. nnU-Net plans for 1000 epochs of 250: nothing here is trained to "
