@@ -19,19 +19,18 @@ from score_folders import CASES, write_scores
 from segsync.errors import InputError
 from segsync_train.cli import main
 from segsync_train.comparison.cells import best, interval, p_value, signed
-from segsync_train.comparison.compare import reference_of
-from segsync_train.comparison.grouping import group_runs
+from segsync_train.comparison.frames import read_frames, statistics_of, summary_of, within
+from segsync_train.comparison.grouping import group_runs, reference_of
 from segsync_train.comparison.montage import chosen_cases, montage_figure
 from segsync_train.comparison.order import HOLDS, REVERSED, UNDECIDED, order_table, pairs
 from segsync_train.comparison.page import Chapter, page
 from segsync_train.comparison.published import of_data, published
 from segsync_train.comparison.scores import DICE, HD95, MEAN, METRICS, Setting, read_run, read_runs
-from segsync_train.comparison.statistics import Difference
 from segsync_train.comparison.table import Bold, Section, Table
-from segsync_train.comparison.tables import budget_table, compared_with
+from segsync_train.comparison.tables import budget_table, data_table
 from segsync_train.data.layout import CaseFiles
-from segsync_train.evaluation.summary import Statistic
 
+HOW_TO = Path(__file__).parents[1] / "docs" / "how-to"
 PAPER = Path(__file__).parents[2] / "shared" / "paper" / "tables"
 SYSTEMS = {"3D-SegSync": 0.93, "xLSTM-UNet": 0.9, "3D-UNet": 0.85}
 GRID = grid_of((4, 12, 12), (3.0, 1.0, 1.0))
@@ -197,11 +196,12 @@ def test_runs_that_cannot_be_compared_are_told_in_one_line(tmp_path: Path) -> No
 
 
 def test_the_best_is_bold_as_it_is_shown() -> None:
-    column = [Statistic.of(values) for values in ([0.9, 0.9004], [0.9001, 0.9], [0.8, 0.8], [float("nan")])]
+    nan = float("nan")
+    column = statistics_of(np.array([[0.9, 0.9004], [0.9001, 0.9], [0.8, 0.8], [nan, nan]]))
     cells = best(column, DICE)
     assert [isinstance(cell, Bold) for cell in cells] == [True, True, False, False]
     assert cells == ["0.900 ± 0.000", "0.900 ± 0.000", "0.800 ± 0.000", "–"]
-    distances = [Statistic.of(values) for values in ([4.0, 6.0], [1.0, float("nan")])]
+    distances = statistics_of(np.array([[4.0, 6.0], [1.0, nan]]))
     assert best(distances, HD95) == ["5.00 ± 1.41", "1.00 (n=1)"]
     assert isinstance(best(distances, HD95)[1], Bold)
     assert not isinstance(best(column[:1], DICE)[0], Bold)  # alone, nobody is best
@@ -210,8 +210,8 @@ def test_the_best_is_bold_as_it_is_shown() -> None:
 def test_numbers_in_cells() -> None:
     assert (p_value(0.0004), p_value(0.0123), p_value(float("nan"))) == ("<0.001", "0.012", "–")
     assert (signed(-0.5, 2), signed(0.25, 2)) == ("−0.50", "+0.25")
-    assert interval(Difference(9, -0.02, -0.031, -0.004, 0.1, -1), DICE) == "−0.020 [−0.031, −0.004]"
-    assert interval(Difference(1, -0.02, float("nan"), float("nan"), 1, -1), DICE) == "−0.020"
+    assert interval(-0.02, -0.031, -0.004, DICE) == "−0.020 [−0.031, −0.004]"
+    assert interval(-0.02, float("nan"), float("nan"), DICE) == "−0.020"
 
 
 def test_a_table_in_markdown_latex_and_html() -> None:
@@ -239,20 +239,20 @@ def test_a_table_in_markdown_latex_and_html() -> None:
 
 def test_tests_are_corrected_over_the_other_systems(tmp_path: Path) -> None:
     setting = setting_of(*(write_scores(tmp_path / name, name, skill) for name, skill in SYSTEMS.items()))
-    tests = compared_with(setting, "3D-SegSync")
-    assert {system for _, _, system in tests} == {"xLSTM-UNet", "3D-UNet"}
-    worst = tests[MEAN, "dice", "3D-UNet"]
-    assert worst.difference.p == pytest.approx(2 / 2**8)  # worse in each of eight cases
-    assert worst.p == pytest.approx(2 * 2 / 2**8)
-    assert worst.difference.effect == -1
-    assert worst.difference.low < worst.difference.mean < worst.difference.high < 0
-    assert compared_with(setting, "nnU-Net") == {}
+    summary = summary_of([setting], "3D-SegSync").set_index(["label", "metric", "system"])
+    assert set(summary["p"].dropna().index.unique("system")) == {"xLSTM-UNet", "3D-UNet"}
+    worst = summary.loc[MEAN, "dice", "3D-UNet"]
+    assert worst["p"] == pytest.approx(2 / 2**8)  # worse in each of eight cases
+    assert worst["p_holm"] == pytest.approx(2 * 2 / 2**8)
+    assert worst["effect"] == -1
+    assert worst["low"] < worst["difference"] < worst["high"] < 0
+    assert summary_of([setting], "nnU-Net")["p"].isna().all()
 
 
 def test_the_cost_stands_beside_the_score(tmp_path: Path) -> None:
     folders = [write_scores(tmp_path / f"{seed}", "3D-SegSync", 0.9, seed=seed) for seed in range(2)]
     setting = setting_of(*folders, write_scores(tmp_path / "other", "3D-UNet", 0.8, budget=None))
-    table = budget_table([setting])
+    table = budget_table([setting], summary_of([setting], "3D-SegSync"))
     first, second = (dict(zip(table.head, row, strict=True)) for row in table.sections[0].rows)
     assert (first["runs"], first["parameters 10⁶"], first["GFLOP a patch"]) == ("2", "1.25", "134.2")
     assert (first["steps"], first["s a step"], first["peak GiB"], first["hours"]) == ("100", "2", "2.00", "1.5")
@@ -297,6 +297,44 @@ def test_the_papers_order_is_held_against_ours(tmp_path: Path) -> None:
     assert [pair.verdict for pair in pairs(setting_of(*few), published())] == [UNDECIDED]  # p cannot be below 1/16
     table = order_table(setting, list(found.values()))
     assert [section.title.partition(":")[2] for section in table.sections] == [" 4 of 5 pairs", " 1 of 5 pairs"]
+
+
+# --- data frames -----------------------------------------------------------------------------------------------------
+
+
+def test_the_frames_hold_what_the_files_and_the_tables_say(tmp_path: Path) -> None:
+    """By hand from `cases.csv`: two seeds of one system, their mean in each case; and ranks that sum to one."""
+    seeds = [write_scores(tmp_path / f"{seed}", "3D-SegSync", 0.9, seed=seed) for seed in range(2)]
+    frames = read_frames([*seeds, write_scores(tmp_path / "other", "3D-UNet", 0.8)])
+    by_hand = [float(row["hd95_mm"]) for seed in seeds for row in rows_of(seed / "cases.csv") if row["label"] == "2"]
+    own = frames.scores.query("system == '3D-SegSync' and name == 'posterior'")
+    assert own["case"].tolist() == list(CASES)
+    assert own["hd95_mm"].tolist() == pytest.approx(np.reshape(by_hand, (2, 8)).mean(axis=0))
+    row = frames.summary.query("system == '3D-UNet' and name == 'posterior' and metric == 'hd95_mm'").iloc[0]
+    other = frames.scores.query("system == '3D-UNet' and name == 'posterior'")["hd95_mm"]
+    assert row["difference"] == pytest.approx(other.mean() - own["hd95_mm"].mean())
+    assert (row["cases"], row["compared"], row["seeds"], row["reference_seeds"]) == (8, 8, 1, 2)
+    dice = frames.ranks.query("metric == 'dice'").set_index("system")
+    assert dice["rank"].to_dict() == {"3D-SegSync": 1, "3D-UNet": 2}
+    assert (dice["at_1"] + dice["at_2"]).tolist() == pytest.approx([1, 1])
+    setting = group_runs(read_runs([str(folder) for folder in (*seeds, tmp_path / "other")]), "3D-SegSync")[0]
+    table = data_table(setting, within(frames.summary, setting), "3D-SegSync", ())
+    cell = table.sections[2].rows[1][1 + METRICS.index(HD95)]
+    assert cell.startswith(f"{other.mean():.2f} ± {other.std():.2f}")
+
+
+def test_the_how_tos_frames_are_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block of Python in docs/how-to/compare.md, word for word, beside two folders of scores."""
+    block = (HOW_TO / "compare.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    for name, skill in (("pretrained", 0.9), ("scratch", 0.8)):
+        write_scores(tmp_path / "runs" / "scores" / name, name, skill)
+    told: dict[str, Any] = {}
+    exec(block, told)
+    assert told["worst"]["system"].tolist()[0] == "scratch"
+    assert told["difference"]["name"].tolist() == ["mean of labels", "anterior", "posterior"]
+    assert (told["difference"]["low"] > 0).all()
+    assert told["ranks"].loc["pretrained", ("rank", "dice")] == 1
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

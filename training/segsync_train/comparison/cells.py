@@ -1,31 +1,47 @@
 """What stands in a cell of a table: means, p-values, differences with their intervals."""
 
 import math
-from collections.abc import Sequence
+from typing import Protocol
+
+import pandas as pd
 
 from segsync_train.comparison.scores import Metric
-from segsync_train.comparison.statistics import Difference
 from segsync_train.comparison.table import Bold
-from segsync_train.evaluation.summary import Statistic
 
 NOTHING = "–"
 
 
-def best(column: Sequence[Statistic], metric: Metric) -> list[str]:
-    """A column's cells; the best mean, as it is shown, is bold, and so is what ties with it."""
-    means = [math.nan if one.mean is None else round(one.mean, metric.digits) for one in column]
-    known = [mean for mean in means if not math.isnan(mean)]
-    top = (max(known) if metric.larger_is_better else min(known)) if len(known) > 1 else math.nan
-    cells = zip(column, means, strict=True)
-    return [Bold(shown(one, metric)) if mean == top else shown(one, metric) for one, mean in cells]
+class Statistics(Protocol):
+    """A row of `frames.statistics_of`; NaN where undefined."""
+
+    cases: int
+    undefined: int
+    mean: float
+    sd: float
 
 
-def shown(statistic: Statistic, metric: Metric) -> str:
+def best(column: pd.DataFrame, metric: Metric) -> list[str]:
+    """A column's cells; the best mean, as it is shown, is bold, and so is what ties with it.
+
+    Args:
+        column: A row for each cell, as `frames.statistics_of` gives them.
+        metric: Its digits, and which mean is best.
+
+    Returns:
+        The cells.
+    """
+    means = column["mean"].round(metric.digits)
+    top = (means.max() if metric.larger_is_better else means.min()) if means.count() > 1 else math.nan
+    cells = [shown(row, metric) for row in column.itertuples()]
+    return [Bold(cell) if mean == top else cell for cell, mean in zip(cells, means, strict=True)]
+
+
+def shown(statistic: Statistics, metric: Metric) -> str:
     """Mean ± standard deviation, and of how many cases where not of all."""
-    if statistic.mean is None:
+    if math.isnan(statistic.mean):
         return NOTHING
-    fewer = f" (n={statistic.n})" if statistic.undefined else ""
-    return number(statistic.mean, math.nan if statistic.sd is None else statistic.sd, metric) + fewer
+    fewer = f" (n={statistic.cases})" if statistic.undefined else ""
+    return number(statistic.mean, statistic.sd, metric) + fewer
 
 
 def number(mean: float, sd: float, metric: Metric) -> str:
@@ -46,9 +62,9 @@ def signed(value: float, digits: int) -> str:
     return NOTHING if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
 
 
-def interval(difference: Difference, metric: Metric) -> str:
+def interval(mean: float, low: float, high: float, metric: Metric) -> str:
     """A difference with its confidence interval."""
-    if math.isnan(difference.mean):
+    if math.isnan(mean):
         return NOTHING
-    mean, low, high = (signed(x, metric.digits) for x in (difference.mean, difference.low, difference.high))
-    return mean if math.isnan(difference.low) else f"{mean} [{low}, {high}]"
+    shown_mean, *ends = (signed(value, metric.digits) for value in (mean, low, high))
+    return shown_mean if math.isnan(low) else f"{shown_mean} [{ends[0]}, {ends[1]}]"

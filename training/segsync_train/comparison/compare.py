@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from segsync.atomic import make_folder, whole_file, why_not, write_texts
-from segsync.errors import InputError, OutputError
+from segsync.errors import OutputError
 from segsync_train.comparison.figures import (
     Look,
     cross_figure,
@@ -21,7 +21,8 @@ from segsync_train.comparison.figures import (
     ranking_figure,
     significance_figure,
 )
-from segsync_train.comparison.grouping import group_runs
+from segsync_train.comparison.frames import Frames, frames_of, within
+from segsync_train.comparison.grouping import group_runs, reference_of
 from segsync_train.comparison.leaderboard import leaderboard_table
 from segsync_train.comparison.montage import montage_figure
 from segsync_train.comparison.order import order_table, pairs
@@ -30,7 +31,6 @@ from segsync_train.comparison.published import Published, of_data, published
 from segsync_train.comparison.scores import Setting, read_runs
 from segsync_train.comparison.tables import (
     budget_table,
-    compared_with,
     data_csv,
     data_table,
     differences_table,
@@ -39,7 +39,6 @@ from segsync_train.comparison.tables import (
 
 log = logging.getLogger(__name__)
 
-REFERENCE = "3D-SegSync"
 DPI = 150
 
 
@@ -67,25 +66,22 @@ def compare(
     settings = group_runs(read, chosen)
     given = published() if paper else ()
     make_folder(output / "figures")
+    frames = frames_of(settings, chosen)
     look = looks(sorted(names, key=lambda name: name != chosen))
-    chapters = (*_together(settings, look, given, output), *_apart(settings, chosen, look, given, output))
+    chapters = (
+        *_together(settings, frames, look, given, output),
+        *_apart(settings, frames, chosen, look, given, output),
+    )
     seeds = f"{len(read)} runs of {len(names)} systems; each other system is tested against {chosen}."
     write_texts({"index.html": page(f"Comparison of {len(names)} systems", seeds, chapters)}, output)
     return chapters
 
 
-def reference_of(names: Sequence[str], wanted: str | None) -> str:
-    """The system that the others are tested against; raises InputError where the wanted one is not there."""
-    if wanted is not None and wanted not in names:
-        raise InputError(f"--reference: expected one of {', '.join(names)}, found {wanted!r}")
-    return wanted or (REFERENCE if REFERENCE in names else names[0])
-
-
 def _together(
-    settings: Sequence[Setting], look: Mapping[str, Look], paper: Sequence[Published], output: Path
+    settings: Sequence[Setting], frames: Frames, look: Mapping[str, Look], paper: Sequence[Published], output: Path
 ) -> Iterator[Chapter]:
     """What is said of all settings at once."""
-    overview, budget = overview_table(settings, paper), budget_table(settings)
+    overview, budget = overview_table(settings, frames.summary, paper), budget_table(settings, frames.summary)
     for table in (overview, budget):
         written = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
         write_texts({f"{table.name}.{ending}": text for ending, text in written.items()}, output / "tables")
@@ -109,20 +105,25 @@ def _together(
             "often a system had that rank; cross: its median; line: 95 % of the draws; τ: mean agreement with the "
             "ranking on all cases."
         )
-        ranks = _saved("ranking", ranking_figure(contested, look), caption, output)
+        ranks = _saved("ranking", ranking_figure(contested, frames.ranks, look), caption, output)
         yield Chapter("Which system is better, and how surely", (tests, ranks))
 
 
 def _apart(
-    settings: Sequence[Setting], reference: str, look: Mapping[str, Look], paper: Sequence[Published], output: Path
+    settings: Sequence[Setting],
+    frames: Frames,
+    reference: str,
+    look: Mapping[str, Look],
+    paper: Sequence[Published],
+    output: Path,
 ) -> Iterator[Chapter]:
     """A chapter a setting."""
     for setting in settings:
         log.info("%s: %d systems on %d cases", setting.title, len(setting.systems), len(setting.cases))
-        tests = compared_with(setting, reference)
-        tables = [data_table(setting, tests, reference, paper)]
-        if tests:
-            tables.append(differences_table(setting, tests, reference))
+        summary = within(frames.summary, setting)
+        tables = [data_table(setting, summary, reference, paper)]
+        if reference in setting.systems:
+            tables.append(differences_table(setting, summary, reference))
         ranked = leaderboard_table(setting)
         if ranked is not None:
             tables.append(ranked)
@@ -130,7 +131,7 @@ def _apart(
         if ordered:
             tables.append(order_table(setting, ordered))
         texts = {
-            f"data-{setting.slug}.csv": data_csv(setting, tests),
+            f"data-{setting.slug}.csv": data_csv(summary),
             f"data-{setting.slug}.md": "\n".join(table.markdown() for table in tables),
             f"data-{setting.slug}.tex": "\n".join(table.latex() for table in tables),
         }

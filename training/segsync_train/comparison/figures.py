@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from segsync_train.comparison.frames import within
 from segsync_train.comparison.published import Published, of_data
-from segsync_train.comparison.ranking import rank
 from segsync_train.comparison.scores import DICE, HD95, Metric, Setting
 from segsync_train.comparison.statistics import LEVEL, Values, beats
 
@@ -128,31 +129,36 @@ def significance_figure(settings: Sequence[Setting]) -> Figure:
     return figure
 
 
-def ranking_figure(settings: Sequence[Setting], look: Mapping[str, Look]) -> Figure:
-    """Fig. 10: how often each system had each rank in draws of the cases; cross: median, line: 95 % of the draws."""
+def ranking_figure(settings: Sequence[Setting], ranks: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
+    """Fig. 10: how often each system had each rank in draws of the cases; cross: median, line: 95 % of the draws.
+
+    ranks: as `frames.Frames` has them.
+    """
     most = max(len(setting.systems) for setting in settings)
     side = max(PANEL, 1.3 + 0.45 * most)
     figure = _sheet(len(settings), 2 * side, side * len(settings), columns=2)
     panels = [(setting, metric) for setting in settings for metric in (DICE, HD95)]
     for axes, (setting, metric) in zip(figure.axes, panels, strict=True):
-        found = rank(setting.of(metric), larger_is_better=metric.larger_is_better)
-        order = np.lexsort((found.drawn.mean(axis=0), found.ranks))
+        own = within(ranks, setting, metric=metric.key)
+        count = len(own)
+        places = np.arange(1, count + 1)
+        fractions = own[[f"at_{place}" for place in places]].to_numpy()
+        order = np.lexsort((fractions @ places, own["rank"]))
         for place, system in enumerate(order):
-            low, high = found.intervals[:, system]
-            fraction = found.fractions[system]
-            seen = fraction > 0
+            one = own.iloc[system]
+            seen = fractions[system] > 0
             axes.scatter(
-                np.full(seen.sum(), place), np.arange(1, len(fraction) + 1)[seen], 420 * fraction[seen], edgecolor=INK,
-                linewidth=0.8, zorder=3, facecolor=look[setting.systems[system]].colour,
+                np.full(seen.sum(), place), places[seen], 420 * fractions[system][seen], edgecolor=INK,
+                linewidth=0.8, zorder=3, facecolor=look[one["system"]].colour,
             )  # fmt: skip
-            axes.plot([place, place], [low, high], color="black", linewidth=1.2, zorder=4)
-            axes.plot(place, found.medians[system], "x", color="black", ms=7, mew=1.6, zorder=5)
-        count = len(order)
-        names = [setting.systems[system] for system in order]
+            axes.plot([place, place], [one["low"], one["high"]], color="black", linewidth=1.2, zorder=4)
+            axes.plot(place, one["median"], "x", color="black", ms=7, mew=1.6, zorder=5)
+        names = own["system"].iloc[order].tolist()
         axes.set_xticks(range(count), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(1, count + 1))
         axes.set(xlim=(-0.6, count - 0.4), ylim=(count + 0.6, 0.4), ylabel="rank")
-        tau = f"τ {np.nanmean(found.tau):.2f}" if np.isfinite(found.tau).any() else "all tied"
+        agreement = float(own["tau"].iloc[0])
+        tau = "all tied" if math.isnan(agreement) else f"τ {agreement:.2f}"
         axes.set_title(f"{_title(setting, metric)}, {tau}", fontsize=TITLE)
         axes.grid(color=LINE, linewidth=0.6)
         axes.set_axisbelow(True)

@@ -16,6 +16,8 @@ from segsync_train.comparison.statistics import Flags, Values
 from segsync_train.config.settings import differences
 from segsync_train.evaluation.system import System
 
+#: What the others are compared with where nothing else is asked for.
+REFERENCE = "3D-SegSync"
 #: Settings that seeds and folds of one system may differ in.
 OWN = ("name", "seed", "device", "workers", "compile", "card", "log_every", "checkpoint_every")
 OWN_DATA = ("folder", "sources", "cache", "fold")
@@ -52,6 +54,13 @@ def group_runs(runs: Sequence[Run], reference: str) -> list[Setting]:
         by_name = {name: [run for run in inside if run.name == name] for name in names}
         settings.append(_setting(key, {name: own for name, own in by_name.items() if own}))
     return settings
+
+
+def reference_of(names: Sequence[str], wanted: str | None) -> str:
+    """The system that the others are tested against; raises InputError where the wanted one is not there."""
+    if wanted is not None and wanted not in names:
+        raise InputError(f"--reference: expected one of {', '.join(names)}, found {wanted!r}")
+    return wanted or (REFERENCE if REFERENCE in names else names[0])
 
 
 def _setting(key: tuple[str, str], runs: Mapping[str, Sequence[Run]]) -> Setting:

@@ -7,11 +7,12 @@ import numpy as np
 
 from segsync.arrays import FloatArray
 from segsync_train.comparison.cells import best
+from segsync_train.comparison.frames import statistics_of
 from segsync_train.comparison.scores import MEAN, Metric, Run, Setting
 from segsync_train.comparison.table import Section, Table
 from segsync_train.evaluation.leaderboard import case_ranks
 from segsync_train.evaluation.metrics import RULES, Rules
-from segsync_train.evaluation.summary import CASES_FILE, SHOWN, Statistic
+from segsync_train.evaluation.summary import CASES_FILE, SHOWN
 
 TITLES = {metric: title for metric, title, _ in SHOWN}
 RANK = Metric("rank", "mean rank", 2)
@@ -48,7 +49,7 @@ def leaderboard_table(setting: Setting) -> Table | None:
     )
     ranks = case_ranks(values, metrics)
     total = ranks.mean(axis=0)
-    cells = [best([Statistic.of(row.tolist()) for row in column], RANK) for column in (*ranks, total)]
+    cells = [best(statistics_of(column), RANK) for column in (*ranks, total)]
     order = np.argsort(total.mean(axis=1), kind="stable")
     rows = tuple((setting.systems[n], *(column[n] for column in cells)) for n in order)
     title = f"{setting.title}: ranked as on a leaderboard"

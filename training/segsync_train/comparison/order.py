@@ -61,7 +61,13 @@ def order_table(setting: Setting, found: Sequence[Pair]) -> Table:
     sections = []
     for verdict in (HOLDS, REVERSED, UNDECIDED):
         rows: list[Row] = [
-            (pair.ahead, pair.behind, signed(pair.published, 3), interval(pair.found, DICE), p_value(pair.p))
+            (
+                pair.ahead,
+                pair.behind,
+                signed(pair.published, 3),
+                interval(pair.found.mean, pair.found.low, pair.found.high, DICE),
+                p_value(pair.p),
+            )
             for pair in found
             if pair.verdict == verdict
         ]

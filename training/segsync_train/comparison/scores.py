@@ -13,7 +13,7 @@ import numpy as np
 from segsync.errors import InputError
 from segsync_train.comparison.statistics import Values
 from segsync_train.config.settings import check_settings
-from segsync_train.evaluation.summary import CASES_FILE, Statistic
+from segsync_train.evaluation.summary import CASES_FILE
 from segsync_train.evaluation.system import SYSTEM_FILE, System
 
 log = logging.getLogger(__name__)
@@ -198,8 +198,3 @@ def _read_cases(path: Path) -> tuple[dict[int, str], dict[tuple[str, int], Value
             "evaluate the run again"
         )
     return labels, values, frozenset(held)
-
-
-def statistics_of(values: Values) -> list[Statistic]:
-    """Mean and standard deviation over cases of each system (systems, cases)."""
-    return [Statistic.of(row.tolist()) for row in values]

@@ -1,19 +1,15 @@
 """The paper's tables: all data sets in one (Table 1), each on its own (Tables 2 to 9), and what the scores cost."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
 
 from segsync_train.comparison.cells import NOTHING, best, interval, number, p_value, shown, signed
+from segsync_train.comparison.frames import SETTING, within
 from segsync_train.comparison.published import OVERVIEW, TITLES, Published, of_data
-from segsync_train.comparison.scores import DICE, HD, HD95, METRICS, Run, Setting, statistics_of
-from segsync_train.comparison.statistics import Difference, difference, holm
+from segsync_train.comparison.scores import DICE, HD, HD95, METRICS, Run, Setting
 from segsync_train.comparison.table import Row, Section, Table
-from segsync_train.evaluation.summary import csv_of
 
-COLUMNS = (
-    "label", "name", "system", "metric", "cases", "undefined", "mean", "sd", "median", "difference", "low", "high", "p",
-    "p_holm", "effect",
-)  # fmt: skip
 PUBLISHED = "(published)"
 NNUNETS = "nnU-Net's network from its own library, trained by this project's loop; not nnU-Net's package"
 #: Systems, by what their names begin with, that are not what their authors run, and in what.
@@ -36,44 +32,17 @@ CONTRADICTION = (
 )
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A system against the reference.
-
-    Attributes:
-        difference: The difference.
-        p: Corrected by Holm over the systems compared in one metric and label.
-    """
-
-    difference: Difference
-    p: float
-
-
-#: By label, metric and system; without the reference.
-Tests = Mapping[tuple[int, str, str], Compared]
-
-
-def compared_with(setting: Setting, reference: str) -> Tests:
-    """Every other system against the reference; nothing where the setting lacks it."""
-    if reference not in setting.systems:
-        return {}
-    place, found = setting.systems.index(reference), {}
-    for label in setting.labels:
-        for metric in METRICS:
-            values = [setting.seeds_of(metric, name, label) for name in setting.systems]
-            others = [n for n in range(len(values)) if n != place]
-            differences = [difference(values[n], values[place]) for n in others]
-            for n, one, p in zip(others, differences, holm([d.p for d in differences]), strict=True):
-                found[label, metric.key, setting.systems[n]] = Compared(one, p)
-    return found
-
-
 # --- one data set ----------------------------------------------------------------------------------------------------
 
 
-def data_table(setting: Setting, tests: Tests, reference: str, paper: Sequence[Published]) -> Table:
-    """Table 2's layout for one setting: a section a label, the mean of labels first, published numbers below it."""
-    sections = [Section(name, tuple(_label_rows(setting, label, tests))) for label, name in setting.labels.items()]
+def data_table(setting: Setting, summary: pd.DataFrame, reference: str, paper: Sequence[Published]) -> Table:
+    """Table 2's layout for one setting: a section a label, the mean of labels first, published numbers below it.
+
+    summary: the setting's rows of `frames.Frames`, here and below.
+    """
+    sections = [
+        Section(name, tuple(_label_rows(summary[summary["label"] == label]))) for label, name in setting.labels.items()
+    ]
     rows = [] if setting.crossed else of_data(tuple(paper), setting.data)
     if rows:
         cells = ((f"{row.system} {PUBLISHED}", *_published(row), row.p or NOTHING, NOTHING, NOTHING) for row in rows)
@@ -81,10 +50,10 @@ def data_table(setting: Setting, tests: Tests, reference: str, paper: Sequence[P
     note = f"{MEANING} {len(setting.cases)} cases."
     if any(len(runs) > 1 for runs in setting.runs.values()):
         note += " Of a system's several runs, each case's mean is taken."
-    if tests:
+    if reference in setting.systems:
         note += (
             f" p: Dice against {reference}, Wilcoxon signed-rank, corrected by Holm; r: matched-pairs rank-biserial "
-            f"correlation; difference: {_intervals(tests)}"
+            f"correlation; difference: {_intervals(summary)}"
         )
     own = [name for name in VARIANTS if any(system.startswith(name) for system in setting.systems)]
     note += "".join(f" {name}: {VARIANTS[name]}." for name in own)
@@ -92,44 +61,42 @@ def data_table(setting: Setting, tests: Tests, reference: str, paper: Sequence[P
     return Table(f"data-{setting.slug}", setting.title, head, tuple(sections), note)
 
 
-def _intervals(tests: Tests) -> str:
+def _intervals(summary: pd.DataFrame) -> str:
     """What the intervals hold: with one seed of each system, nothing of what another training would give."""
-    seeds = {test.difference.seeds for test in tests.values()}
-    if seeds == {(1, 1)}:
+    counts = sorted({int(count) for column in ("seeds", "reference_seeds") for count in summary[column].dropna()})
+    if counts == [1]:
         return "bootstrap interval (BCa) of the mean over cases; one seed each, so that no other training is in it."
-    counts = sorted({count for pair in seeds for count in pair})
     few = "" if min(counts) > 1 else "; a system of one seed adds nothing of its trainings"
     return f"interval of a hierarchical bootstrap over cases and {counts[0]} to {counts[-1]} seeds{few}."
 
 
-def _label_rows(setting: Setting, label: int, tests: Tests) -> Iterator[Row]:
-    columns = [best(statistics_of(setting.of(metric, label)), metric) for metric in METRICS]
-    for place, system in enumerate(setting.systems):
-        test = tests.get((label, DICE.key, system))
-        compared = (p_value(test.p), signed(test.difference.effect, 2), interval(test.difference, DICE)) if test else ()
-        yield (system, *(column[place] for column in columns), *(compared or (NOTHING,) * 3))
+def _label_rows(summary: pd.DataFrame) -> Iterator[Row]:
+    columns = [best(summary[summary["metric"] == metric.key], metric) for metric in METRICS]
+    for place, one in enumerate(summary[summary["metric"] == DICE.key].itertuples()):
+        compared = (p_value(one.p_holm), signed(one.effect, 2), interval(one.difference, one.low, one.high, DICE))
+        yield (one.system, *(column[place] for column in columns), *compared)
 
 
 def _published(row: Published) -> list[str]:
     return [number(*row.values[metric.key], metric) for metric in METRICS]
 
 
-def differences_table(setting: Setting, tests: Tests, reference: str) -> Table:
+def differences_table(setting: Setting, summary: pd.DataFrame, reference: str) -> Table:
     """The same tests for every metric, of the label that stands for all."""
+    own = summary[(summary["label"] == setting.overall) & (summary["system"] != reference)]
     sections = [
         Section(
             metric.title,
             tuple(
                 (
-                    system,
-                    str(test.difference.n),
-                    interval(test.difference, metric),
-                    p_value(test.difference.p),
-                    p_value(test.p),
-                    signed(test.difference.effect, 2),
+                    one.system,
+                    str(one.compared),
+                    interval(one.difference, one.low, one.high, metric),
+                    p_value(one.p),
+                    p_value(one.p_holm),
+                    signed(one.effect, 2),
                 )
-                for system in setting.systems
-                if (test := tests.get((setting.overall, metric.key, system)))
+                for one in own[own["metric"] == metric.key].itertuples()
             ),
         )
         for metric in METRICS
@@ -143,24 +110,15 @@ def differences_table(setting: Setting, tests: Tests, reference: str) -> Table:
     )
 
 
-def data_csv(setting: Setting, tests: Tests) -> str:
+def data_csv(summary: pd.DataFrame) -> str:
     """Every number of both, a line for each label, system and metric."""
-    rows = []
-    for label, name in setting.labels.items():
-        for metric in METRICS:
-            for system, one in zip(setting.systems, statistics_of(setting.of(metric, label)), strict=True):
-                test = tests.get((label, metric.key, system))
-                d = test.difference if test else None
-                compared = (d.mean, d.low, d.high, d.p, test.p, d.effect) if test and d else (None,) * 6
-                about = (label, name, system, metric.key)
-                rows.append((*about, one.n, one.undefined, one.mean, one.sd, one.median, *compared))
-    return csv_of(COLUMNS, rows)
+    return str(summary.drop(columns=SETTING).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 # --- all data sets ---------------------------------------------------------------------------------------------------
 
 
-def overview_table(settings: Sequence[Setting], paper: Sequence[Published]) -> Table:
+def overview_table(settings: Sequence[Setting], summary: pd.DataFrame, paper: Sequence[Published]) -> Table:
     """Table 1's layout: a row a setting, a column a system; Dice, then Hausdorff distance."""
     systems = list(dict.fromkeys(name for setting in settings for name in setting.systems))
     rows = [row for row in paper if row.table == OVERVIEW]
@@ -169,7 +127,8 @@ def overview_table(settings: Sequence[Setting], paper: Sequence[Published]) -> T
     for metric in (DICE, HD):
         lines: list[Row] = []
         for setting in settings:
-            cells = dict(zip(setting.systems, best(statistics_of(setting.of(metric)), metric), strict=True))
+            own = within(summary, setting, label=setting.overall, metric=metric.key)
+            cells = dict(zip(own["system"], best(own, metric), strict=True))
             lines.append((setting.title, *(cells.get(system, NOTHING) for system in systems)))
         for data in dict.fromkeys(row.data for row in rows):
             given = {row.system: row.values[metric.key] for row in rows if row.data == data}
@@ -180,13 +139,13 @@ def overview_table(settings: Sequence[Setting], paper: Sequence[Published]) -> T
     return Table("overview", "All data sets, mean of labels", ("Data", *systems), tuple(sections), note)
 
 
-def budget_table(settings: Sequence[Setting]) -> Table:
+def budget_table(settings: Sequence[Setting], summary: pd.DataFrame) -> Table:
     """What each score cost: parameters, operations, time and memory beside it."""
     head = (
         "System", "runs", DICE.title, HD95.title, "parameters 10⁶", "GFLOP a patch", "patch zyx", "batch", "steps",
         "pretraining steps", "s a step", "peak GiB", "hours", "hardware",
     )  # fmt: skip
-    sections = [Section(setting.title, tuple(_budget_rows(setting))) for setting in settings]
+    sections = [Section(setting.title, tuple(_budget_rows(setting, summary))) for setting in settings]
     note = (
         "GFLOP: forward pass of one patch, a multiply-add counts as two. Seconds a step: median of the log, whatever "
         "else the machine did meanwhile; hours: with those of the pretraining. Means over runs, of memory the largest."
@@ -195,8 +154,9 @@ def budget_table(settings: Sequence[Setting]) -> Table:
     return Table("budget", "What the scores cost", head, tuple(sections), note, words)
 
 
-def _budget_rows(setting: Setting) -> Iterator[Row]:
-    dice, hd95 = (statistics_of(setting.of(metric)) for metric in (DICE, HD95))
+def _budget_rows(setting: Setting, summary: pd.DataFrame) -> Iterator[Row]:
+    own = within(summary, setting, label=setting.overall)
+    dice, hd95 = (own[own["metric"] == metric.key].itertuples() for metric in (DICE, HD95))
     for system, one, other in zip(setting.systems, dice, hd95, strict=True):
         runs = setting.runs[system]
         yield (system, str(len(runs)), shown(one, DICE), shown(other, HD95), *_budget(runs))
