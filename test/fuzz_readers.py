@@ -1,6 +1,7 @@
 """Damaged image files of every format, read in a process that is watched: `make fuzz`.
 
-Each mutant must end as an image or as one line: no crash, no hang, no swelling, no exception without a name.
+Each mutant must end as an image or as one line: no crash, no hang, no swelling, no exception without a name. How each
+ended is kept in a record as it ends; a run that was stopped goes on behind the last one.
 """
 
 import argparse
@@ -13,12 +14,13 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from pydicom.data import get_testdata_file
 
 from builders import SKEWED, tissue_of, write_image
 from dicom_files import classic, compressed, enhanced, save
@@ -26,7 +28,7 @@ from dicom_files import classic, compressed, enhanced, save
 #: Seconds and bytes that no mutant may take.
 SECONDS, BYTES = 5.0, 1 << 30
 #: Formats whose pixels a child process decodes.
-COSTLY = ("a.tif", "lzw.tif", "dicom RLE")
+COSTLY = ("a.tif", "lzw.tif", "dicom RLE", "dicom JPEG-LS", "dicom JPEG 2000")
 #: What damaged or hostile fields hold.
 NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7F800000, 0x7FC00000]
 WORDS = [b"-1", b"0", b"99999999999", b"1e308", b"nan", b"inf", b"A" * 2000, b"%s%n", b"../../x", b"\xff\xfe", b""]
@@ -38,11 +40,13 @@ from pathlib import Path
 import SimpleITK
 from segsync.errors import SegsyncError
 from segsync.images import read
-from segsync.memory import peak_bytes
+from segsync.memory import peak_bytes, reset_peak
 def spent():
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
+children = 0.0
 for line in sys.stdin:
+    reset_peak()
     began = spent()
     try:
         volume = read(Path(json.loads(line)))
@@ -52,21 +56,27 @@ for line in sys.stdin:
         end = "line" if "\\n" not in str(error) and len(str(error)) < 2000 else f"long line {str(error)[:80]!r}"
     except BaseException as error:
         end = f"{type(error).__name__}: {error}"[:200]
-    peak = max(peak_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10)
+    child, peak = resource.getrusage(resource.RUSAGE_CHILDREN), peak_bytes()
+    if child.ru_utime + child.ru_stime > children:  # the largest that any had, which one that ran now may have been
+        children, peak = child.ru_utime + child.ru_stime, max(peak, child.ru_maxrss << 10)
     print(json.dumps([end, spent() - began, peak]), flush=True)
 """
 
 
-@dataclass
-class Counts:
-    """How the mutants of one format ended."""
+@dataclass(frozen=True)
+class Ending:
+    """How one mutant ended: `read`, `line`, or what none may; processor seconds, and bytes held."""
 
-    mutants: int = 0
-    read: int = 0
-    line: int = 0
-    faults: list[str] = field(default_factory=list)
-    slowest: float = 0.0
-    peak: int = 0
+    number: int
+    format: str
+    end: str
+    seconds: float
+    peak: int
+
+    @property
+    def faulty(self) -> bool:
+        """Whether it did what none may."""
+        return self.end not in ("read", "line") or self.seconds > SECONDS or self.peak > BYTES
 
 
 def seeds(folder: Path) -> dict[str, Path]:
@@ -87,6 +97,10 @@ def seeds(folder: Path) -> dict[str, Path]:
     found["dicom"] = save(folder / "dicom", scaled)
     found["dicom enhanced"] = save(folder / "enhanced", [enhanced(planes, places, [0.0] * len(planes))])
     found["dicom RLE"] = save(folder / "rle", [compressed(one) for one in classic(planes, places)])
+    for name, file in (("JPEG-LS", "MR_small_jpeg_ls_lossless.dcm"), ("JPEG 2000", "MR_small_jp2klossless.dcm")):
+        (folder / name).mkdir()
+        shutil.copy(str(get_testdata_file(file)), folder / name / "0.dcm")
+        found[f"dicom {name}"] = folder / name
     return found
 
 
@@ -169,35 +183,47 @@ class Watched:
         self._process.communicate(timeout=60)
 
 
-def fuzz(seeds_of: dict[str, Path], folder: Path, count: int, seed: int, wall_s: float = 60.0) -> dict[str, Counts]:
-    """Read `count` mutants, of each format as many; the same seed gives the same mutants."""
-    counts = {name: Counts() for name in seeds_of}
+def fuzz(
+    seeds_of: dict[str, Path], folder: Path, count: int, seed: int, record: Path | None = None, wall_s: float = 60.0
+) -> list[Ending]:
+    """Read `count` mutants, of each format as many; the same seed gives the same mutants.
+
+    record: takes a line for each as it ends; those that are there already are not read again.
+    """
+    lines = record.read_text().splitlines() if record is not None and record.is_file() else []
+    endings = [Ending(**json.loads(line)) for line in lines][:count]
     watched = Watched()
-    for number, (name, whole) in enumerate(_turns(seeds_of, count)):
+    for number, (name, whole) in enumerate(itertools.islice(_turns(seeds_of), count)):
+        if number < len(endings):
+            continue
         path = mutant(whole, folder / "mutant", np.random.default_rng([seed, number]))
-        end, seconds, peak = watched.read(path, wall_s)
-        of = counts[name]
-        of.mutants += 1
-        of.read += end == "read"
-        of.line += end == "line"
-        of.slowest, of.peak = max(of.slowest, seconds), max(of.peak, peak)
-        if end not in ("read", "line") or seconds > SECONDS or peak > BYTES:
-            of.faults.append(f"mutant {number} of seed {seed} ({name}): {end}, {seconds:.1f} s, {peak >> 20} MiB")
+        endings.append(Ending(number, name, *watched.read(path, wall_s)))
+        if record is not None:
+            with record.open("a") as file:
+                file.write(json.dumps(asdict(endings[-1])) + "\n")
     watched.close()
-    return counts
+    return endings
 
 
-def _turns(seeds_of: dict[str, Path], count: int) -> Iterator[tuple[str, Path]]:
+def _turns(seeds_of: dict[str, Path]) -> Iterator[tuple[str, Path]]:
     """Formats in turn; those that start a child process for every file, every fifth time."""
-    given = 0
     for turn in itertools.count():
-        for name, whole in seeds_of.items():
-            if name in COSTLY and turn % 5:
-                continue
-            if given == count:
-                return
-            given += 1
-            yield name, whole
+        yield from ((name, whole) for name, whole in seeds_of.items() if name not in COSTLY or turn % 5 == 0)
+
+
+def table(endings: Sequence[Ending]) -> str:
+    """The endings of each format, counted, as Markdown; below it those that none may have."""
+    of_format: dict[str, list[Ending]] = {}
+    for one in endings:
+        of_format.setdefault(one.format, []).append(one)
+    rows = [["format", "mutants", "read", "one line", "faults", "slowest, s", "largest, MiB"], ["---"] * 7]
+    for name, those in (*of_format.items(), ("all", list(endings))):
+        ends = [one.end for one in those]
+        counts = (len(those), ends.count("read"), ends.count("line"), sum(one.faulty for one in those))
+        slowest, largest = max(one.seconds for one in those), max(one.peak for one in those)
+        rows.append([name, *map(str, counts), f"{slowest:.2f}", str(largest >> 20)])
+    faults = [str(one) for one in endings if one.faulty]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), *faults, ""])
 
 
 def main() -> None:
@@ -205,23 +231,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutants", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", type=Path, default=Path("build/fuzz.jsonl"), help="begins anew where there is none")
     arguments = parser.parse_args()
+    arguments.record.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        found = fuzz(seeds(folder / "seeds"), folder, arguments.mutants, arguments.seed)
-    rows = [["format", "mutants", "read", "one line", "faults", "slowest, s", "peak, MiB"], ["---"] * 7]
-    for name, of in found.items():
-        numbers = (of.mutants, of.read, of.line, len(of.faults), f"{of.slowest:.2f}", of.peak >> 20)
-        rows.append([name, *map(str, numbers)])
-    totals = ([getattr(of, key) for of in found.values()] for key in ("mutants", "read", "line"))
-    rows.append(
-        ["all", *(str(sum(total)) for total in totals), str(sum(len(of.faults) for of in found.values())), "", ""]
-    )
-    write = sys.stdout.write
-    write("".join(f"| {' | '.join(row)} |\n" for row in rows))
-    faults = [line for of in found.values() for line in of.faults]
-    write("".join(f"{line}\n" for line in faults))
-    sys.exit(bool(faults))
+        endings = fuzz(seeds(folder / "seeds"), folder, arguments.mutants, arguments.seed, arguments.record)
+    sys.stdout.write(table(endings))
+    sys.exit(any(one.faulty for one in endings))
 
 
 if __name__ == "__main__":
