@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 CLASSIC, ENHANCED = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
 SERIES, STUDY, FRAME = "1.2.826.0.1.3680043.2.1125.7", "1.2.826.0.1.3680043.2.1125.8", "1.2.826.0.1.3680043.2.1125.9"
@@ -90,4 +90,10 @@ def save(folder: Path, files: Sequence[FileDataset]) -> Path:
 def compressed(one: FileDataset) -> FileDataset:
     """The same slice as run lengths, which pydicom encodes by itself."""
     one.compress(RLELossless)
+    return one
+
+
+def deflated(one: FileDataset) -> FileDataset:
+    """The same slice, deflated behind its meta information as it is saved."""
+    one.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     return one

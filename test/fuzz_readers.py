@@ -23,7 +23,7 @@ import SimpleITK as sitk
 from pydicom.data import get_testdata_file
 
 from builders import SKEWED, tissue_of, write_image
-from dicom_files import classic, compressed, enhanced, save
+from dicom_files import classic, compressed, deflated, enhanced, save
 
 #: Seconds and bytes that no mutant may take.
 SECONDS, BYTES = 5.0, 1 << 30
@@ -80,7 +80,7 @@ class Ending:
 
 
 def seeds(folder: Path) -> dict[str, Path]:
-    """A whole file of every format (of DICOM a folder), by the format's name."""
+    """A whole image of every format, a file or a folder of files, by the format's name."""
     array = tissue_of(SKEWED, 100).astype(np.int16)
     found = {
         name: write_image(folder / name, array, SKEWED, compress=packed)
@@ -89,6 +89,9 @@ def seeds(folder: Path) -> dict[str, Path]:
     found |= {
         name: write_image(folder / name, array, SKEWED, compress="gz" in name) for name in ("raw.nrrd", "gz.nrrd")
     }
+    found["a.mhd"] = folder / "mhd"
+    found["a.mhd"].mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / "mhd" / "a.mhd"), useCompression=True)
     sitk.WriteImage(sitk.GetImageFromArray(array.astype(np.uint16)), str(folder / "a.tif"), useCompression=False)
     sitk.WriteImage(sitk.GetImageFromArray(array.astype(np.uint16)), str(folder / "lzw.tif"), useCompression=True)
     found |= {name: folder / name for name in ("a.tif", "lzw.tif")}
@@ -96,6 +99,7 @@ def seeds(folder: Path) -> dict[str, Path]:
     scaled = classic(planes, places, slopes=[1.0] * len(array), intercepts=[-1024.0] * len(array))
     found["dicom"] = save(folder / "dicom", scaled)
     found["dicom enhanced"] = save(folder / "enhanced", [enhanced(planes, places, [0.0] * len(planes))])
+    found["dicom deflated"] = save(folder / "deflated", [deflated(one) for one in classic(planes, places)])
     found["dicom RLE"] = save(folder / "rle", [compressed(one) for one in classic(planes, places)])
     for name, file in (("JPEG-LS", "MR_small_jpeg_ls_lossless.dcm"), ("JPEG 2000", "MR_small_jp2klossless.dcm")):
         (folder / name).mkdir()
@@ -134,14 +138,15 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def mutant(seed: Path, folder: Path, rng: np.random.Generator) -> Path:
-    """A damaged copy of a seed in an empty folder; of a DICOM series one file is damaged."""
+    """A damaged copy of a seed in an empty folder; of several files one is damaged."""
     shutil.rmtree(folder, ignore_errors=True)
     if seed.is_dir():
         shutil.copytree(seed, folder)
         files = sorted(folder.iterdir())
-        path, found = files[int(rng.integers(len(files)))], folder
-        path.write_bytes(path.read_bytes()[:128] + mutated(path.read_bytes()[128:], rng))
-        return found
+        path = files[int(rng.integers(len(files)))]
+        kept = 128 if path.suffix == ".dcm" else 0  # a preamble, of which nothing is read
+        path.write_bytes(path.read_bytes()[:kept] + mutated(path.read_bytes()[kept:], rng))
+        return next(folder.glob("*.mhd"), folder)
     folder.mkdir()
     path, content = folder / seed.name, seed.read_bytes()
     if seed.name.endswith(".gz") and rng.random() < 0.7:
@@ -184,7 +189,7 @@ class Watched:
 
 
 def fuzz(
-    seeds_of: dict[str, Path], folder: Path, count: int, seed: int, record: Path | None = None, wall_s: float = 60.0
+    seeds_of: dict[str, Path], folder: Path, count: int, seed: int, record: Path | None = None, wall_s: float = 600.0
 ) -> list[Ending]:
     """Read `count` mutants, of each format as many; the same seed gives the same mutants.
 

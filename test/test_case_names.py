@@ -21,6 +21,10 @@ NAMES: dict[str, tuple[str, dict[str, str]]] = {
         "sub-1/dwi/sub-1_dwi sub-1/dwi/sub-1_rec-trace_dwi sub-1/dwi/sub-1_rec-ADC_dwi",
         {"dwi": "sub-1_rec-trace_dwi", "adc": "sub-1_rec-ADC_dwi"},
     ),
+    "as radiologists name them": (
+        "dwi_b1000 ADCmap T2_FLAIR eADCmap",
+        {"dwi": "dwi_b1000", "adc": "ADCmap", "flair": "T2_FLAIR"},
+    ),
     "b-values and further maps": (
         "sub-1/dwi/sub-1_acq-b0_dwi sub-1/dwi/sub-1_acq-b1000TRACE_dwi sub-1/dwi/sub-1_desc-ADCmap_dwi "
         "sub-1/dwi/sub-1_rec-eADC_dwi sub-1/dwi/sub-1_rec-FA_dwi",

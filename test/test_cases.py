@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from builders import write_image, write_isles22_platform, write_platform
 from case_folders import BIDS, GRID, ISLES22, LESION, SOCKETS, VOLUMES, bids, whole_cases, write_case
+from dicom_files import enhanced, save
 from segsync.cases import find_cases, find_task
 from segsync.errors import InputError
 from segsync.tasks import TASKS
@@ -81,6 +84,42 @@ def test_images_given_by_name_are_not_left_out(tmp_path: Path, caplog: pytest.Lo
     write_case(tmp_path, "{}.nii.gz", {"dwi": "first", "adc": "second"})
     find_cases(tmp_path, ISLES22, {"dwi": tmp_path / "first.nii.gz", "adc": tmp_path / "second.nii.gz"})
     assert "left out" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["{}/dwi/{}_dwi", "{}/dwi"])
+def test_a_diffusion_series_alone_is_a_case(tmp_path: Path, name: str) -> None:
+    """What a scanner gives before anybody made maps of it; its ADC is fitted from the b-values beside it."""
+    signals = [np.full((4, 5, 6), 1000 * np.exp(-b * 8e-4), np.float32) for b in (0, 1000, 1000)]
+    for patient in ("sub-01", "sub-02"):
+        path = tmp_path / f"{name.format(patient, patient)}.nii.gz"
+        path.parent.mkdir(parents=True)
+        nibabel.save(nibabel.Nifti1Image(np.stack(signals, axis=-1), np.diag([2.0, 2, 5, 1])), path)
+        path.with_name(path.name.replace(".nii.gz", ".bval")).write_text("0 1000 1000")
+    assert find_task(tmp_path) is ISLES22
+    cases = whole_cases(tmp_path)
+    assert len(cases) == 2
+    for case in cases:
+        assert set(case.channels) == {"dwi"}
+        adc = case.load("adc")
+        assert adc is not None
+        assert adc.array == pytest.approx(800, rel=1e-3)
+
+
+def test_a_diffusion_series_in_dicom_alone_is_a_case(tmp_path: Path) -> None:
+    array, bvalues = np.repeat([1000, 449], 4)[:, None, None] * np.ones((8, 5, 6), np.uint16), [0.0] * 4 + [1000.0] * 4
+    save(tmp_path / "p1" / "dwi", [enhanced(array.astype(np.uint16), [5.0 * n for n in range(4)] * 2, bvalues)])
+    assert find_task(tmp_path) is ISLES22
+    [case] = whole_cases(tmp_path)
+    adc = case.load("adc")
+    assert adc is not None
+    assert adc.array == pytest.approx(800.7, abs=0.5)
+
+
+def test_a_file_of_many_frames_is_a_case(tmp_path: Path) -> None:
+    save(tmp_path, [enhanced(np.ones((4, 5, 6), np.uint16), [5.0 * n for n in range(4)])])
+    (tmp_path / "000.dcm").rename(tmp_path / "head_T1w.dcm")
+    [case] = whole_cases(tmp_path / "head_T1w.dcm", TASKS["aims-tbi"])
+    assert (case.name, set(case.channels)) == ("head_T1w", {"t1"})
 
 
 def test_two_files_for_one_channel(tmp_path: Path) -> None:

@@ -55,6 +55,24 @@ def test_the_object_lies_on_the_source_slices(cli: Cli, tmp_path: Path, weights:
         assert np.array_equal(by_place.get(z, np.zeros_like(expected)), expected)
 
 
+def test_the_object_of_a_tilted_gantry_lies_on_the_tilted_slices(tmp_path: Path, weights: Path) -> None:
+    """Of the mask, which lies on the upright grid, each slice has the part at its own place."""
+    files = classic(ARRAY, [3.0 * n for n in range(8)])
+    for number, one in enumerate(files):
+        one.ImagePositionPatient = [-20.0, -10.0 + 1.5 * number, 3.0 * number]
+    folder = save(tmp_path / "t1", files)
+    result = segsync.load("aims-tbi", weights=weights, device="cpu").predict({"t1": folder})
+    assert result.mask.shape == (8, 27, 24)
+    mask = np.random.default_rng(0).integers(0, 2, result.mask.shape).astype(np.uint8)
+    write_segmentation(replace(result, mask=mask), tmp_path / "m_seg.dcm")
+    found = pydicom.dcmread(tmp_path / "m_seg.dcm")
+    for frame, plane in zip(found.PerFrameFunctionalGroupsSequence, found.pixel_array, strict=True):
+        [_, y, z] = map(float, frame.PlanePositionSequence[0].ImagePositionPatient)
+        number = round(z / 3)
+        assert y == -10.0 + 1.5 * number
+        assert np.array_equal(plane, mask[number, number : number + 20])
+
+
 def test_an_enhanced_series_has_its_object(cli: Cli, tmp_path: Path, weights: Path) -> None:
     save(tmp_path / "t1", [enhanced(ARRAY, [3.0 * n for n in range(8)])])
     found, mask = predicted(cli, tmp_path, weights)

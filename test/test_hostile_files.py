@@ -72,6 +72,19 @@ def test_a_metaimage_that_names_another_file_does_not_get_it(tmp_path: Path, nam
     assert "a reference to a second file" in refused(path)
 
 
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../secret.raw", "inner/secret.raw", "LIST", "link.raw", ".", "gone.raw"]
+)
+def test_an_mhd_gets_no_bytes_but_those_of_a_plain_file_beside_it(tmp_path: Path, name: str) -> None:
+    for secret in (tmp_path / "secret.raw", tmp_path / "case" / "inner" / "secret.raw"):
+        secret.parent.mkdir(parents=True, exist_ok=True)
+        secret.write_bytes(VOXELS)
+    path = tmp_path / "case" / "image.mhd"
+    (tmp_path / "case" / "link.raw").symlink_to(tmp_path / "secret.raw")
+    path.write_bytes(HEADER.replace(b"LOCAL", name.encode()))
+    assert "expected its voxels in a plain file of the same folder" in refused(path)
+
+
 def test_a_metaimage_that_says_two_things_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "image.mha"
     path.write_bytes(HEADER.replace(b"NDims", b"ElementSpacing = 2 2 2\nNDims") + VOXELS)
@@ -140,7 +153,7 @@ def test_streams_of_zeros_and_promises_of_terabytes_take_no_memory(tmp_path: Pat
     for name, start in (("a.nii.gz", _nifti()), ("b.nrrd", NRRD.replace("raw", "gzip").encode() + b"\n")):
         path = tmp_path / name
         path.write_bytes(gzip.compress(start) + zeros if name.endswith("gz") else start + zeros)
-        assert "found far more" in limited(path)
+        assert "promises, found more" in limited(path)
     huge = bytearray(_nifti())
     struct.pack_into("<3h", huge, 42, 30000, 30000, 30000)
     (tmp_path / "c.nii.gz").write_bytes(gzip.compress(bytes(huge)) + zeros)

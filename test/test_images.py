@@ -112,6 +112,27 @@ def test_metaimage_as_others_write_it(tmp_path: Path, name: str, changes: dict[b
     assert np.array_equal(read(tmp_path / name).array, array)
 
 
+@pytest.mark.parametrize("compress", [False, True])
+def test_an_mhd_with_its_voxels_beside_it_is_the_image_that_itk_wrote(tmp_path: Path, compress: bool) -> None:
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-9, 900, (5, 6, 7)).astype(np.int16))
+    image.SetSpacing((1.5, 1.25, 5.0))
+    image.SetOrigin((-20.0, -10.0, 3.0))
+    sitk.WriteImage(image, str(tmp_path / "scan.mhd"), useCompression=compress)
+    assert len(list(tmp_path.iterdir())) == 2
+    volume = read(tmp_path / "scan.mhd")
+    assert np.array_equal(volume.array, sitk.GetArrayFromImage(image))
+    assert volume.grid.spacing_zyx == (5.0, 1.25, 1.5)
+    assert volume.grid.origin == (-20.0, -10.0, 3.0)
+
+
+def test_a_header_that_promises_a_slice_less_than_there_is_is_refused(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((5, 6, 7), np.int16)), str(tmp_path / "scan.mhd"))
+    text = (tmp_path / "scan.mhd").read_text()
+    (tmp_path / "scan.mhd").write_text(text.replace("DimSize = 7 6 5", "DimSize = 7 6 4"))
+    with pytest.raises(InputError, match="that its header promises, found more; the header is not this image's"):
+        read(tmp_path / "scan.mhd")
+
+
 def test_two_placements_of_a_nifti_are_told(tmp_path: Path) -> None:
     """ITK goes by the qform and most viewers by the sform: the mask would lie beside the image, and nobody would know
     why.

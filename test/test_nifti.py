@@ -47,6 +47,18 @@ def test_a_nifti_that_says_nothing_of_its_place_is_read_as_nibabel_does(tmp_path
     assert "left and right are a guess" in volume.warnings[0]
 
 
+@pytest.mark.parametrize("handedness", [0.0, 3.0])
+def test_a_handedness_that_was_never_set_is_1(tmp_path: Path, handedness: float) -> None:
+    """`pixdim[0]`, as the NIfTI library reads it: below 0 or not."""
+    path = written(tmp_path / "a.nii", codes=(0, 1))
+    expected, raw = read(path).grid, bytearray(path.read_bytes())
+    raw[76:80] = np.float32(handedness).tobytes()
+    path.write_bytes(raw)
+    affine = np.diag([-1, -1, 1, 1]) @ AFFINE
+    assert expected.matrix * expected.spacing_xyz == pytest.approx(affine[:3, :3])
+    assert read(path).grid.matrix == pytest.approx(expected.matrix * [1, 1, -1])
+
+
 @pytest.mark.parametrize(
     ("sizes", "pixdim", "found"),
     [((1, 1, 1), (1.8, 1.8, 4.8), (1.8, 1.8, 4.8)), ((1.8, 1.8, 4.8), (1, 1, 1), (1.8, 1.8, 4.8))],
@@ -139,6 +151,13 @@ def test_a_diffusion_series_is_the_trace_of_its_highest_shell_and_gives_its_adc(
 def test_a_series_without_its_bvalues_is_refused_and_told_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected a 3D image, found 4D \(8×9×10×5\).* beside it as \.bval"):
         read(series(tmp_path, None))
+
+
+def test_a_series_without_weighting_is_no_dwi(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"p_dwi\.nii\.gz: expected volumes weighted by diffusion, found .* up to 5 s"):
+        read(series(tmp_path, "0 0 5 0 0"))
+    with pytest.raises(InputError, match=r"p_dwi\.nii\.gz: expected volumes of two b-values to fit an ADC, found one"):
+        read_adc(series(tmp_path, "1000 1000 990 1000 1000"))
 
 
 @pytest.mark.parametrize("text", ["0 1000", "0 0 0 0 nan", "a b c d e", "0 0 0 0 -5"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segsync.errors import InputError, os_errors
 from segsync.grand_challenge import choose_task, is_platform_folder, read_case, read_inputs
-from segsync.images import holds_dicom, stem_of, suffix_of
+from segsync.images import holds_dicom, may_be_series, stem_of, suffix_of
 from segsync.names import ImageName, read_name
 from segsync.pipeline import Case
 from segsync.tasks import TASKS, Task
@@ -42,8 +42,10 @@ def _complete(source: Path, task: Task) -> bool:
     return source.is_dir() and any(_enough(channels, task) for channels in _grouped(source, task).cases.values())
 
 
-def _enough(channels: Collection[str], task: Task) -> bool:
-    return all(channel.name in channels for channel in task.channels if channel.required)
+def _enough(channels: Mapping[str, list[Path]], task: Task) -> bool:
+    """Whether a case has what the task needs; of an ADC a diffusion series will do."""
+    there = {*channels, *(["adc"] if any(may_be_series(path) for path in channels.get("dwi", [])) else [])}
+    return all(channel.name in there for channel in task.channels if channel.required)
 
 
 @os_errors(InputError)
@@ -162,8 +164,9 @@ class _Key:
         return _Key(self.place, "_".join(entity for entity in entities if entity.startswith(("sub-", "ses-", "run-"))))
 
 
-def _grouped(source: Path, task: Task, named: Collection[str] = ()) -> _Grouped:
+def _grouped(source: Path, task: Task, named: Mapping[str, Path] | None = None) -> _Grouped:
     """The images below `source` by what their names tell; channels that are named need not be told apart."""
+    given = {channel: [path] for channel, path in (named or {}).items()}
     grouped = _Grouped({}, {}, [], [])
     found = list(_found(source, task, grouped))
     if not found and len(task.channels) == 1:
@@ -184,7 +187,7 @@ def _grouped(source: Path, task: Task, named: Collection[str] = ()) -> _Grouped:
         found_too = None
         if name in grouped.cases:
             found_too = f"expected one case named {name}, found others at {_first(grouped.cases[name])}; rename one"
-        elif others and not _enough({*channels, *named}, task):
+        elif others and not _enough({**channels, **given}, task):
             found_too = (
                 f"expected the images of the case {key.name} in one folder, found some at {_first(files[others[0]])}; "
                 "bring one patient's images together, or give --channel"
@@ -192,7 +195,7 @@ def _grouped(source: Path, task: Task, named: Collection[str] = ()) -> _Grouped:
         if found_too is not None:
             grouped.clashes[name] = InputError(f"{_first(channels)}: {found_too}")
         for channel, (first, *more) in channels.items():
-            if more and channel not in named:
+            if more and channel not in given:
                 grouped.clashes[name] = InputError(
                     f"{more[0]}: expected one {channel} image for the case {name}, found {first} as well; "
                     "leave one, or give --channel"

@@ -1,7 +1,7 @@
 """A mask as a DICOM Segmentation object that refers to the series it was made of, by highdicom.
 
 The object holds a plane for each slice of the source, at that slice's place, also where the image was resampled because
-the step between slices changes.
+the step between slices changes or the gantry was tilted.
 """
 
 import logging
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from segsync.arrays import LabelMap
 from segsync.atomic import whole_file
@@ -61,20 +62,22 @@ def write_segmentation(result: Result, path: Path) -> None:
         InputError: The reference image is no DICOM series, or lacks what an object must say.
         OutputError: The file cannot be written.
     """
-    folder = result.case.channels.get(result.task.reference)
-    if not isinstance(folder, Path) or not folder.is_dir():
+    source = result.case.channels.get(result.task.reference)
+    if not isinstance(source, Path) or not dicom.is_dicom(source):
         raise InputError(
-            f"{folder if isinstance(folder, Path) else f'case {result.case.name}'}: expected a DICOM series for "
+            f"{source if isinstance(source, Path) else f'case {result.case.name}'}: expected a DICOM series for "
             "--dicom-seg, found another image; leave the option out"
         )
-    datasets = dicom.series(folder)
+    datasets = dicom.series(source)
     slices: list[Slice] = []
     for file, dataset in datasets.items():
         slices += dicom.slices_of(file, dataset, len(slices))
         for name in EMPTY:
             if name not in dataset:
                 setattr(dataset, name, "")
-    made = _segmentation(result, list(datasets.values()), _planes(result.mask, result.grid, slices))
+    first = next(iter(datasets.values()))
+    planes = _planes(result.mask, result.grid, slices, (int(first.Rows), int(first.Columns)))
+    made = _segmentation(result, list(datasets.values()), planes)
     try:
         with whole_file(path) as part:
             made.save_as(part)
@@ -82,16 +85,23 @@ def write_segmentation(result: Result, path: Path) -> None:
         raise OutputError(f"{path}: expected to write the object, found {error.strerror}; free disk space") from error
 
 
-def _planes(mask: LabelMap, grid: Grid, slices: list[Slice]) -> LabelMap:
-    """The mask at every slice of the source, in the files' order; of several slices at one place the last has it."""
-    normal = grid.matrix[:, 2]
-    planes = np.zeros((len(slices), *mask.shape[1:]), dtype=np.uint8)
-    places: dict[float, int] = {}
+def _planes(mask: LabelMap, grid: Grid, slices: list[Slice], shape: tuple[int, int]) -> LabelMap:
+    """The mask at every slice (rows, columns) of the source, in the files' order.
+
+    Of several slices at one place the last has it.
+    """
+    planes = np.zeros((len(slices), *shape), dtype=np.uint8)
+    places: dict[float, tuple[int, npt.NDArray[np.float64]]] = {}
     for one in slices:
-        along = float((one.position - np.asarray(grid.origin)) @ normal)
-        places[round(along, 3)] = one.number
-    for along, number in places.items():
-        planes[number] = mask[min(max(round(along / grid.spacing_zyx[0]), 0), len(mask) - 1)]
+        along = (one.position - np.asarray(grid.origin)) @ grid.matrix  # mm along the mask's axes
+        places[round(float(along[2]), 3)] = one.number, along / grid.spacing_xyz
+    for number, place in places.values():
+        x, y, z = np.rint(place).astype(int)
+        rows, columns = (
+            np.clip(start + np.arange(size), 0, side - 1)
+            for start, size, side in ((y, shape[0], mask.shape[1]), (x, shape[1], mask.shape[2]))
+        )
+        planes[number] = mask[np.clip(z, 0, len(mask) - 1)][np.ix_(rows, columns)]
     return planes
 
 

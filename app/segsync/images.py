@@ -1,6 +1,7 @@
 """Image files: read by their format's reader, judged the same for all formats; written whole or not at all.
 
-MetaImage (.mha), NIfTI (.nii, .nii.gz), NRRD (.nrrd), TIFF (.tif, .tiff) and folders with one DICOM series.
+MetaImage (.mha, .mhd), NIfTI (.nii, .nii.gz), NRRD (.nrrd), TIFF (.tif, .tiff), and DICOM: a folder with one series, or
+a file that holds a whole one.
 """
 
 import math
@@ -20,8 +21,10 @@ from segsync.readers import dicom, diffusion, metaimage, nifti, nrrd, tiff
 from segsync.readers.stored import Matrix, Stored
 
 #: Endings of the image files that are read; written are the first three.
-SUFFIXES = (".mha", ".nii.gz", ".nii", ".tif", ".tiff", ".nrrd")
+SUFFIXES = (".mha", ".nii.gz", ".nii", ".mhd", ".tif", ".tiff", ".nrrd")
 WRITABLE = SUFFIXES[:3]
+#: The usual ending of DICOM files, which are told by their content.
+DCM = ".dcm"
 
 #: How far the columns of a direction may be from orthonormal (NIfTI stores float32).
 ORTHONORMAL_TOLERANCE = 1e-3
@@ -29,6 +32,8 @@ ORTHONORMAL_TOLERANCE = 1e-3
 SHEAR_DEGREES = 5.0
 #: Millimetres along the longest axis; beyond them lies a spacing in another unit.
 FIELD_OF_VIEW_MM = (1.0, 2000.0)
+#: Millimetres along the second longest axis: no scanner's bore is wider, but mosaics of slices are.
+BORE_MM = 850.0
 #: What the files of git-annex and Git LFS begin with while their content is elsewhere, and how long they can be.
 ANNEX, LFS = b"/annex/objects/", b"version https://git-lfs"
 POINTER = 1024
@@ -37,6 +42,7 @@ FETCH = " (git annex get, datalad get or git lfs pull)"
 Reader = Callable[[Path], Stored]
 READERS: dict[str, Reader] = {
     ".mha": metaimage.read,
+    ".mhd": metaimage.read,
     ".nii.gz": nifti.read,
     ".nii": nifti.read,
     ".tif": tiff.read,
@@ -52,14 +58,19 @@ def suffix_of(path: Path) -> str:
 
 
 def stem_of(path: Path) -> str:
-    """The file's name without its image suffix."""
-    suffix = suffix_of(path)
+    """The file's name without its image suffix, or `.dcm`."""
+    suffix = suffix_of(path) or (DCM if path.name.lower().endswith(DCM) else "")
     return path.name[: -len(suffix)] if suffix else path.name
 
 
 def holds_dicom(folder: Path) -> bool:
     """Whether there are files of a DICOM series in a folder."""
     return dicom.holds_series(folder)
+
+
+def may_be_series(path: Path) -> bool:
+    """Whether an image may be a diffusion series with its b-values: DICOM, or a file with its `.bval` beside it."""
+    return dicom.is_dicom(path) or diffusion.bvalues_file(path) is not None
 
 
 def read(path: Path) -> Volume:
@@ -79,7 +90,7 @@ def read(path: Path) -> Volume:
     _check_name(path, InputError)
     stored = _stored(path)
     if stored.array.ndim == 4 and stored.bvalues is not None:
-        image, said = diffusion.trace(stored.array, stored.bvalues)
+        image, said = diffusion.trace(path, stored.array, stored.bvalues)
         stored = replace(stored, array=image, warnings=(*stored.warnings, said))
     return _volume(path, stored)
 
@@ -100,7 +111,7 @@ def read_adc(path: Path) -> Volume | None:
     stored = _stored(path)
     if stored.array.ndim != 4 or stored.bvalues is None:
         return None
-    image, said = diffusion.fitted_adc(stored.array, stored.bvalues)
+    image, said = diffusion.fitted_adc(path, stored.array, stored.bvalues)
     return _volume(path, replace(stored, array=image, warnings=(*stored.warnings, said)))
 
 
@@ -127,8 +138,9 @@ def _reader_of(path: Path) -> Reader:
     """The reader of a file's format; raises InputError where the file cannot be one of any."""
     suffix = suffix_of(path)
     if not suffix:
-        advice = "give the folder of its series" if path.suffix.lower() == ".dcm" else "convert the image"
-        raise InputError(f"{path}: expected one of {', '.join(SUFFIXES)}, found another ending; {advice}")
+        if dicom.is_dicom(path):
+            return dicom.read
+        raise InputError(f"{path}: expected one of {', '.join(SUFFIXES)}, found another ending; convert the image")
     if not os.access(path, os.R_OK):
         raise InputError(
             f"{path}: expected a {suffix} image, found a file that may not be read; change its permissions"
@@ -167,13 +179,20 @@ def _volume(path: Path, stored: Stored) -> Volume:
         raise InputError(f"{path}: expected a positive voxel spacing in mm, found {spacing}; correct the header")
     if not np.isfinite(stored.origin).all():
         raise InputError(f"{path}: expected a finite origin in mm, found {stored.origin.tolist()}; correct the header")
-    longest = max(side * mm for side, mm in zip(reversed(array.shape), spacing, strict=True))
+    _, wide, longest = sorted(side * mm for side, mm in zip(reversed(array.shape), spacing, strict=True))
     if not FIELD_OF_VIEW_MM[0] <= longest <= FIELD_OF_VIEW_MM[1]:
         raise InputError(
             f"{path}: expected a voxel spacing in mm, found {spacing}, which makes {longest:.3g} mm of {shape} voxels; "
             "correct the header"
         )
+    if wide > BORE_MM:
+        raise InputError(
+            f"{path}: expected an image as wide as a scanner's bore at most, found {longest:.0f} × {wide:.0f} mm; give "
+            "its slices apart where they lie in one picture (a mosaic), or correct the voxel spacing"
+        )
     direction, origin, said = _upright(path, stored, array.shape)
+    if 1 in array.shape:
+        said = (*said, f"a single slice ({shape}), of which a network that looks at volumes makes little")
     x, y, z = spacing
     depth, height, width = array.shape
     grid = Grid(

@@ -84,6 +84,7 @@ def read_name(stem: str, channels: Words) -> ImageName:
     if not words:
         return ImageName(stem, other=_part(parts))
     last, start = words.pop()
+    last = _without_map(last) if _called(_without_map(last), channels) or _other(_without_map(last), channels) else last
     before = words[-1][0] if words else ""
     other = _part(parts) or _other(last, channels)
     channel = _called(last, channels)
@@ -101,7 +102,7 @@ def read_name(stem: str, channels: Words) -> ImageName:
     if channel is None:
         return ImageName(stem, other=_foreign(last, channels))
     if len(channels) > 1:  # names that differ by the channel's words are one case
-        while words and (words[-1][0] in MODALITIES or _called(words[-1][0], channels) is not None):
+        while words and (words[-1][0] in MODALITIES | CONTRASTS or _called(words[-1][0], channels) is not None):
             _, start = words.pop()
     return ImageName(stem[:start].rstrip("_-. "), channel, particular=particular)
 
@@ -136,6 +137,11 @@ def _kinds(parts: _Parts, before: str) -> Iterator[str]:
     for value in (*(parts.entities.get(key, "") for key in PARTICULARS), before):
         yield value
         yield re.sub(r"^b?\d+|(map|image|img)?\d*$", "", value)
+
+
+def _without_map(word: str) -> str:
+    """`ADCmap` is a map of what `ADC` is."""
+    return word.removesuffix("map")
 
 
 def _called(word: str, channels: Words) -> str | None:

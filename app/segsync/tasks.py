@@ -88,7 +88,7 @@ TASKS = {
             channels=(
                 Channel("dwi", ("dwi-brain-mri",), ("dwi", "trace", "tracew", "isodwi", "b1000")),
                 Channel("adc", ("adc-brain-mri",), ("adc",)),
-                Channel("flair", ("flair-brain-mri",), ("flair",), required=False),
+                Channel("flair", ("flair-brain-mri",), ("flair", "t2flair"), required=False),
             ),
             reference="dwi",
             outputs=(Output("stroke-lesion-segmentation", Content.MASK, filename=None),),

@@ -1,4 +1,4 @@
-"""A folder with one DICOM series: classic slices or enhanced multi-frame, parsed by pydicom.
+"""A folder with one DICOM series, or a file with all of it: classic slices or enhanced multi-frame, parsed by pydicom.
 
 pydicom reads from memory, where no length that a file claims can be longer than the file. Pixels that are compressed
 are decoded in a child process.
@@ -6,6 +6,7 @@ are decoded in a child process.
 
 import io
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segsync.errors import InputError
-from segsync.readers.decoder import decode
+from segsync.readers.decoder import MOST_BYTES, decode
 from segsync.readers.slices import Slice, stack
 from segsync.readers.stored import Stored, understood
 from segsync.readers.stream import DEFLATE_LIMIT
@@ -28,11 +29,22 @@ MARK_AT, MARK = 128, b"DICM"
 INDEX = "DICOMDIR"
 #: How a file without the mark begins: with an element of the group 0002 or 0008, little or big endian.
 UNMARKED = (b"\x02\x00\x00\x00", b"\x08\x00", b"\x00\x08")
-#: A transfer syntax that is inflated in one piece, to whatever size.
-DEFLATED = b"1.2.840.10008.1.2.1.99"
+#: The transfer syntax of a file that is deflated from its meta information on, and that of the same file inflated.
+DEFLATED, INFLATED = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
+#: How the meta information begins: its own length in bytes follows.
+META = b"\x02\x00\x00\x00UL\x04\x00"
+#: How many bytes one of a deflated file may hold; images are deflated to a half.
+DENSITY = 64
 #: Siemens' number of images in a mosaic, which export keeps where it rewrites Image Type.
 MOSAIC_COUNT = (0x0019, 0x100A)
+#: How far the directions of rows and columns may be from orthonormal, in digits that were rounded.
+SQUARE = 0.01
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether images are read from here as DICOM: a folder, or a file that begins so."""
+    return path.is_dir() or (path.is_file() and os.access(path, os.R_OK) and looks_like_dicom(path))
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -49,7 +61,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> Stored:
-    """Read the one series in a folder.
+    """Read the one series in a folder, or in a file of many frames.
 
     Args:
         folder: Of its files.
@@ -70,29 +82,34 @@ def read(folder: Path) -> Stored:
 
 
 def series(folder: Path) -> dict[Path, "FileDataset"]:
-    """The images of the one series in a folder, by file; raises InputError as `read` does."""
-    files = files_in(folder)
+    """The images of the one series in a folder or file, by file; raises InputError as `read` does."""
+    files = files_in(folder) if folder.is_dir() else [folder]
     images: dict[Path, FileDataset] = {}
-    lost: list[Path] = []
+    lost: dict[Path, str] = {}  # with the series that each says it is of
     for path in files:
         if not path.is_file():
             raise InputError(f"{path}: expected a file, found a link to none; fetch it (git annex get)")
         if not looks_like_dicom(path):
-            lost.append(path)
+            lost[path] = ""
             continue
         dataset = _parsed(path)
         if any(name in dataset for name in PIXELS) and "Rows" in dataset:
             images[path] = dataset
+        else:
+            lost[path] = str(dataset.get("SeriesInstanceUID", ""))
     found = {str(dataset.get("SeriesInstanceUID", "")) for dataset in images.values()}
     if len(found) != 1:
-        what = "no DICOM files" if not found else f"{len(found)} series"
+        none = f"{len(lost)} files without an image" if lost else "no DICOM files"
+        what = f"{len(found)} series" if found else none
         raise InputError(f"{folder}: expected the files of one DICOM series, found {what}; give one folder a series")
+    if files == [folder] and "NumberOfFrames" not in images[folder]:
+        raise InputError(f"{folder}: expected all slices of a series, found one; give the folder of its series")
     endings = {_ending(path) for path in images}
-    for path in lost:
-        if _ending(path) in endings:
+    for path, of in lost.items():
+        if _ending(path) in endings and of in ("", *found):
             raise InputError(
                 f"{path}: expected a slice of the series as the {len(images)} files beside it, found "
-                f"{path.stat().st_size} bytes that are none; copy it again, or take the file out of the folder"
+                f"{path.stat().st_size} bytes without an image; copy it again, or take the file out of the folder"
             )
     return images
 
@@ -105,14 +122,30 @@ def _ending(path: Path) -> str:
 def _parsed(path: Path) -> "FileDataset":
     from pydicom import dcmread  # its import takes time that a start without DICOM need not spend
 
-    content = path.read_bytes()
-    if DEFLATED in content:
-        raise InputError(f"{path}: expected DICOM as scanners write it, found a deflated file; convert it with dcmconv")
     with understood(path, "a DICOM file"):
-        dataset = dcmread(io.BytesIO(content), force=True)
+        dataset = dcmread(io.BytesIO(_inflated(path, path.read_bytes())), force=True)
         # Elements are parsed as they are asked for: what is damaged shows now and not later.
         dataset.get("SeriesInstanceUID"), dataset.get("Rows")
     return dataset
+
+
+def _inflated(path: Path, content: bytes) -> bytes:
+    """A file as it was before it was deflated; pydicom would inflate it to whatever size."""
+    start = MARK_AT + len(MARK)
+    length = start + len(META) + 4
+    if content[start : length - 4] != META:
+        return content
+    end = length + int.from_bytes(content[length - 4 : length], "little")
+    meta = content[:end]
+    if DEFLATED not in meta:
+        return content
+    most = min(MOST_BYTES, DENSITY * len(content))
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    body = inflate.decompress(content[end:], most)
+    if not inflate.eof:
+        what = f"more than {most >> 20} MiB" if inflate.unconsumed_tail else "its end missing"
+        raise InputError(f"{path}: expected a deflated DICOM image, found {what}; copy it again, or convert it")
+    return meta.replace(DEFLATED, INFLATED) + body
 
 
 def _pixels(folder: Path, datasets: dict[Path, "FileDataset"], count: int) -> npt.NDArray[np.generic]:
@@ -223,6 +256,11 @@ def _slice(path: Path, dataset: "FileDataset", groups: "list[Dataset]", number: 
         return found
 
     axes = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6).reshape(2, 3)
+    if np.abs(axes @ axes.T - np.eye(2)).max() > SQUARE:
+        raise InputError(
+            f"{path}: expected ImageOrientationPatient of two directions at right angles, found "
+            f"{axes.ravel().tolist()}; export the series again"
+        )
     rows_mm, columns_mm = numbers("PixelMeasuresSequence", "PixelSpacing", 2)
     if not (rows_mm > 0 and columns_mm > 0):
         raise InputError(f"{path}: expected a positive pixel spacing in mm, found {rows_mm:g} and {columns_mm:g}")

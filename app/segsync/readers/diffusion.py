@@ -14,6 +14,14 @@ TEXT = 1 << 20
 SHELL_SHARE, SHELL_B = 0.05, 50.0
 
 
+def bvalues_file(path: Path) -> Path | None:
+    """The `.bval` file beside an image, None where there is none."""
+    name = path.name.lower()
+    stem = path.name[: -len(".nii.gz")] if name.endswith(".nii.gz") else path.stem
+    places = (path.with_name(stem + ending) for ending in (".bval", ".bvals"))
+    return next((place for place in places if place.is_file()), None)
+
+
 def bvalues_beside(path: Path, count: int) -> tuple[float, ...] | None:
     """The b-values in the `.bval` file beside a four-dimensional image.
 
@@ -27,10 +35,7 @@ def bvalues_beside(path: Path, count: int) -> tuple[float, ...] | None:
     Raises:
         InputError: It holds other than one number for each volume.
     """
-    name = path.name.lower()
-    stem = path.name[: -len(".nii.gz")] if name.endswith(".nii.gz") else path.stem
-    places = (path.with_name(stem + ending) for ending in (".bval", ".bvals"))
-    beside = next((place for place in places if place.is_file()), None)
+    beside = bvalues_file(path)
     if beside is None:
         return None
     with beside.open("rb") as file:
@@ -48,9 +53,16 @@ def _shell(bvalues: npt.NDArray[np.float64], b: float) -> npt.NDArray[np.bool_]:
     return np.abs(bvalues - b) <= max(SHELL_B, SHELL_SHARE * b)
 
 
-def trace(volumes: npt.NDArray[Any], bvalues: tuple[float, ...]) -> tuple[npt.NDArray[np.float32], str]:
-    """The mean (Z, Y, X) of the volumes (T, Z, Y, X) of the highest b-value, and a line that says so."""
+def trace(path: Path, volumes: npt.NDArray[Any], bvalues: tuple[float, ...]) -> tuple[npt.NDArray[np.float32], str]:
+    """The mean (Z, Y, X) of the volumes (T, Z, Y, X) of the highest b-value, and a line that says so.
+
+    Raises InputError where no volume is weighted by diffusion.
+    """
     b = np.array(bvalues)
+    if b.max() <= SHELL_B:
+        raise InputError(
+            f"{path}: expected volumes weighted by diffusion, found b-values up to {b.max():.0f} s/mm²; give the DWI"
+        )
     highest = _shell(b, float(b.max()))
     image: npt.NDArray[np.float32] = np.mean(volumes[highest], axis=0, dtype=np.float32)
     return image, (
@@ -59,12 +71,15 @@ def trace(volumes: npt.NDArray[Any], bvalues: tuple[float, ...]) -> tuple[npt.ND
     )
 
 
-def fitted_adc(volumes: npt.NDArray[Any], bvalues: tuple[float, ...]) -> tuple[npt.NDArray[np.float32], str]:
+def fitted_adc(
+    path: Path, volumes: npt.NDArray[Any], bvalues: tuple[float, ...]
+) -> tuple[npt.NDArray[np.float32], str]:
     """The apparent diffusion coefficient from the lowest and the highest shell.
 
     ADC = ln(S_low / S_high) / (b_high − b_low) (Le Bihan et al. 1986), 0 where a signal is 0 or rises.
 
     Args:
+        path: Of the series, for messages.
         volumes: (T, Z, Y, X).
         bvalues: Of each, s/mm².
 
@@ -77,7 +92,7 @@ def fitted_adc(volumes: npt.NDArray[Any], bvalues: tuple[float, ...]) -> tuple[n
     b = np.array(bvalues)
     low, high = _shell(b, float(b.min())), _shell(b, float(b.max()))
     if (low & high).any():
-        raise InputError("expected volumes of two b-values to fit an ADC, found one; give the ADC")
+        raise InputError(f"{path}: expected volumes of two b-values to fit an ADC, found one; give the ADC")
     below: npt.NDArray[np.float32] = np.mean(volumes[low], axis=0, dtype=np.float32)
     above: npt.NDArray[np.float32] = np.mean(volumes[high], axis=0, dtype=np.float32)
     step = float(b[high].mean() - b[low].mean())

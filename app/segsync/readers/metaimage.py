@@ -1,7 +1,7 @@
-"""MetaImage (.mha): lines of text, then voxels in the same file.
+"""MetaImage (.mha, .mhd): lines of text, then voxels in the same file or in one that the header names.
 
-Format: https://itk.org/Wiki/ITK/MetaIO/Documentation. A .mha may name another file that holds its voxels; such are
-refused, since the name is whatever the sender wrote.
+Format: https://itk.org/Wiki/ITK/MetaIO/Documentation. The name is whatever the sender wrote: only a .mhd gets another
+file's bytes, and only those of a plain file in its own folder.
 """
 
 import sys
@@ -43,7 +43,7 @@ TYPES = {
 
 def read(path: Path) -> Stored:
     """Read a MetaImage; raises InputError where the header lacks a field or promises other voxels than there are."""
-    with path.open("rb") as file, understood(path, "a .mha image"):
+    with path.open("rb") as file, understood(path, f"a {path.suffix.lower()} image"):
         fields = _header(path, file)
         dimensions = int(fields["NDims"])
         size = [int(word) for word in fields["DimSize"].split()]
@@ -62,19 +62,40 @@ def read(path: Path) -> Stored:
                 f"{path}: expected a type of voxel that is a number, found {fields['ElementType'][:80]!r}; "
                 "convert the image"
             )
-        if fields["ElementDataFile"].lower() != "local" or int(fields.get("HeaderSize", "0")) > 0:
-            raise InputError(
-                f"{path}: expected a .mha with its voxels inside, found a reference to a second file; convert it"
-            )
-        order = ">" if _true(fields, "ElementByteOrderMSB", sys.byteorder == "big") else "<"
-        dtype = np.dtype(order + TYPES[fields["ElementType"]])
-        if not _true(fields, "BinaryData", default=False):
-            array = read_text(path, file, dtype, size[::-1])
+        if int(fields.get("HeaderSize", "0")) != 0:
+            raise InputError(f"{path}: expected voxels alone after the header, found another header; convert it")
+        if fields["ElementDataFile"].lower() == "local":
+            array = _voxels(path, file, fields, size[::-1])
         else:
-            encoding = "zlib" if _true(fields, "CompressedData", default=False) else "raw"
-            stream, density = opened(file, encoding)
-            array = read_voxels(path, stream, dtype, size[::-1], density=density)
+            beside = _beside(path, fields["ElementDataFile"])
+            with beside.open("rb") as second:
+                array = _voxels(beside, second, fields, size[::-1])
         return _placed(path, fields, dimensions, array)
+
+
+def _beside(path: Path, name: str) -> Path:
+    """The file of that name in the header's folder; raises InputError where it is none, or a way out of the folder."""
+    if path.suffix.lower() != ".mhd":
+        raise InputError(
+            f"{path}: expected a .mha with its voxels inside, found a reference to a second file; convert it"
+        )
+    beside = path.parent / name
+    if Path(name).name != name or beside.is_symlink() or not beside.is_file():
+        raise InputError(
+            f"{path}: expected its voxels in a plain file of the same folder, found the name {name[:80]!r}; put that "
+            "file beside it, or convert the image to .mha"
+        )
+    return beside
+
+
+def _voxels(path: Path, file: BinaryIO, fields: dict[str, str], shape: list[int]) -> npt.NDArray[np.generic]:
+    """The array from here on in a file, as the fields tell its type and encoding."""
+    order = ">" if _true(fields, "ElementByteOrderMSB", sys.byteorder == "big") else "<"
+    dtype = np.dtype(order + TYPES[fields["ElementType"]])
+    if not _true(fields, "BinaryData", default=False):
+        return read_text(path, file, dtype, shape)
+    stream, density = opened(file, "zlib" if _true(fields, "CompressedData", default=False) else "raw")
+    return read_voxels(path, stream, dtype, shape, density=density)
 
 
 def _header(path: Path, file: BinaryIO) -> dict[str, str]:
@@ -90,7 +111,7 @@ def _header(path: Path, file: BinaryIO) -> dict[str, str]:
     missing = [name for name in ("NDims", "DimSize", "ElementType", "ElementDataFile") if name not in fields]
     if missing or fields.get("ObjectType", "Image") != "Image":
         raise InputError(
-            f"{path}: expected a .mha image, found {path.stat().st_size} bytes that are none "
+            f"{path}: expected a {path.suffix.lower()} image, found {path.stat().st_size} bytes that are none "
             f"({'no field ' + missing[0] if missing else 'another object'}); copy or convert it again"
         )
     return fields

@@ -77,6 +77,8 @@ def _header(path: Path, stream: BinaryIO) -> Any:
         )
     kind: Any = nifti1.Nifti1Header if version == 1 else nifti2.Nifti2Header
     header = kind(start + stream.read(kind.template_dtype.itemsize - 4), check=False)
+    # 1 or -1, and 1 where it was never set; nibabel alone asks for it.
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     if not bytes(header["magic"]).startswith(b"n+"):
         raise InputError(f"{path}: expected a NIfTI of one file, found the mark {bytes(header['magic'])!r}; convert it")
     return header

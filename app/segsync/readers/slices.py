@@ -1,4 +1,4 @@
-"""Slices of a DICOM series put together: sorted by their place in the patient, evenly spaced, whole."""
+"""Slices of a DICOM series put together: sorted by their place in the patient, evenly spaced, upright, whole."""
 
 import math
 from collections.abc import Sequence
@@ -16,8 +16,10 @@ from segsync.readers.stored import Matrix, Stored
 UNEVEN = 0.1
 #: A step that changes within a stack makes no more slices than this of one.
 MOST_BETWEEN = 8
-#: Angle between the way from the first slice to the last and the slices' normal: from here on it is a tilted gantry.
-TILT_DEGREES = 0.5
+#: Millimetres by which slices may lie aside of one another, as a tilted gantry has them, and be taken as upright.
+ASIDE_MM = 1.0
+#: No gantry tilts further.
+MOST_TILT_DEGREES = 45.0
 #: Orientations of one stack agree to this cosine, pixel spacings to this share.
 ALIKE = 1e-3
 
@@ -68,7 +70,7 @@ def stack(folder: Path, slices: Sequence[Slice], pixels: npt.NDArray[np.generic]
         The volume, or several of a diffusion series.
 
     Raises:
-        InputError: Slices are of several kinds, lie twice, lack one among them, or are tilted.
+        InputError: Slices are of several kinds, lie twice, lack one among them, or lie apart.
     """
     first = slices[0]
     for one in slices:
@@ -79,9 +81,19 @@ def stack(folder: Path, slices: Sequence[Slice], pixels: npt.NDArray[np.generic]
             )
     ordered, bvalues = _volumes(folder, sorted(slices, key=lambda one: float(one.position @ first.normal)))
     places = np.array([one.position for one in ordered[0]])
-    steps = _steps(folder, ordered[0], places)
+    origin = places[0]
+    steps = _steps(folder, ordered[0], (places - origin) @ first.normal)
     array = np.stack([_values(pixels, volume) for volume in ordered])
     said: list[str] = []
+    aside = (places - origin) @ first.axes.T
+    if np.abs(aside).max() > ASIDE_MM:
+        _check_aside(folder, aside, float(steps.sum()), np.array(array.shape[:-3:-1]) * first.pixel)
+        array, start = _upright(array, aside / first.pixel)
+        origin = origin + (start * first.pixel) @ first.axes
+        said.append(
+            f"the slices lie up to {np.linalg.norm(aside, axis=1).max():.0f} mm aside of one another, as a tilted "
+            "gantry has them: resampled to stand upright, and the mask lies on the resampled grid"
+        )
     step = float(steps.min())
     if np.ptp(steps) > UNEVEN * np.median(steps):
         array = _evenly(array, np.concatenate([[0.0], np.cumsum(steps)]), step)
@@ -96,7 +108,7 @@ def stack(folder: Path, slices: Sequence[Slice], pixels: npt.NDArray[np.generic]
         said.append(f"Spacing Between Slices says {told:.2f} mm, the slices' positions {step:.2f} mm: these are used")
     direction = np.stack([*first.axes, first.normal], axis=1)
     spacing = np.array([*first.pixel, step])
-    return Stored(array[0] if bvalues is None else array, spacing, places[0], direction, tuple(said), bvalues)
+    return Stored(array[0] if bvalues is None else array, spacing, origin, direction, tuple(said), bvalues)
 
 
 def _values(pixels: npt.NDArray[np.generic], volume: Sequence[Slice]) -> npt.NDArray[np.generic]:
@@ -135,30 +147,64 @@ def _volumes(folder: Path, ordered: Sequence[Slice]) -> tuple[list[list[Slice]],
     return volumes, tuple(float(volume[0].b or 0.0) for volume in volumes)
 
 
-def _steps(folder: Path, volume: Sequence[Slice], places: Matrix) -> Matrix:
-    """Millimetres from slice to slice; of a single slice its thickness."""
+def _steps(folder: Path, volume: Sequence[Slice], heights: Matrix) -> Matrix:
+    """Millimetres from slice to slice along their normal; of a single slice its thickness. heights: mm, ascending."""
     if len(volume) == 1:
         alone = volume[0].spacing or volume[0].thickness
         if not alone > 0:
             raise InputError(f"{folder}: a single slice without a thickness; give the series")
         return np.array([alone])
-    steps: Matrix = np.linalg.norm(np.diff(places, axis=0), axis=1)
-    along = (places[-1] - places[0]) / np.linalg.norm(places[-1] - places[0])
-    tilt = math.degrees(math.acos(min(1.0, abs(float(along @ volume[0].normal)))))
-    if tilt > TILT_DEGREES:
-        raise InputError(
-            f"{folder}: expected slices stacked along their normal, found a gantry tilt of {tilt:.1f} degrees; convert "
-            "the series with dcm2niix, which takes the tilt out"
-        )
+    steps: Matrix = np.diff(heights)
     # Where a slice is missing one step stands alone; where the step was changed, as head CT does, several are alike.
     changes = np.flatnonzero(np.abs(np.diff(steps)) > UNEVEN * np.minimum(steps[1:], steps[:-1])) + 1
     runs = np.diff([0, *changes, len(steps)])
-    if len(changes) and (runs.min() < 2 or steps.max() > MOST_BETWEEN * steps.min()):
+    if steps.min() < ALIKE or (len(changes) and (runs.min() < 2 or steps.max() > MOST_BETWEEN * steps.min())):
         raise InputError(
             f"{folder}: expected evenly spaced slices, found steps of {steps.min():.2f} to {steps.max():.2f} mm; "
             "add the missing slice, or give one volume a folder"
         )
     return steps
+
+
+def _check_aside(folder: Path, aside: Matrix, height: float, extent: Matrix) -> None:
+    """Raise InputError where slices lie further aside than a gantry tilts. extent: mm of a slice, as `aside` (x, y)."""
+    tilt = math.degrees(math.atan2(float(np.ptp(aside, axis=0).max()), height))
+    if tilt > MOST_TILT_DEGREES or (np.ptp(aside, axis=0) > extent).any():
+        raise InputError(
+            f"{folder}: expected slices above one another, found some {np.ptp(aside, axis=0).max():.0f} mm aside over "
+            f"a height of {height:.0f} mm; give one volume a folder"
+        )
+
+
+def _upright(array: npt.NDArray[Any], pixels: Matrix) -> tuple[npt.NDArray[np.float32], Matrix]:
+    """Volumes (T, Z, Y, X) whose slices lie `pixels` (x, y) aside, each brought to its place on one grid for all.
+
+    Returns it and where it begins in pixels (x, y). Outside of a slice it holds the lowest value that there is, as air.
+    """
+    start, end = np.floor(pixels.min(axis=0)), np.ceil(pixels.max(axis=0))
+    more = (end - start).astype(int)
+    count, depth, rows, columns = array.shape
+    upright = np.empty((count, depth, rows + more[1], columns + more[0]), dtype=np.float32)
+    air = float(array.min())
+    for number, (x, y) in enumerate(pixels - start):
+        plane = _moved(array[:, number].astype(np.float32), x, -1, upright.shape[-1], air)
+        upright[:, number] = _moved(plane, y, -2, upright.shape[-2], air)
+    return upright, start
+
+
+def _moved(
+    plane: npt.NDArray[np.float32], pixels: float, axis: int, size: int, outside: float
+) -> npt.NDArray[np.float32]:
+    """An array moved along an axis by a part of a pixel or many, linearly between those that are there."""
+    at = np.arange(size) - pixels
+    below = np.floor(at).astype(int)
+    share = (at - below).astype(np.float32)[(...,) + (None,) * (-1 - axis)]
+    width = [(1, 1) if side == plane.ndim + axis else (0, 0) for side in range(plane.ndim)]
+    framed = np.pad(plane, width, constant_values=outside)
+    last = framed.shape[axis] - 1
+    lower, upper = (np.take(framed, np.clip(below + more, 0, last), axis) for more in (1, 2))
+    moved: npt.NDArray[np.float32] = lower * (1 - share) + upper * share
+    return moved
 
 
 def _evenly(array: npt.NDArray[Any], places: Matrix, step: float) -> npt.NDArray[Any]:

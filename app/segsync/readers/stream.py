@@ -17,7 +17,7 @@ from segsync.errors import InputError
 DEFLATE_LIMIT = 1032
 #: What a gzip file begins with, whatever its name ends with.
 GZIP_MAGIC = b"\x1f\x8b"
-#: Bytes after the last voxel that are passed over; more of them are another image than the header's.
+#: Bytes after the last voxel that are passed over; so many, or a slice of them, are another image than the header's.
 SLACK = 1 << 20
 #: Bytes that are read at a time: memory grows as voxels come, whatever the header promises.
 BLOCK = 1 << 22
@@ -88,9 +88,10 @@ def read_voxels(
             done += count
         if done < needed:
             raise _cut(path, needed, done)
-        if len(stream.read(SLACK + 1)) > SLACK:
+        slack = max(1, min(SLACK, math.prod(shape[-2:]) * dtype.itemsize))
+        if len(stream.read(slack)) == slack:
             raise InputError(
-                f"{path}: expected the {needed} bytes of voxels that its header promises, found far more; "
+                f"{path}: expected the {needed} bytes of voxels that its header promises, found more; "
                 "the header is not this image's: convert it again"
             )
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
