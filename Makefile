@@ -58,7 +58,7 @@ docs: .venv/.dev  ## the documentation as a site in build/site: links checked, i
 
 .PHONY: sbom
 sbom: .venv/.dev  ## the bill of materials of the image's packages: segsync-isles.cdx.json
-	.venv/bin/cyclonedx-py requirements requirements/runtime-gpu.lock --output-file segsync-isles.cdx.json
+	.venv/bin/cyclonedx-py requirements requirements/runtime-gpu.lock --output-reproducible --output-file segsync-isles.cdx.json
 
 .PHONY: fuzz
 fuzz: .venv/.dev  ## the property tests on examples drawn anew, and 10,000 damaged image files
