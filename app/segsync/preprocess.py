@@ -151,11 +151,10 @@ def _scalar(
     how = channel.normalisation
     assert isinstance(how, Fixed)
     try:
-        value, found = value_of(scalar, clinical), "none"
+        value, told = value_of(scalar, clinical), f"no number called {' or '.join(scalar.names)} in the clinical data"
     except ValueError as error:
-        value, found = None, str(error)
+        value, told = None, f"expected a number called {' or '.join(scalar.names)} in the clinical data, found {error}"
     if value is None:
-        told = f"expected a number called {' or '.join(scalar.names)} in the clinical data, found {found}"
         if not channel.optional:
             raise ChannelError(channel.name, f"{told}; give it (--clinical)")
         warnings.append(f"channel {channel.name}: {told}; the model goes on with the mean ({how.mean:g})")
