@@ -387,7 +387,7 @@ def test_an_error_in_a_worker_keeps_its_words(cases: Path) -> None:
     dataset = PatchDataset(
         _Broken(), Augmentation(AugmentationConfig(), (8, 8, 8), (), ()), batch=1, steps=1, foreground=0.5, seed=0
     )
-    with pytest.raises(InputError, match="case7: expected"):
+    with pytest.raises(InputError, match="case7: no image"):
         next(batches(dataset, 0, 1, torch.device("cpu")))
 
 
