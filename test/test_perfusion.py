@@ -295,3 +295,18 @@ def test_the_basilar_artery_is_one(anatomies: Anatomies, monkeypatch: pytest.Mon
         )
         volumes.append(len(laid))
     assert volumes == [2, 4]  # lumen and medium, on one side and on two
+
+
+@pytest.mark.parametrize("skull_stripped", [False, True])
+def test_the_task_brain_ct_marks_what_the_skull_holds(anatomies: Anatomies, skull_stripped: bool) -> None:
+    """A brain's volume in Hounsfield units; bone lies outside of it, and nothing else where the skull is removed."""
+    chosen = SynthesisConfig.model_validate(
+        {"acquisition": {"skull_stripped": float(skull_stripped)}, "anatomy": {"cut": 0.0}}
+    )
+    for seed in range(3):
+        case = Generator("brain-ct", anatomies, chosen)(seed)
+        assert (case.channels, case.present) == (("ct",), (True,))
+        brain, hu = case.target.bool(), case.images[0]
+        assert 1000 < float(brain.sum()) * SPACING_MM**3 / 1000 < 3200
+        assert 15 < float(hu[brain].median()) < 80
+        assert bool((hu[~brain] > 300).any()) != skull_stripped
