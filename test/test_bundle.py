@@ -130,7 +130,7 @@ BAD: list[tuple[Callable[[Path], None], str, str]] = [
     (all_foreground, SPEC_FILE, "threshold"),
     (no_foreground, SPEC_FILE, "threshold"),
     (negative_component, SPEC_FILE, "min_component_ml"),
-    (optional_reference, SPEC_FILE, "reference 't1' is not among the channels that are always there"),
+    (optional_reference, SPEC_FILE, "reference 't1' is not among the images that are always there"),
 ]
 
 #: Values that are well-formed and yet end in a crash, an endless run or an empty mask.

@@ -232,14 +232,15 @@ def test_the_footprint_is_what_a_window_really_takes() -> None:
 
 
 CT = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from typing import Any
 import segsync
+from segsync.memory import peak_bytes
 model = segsync.load("isles24", weights=sys.argv[1], device="cpu")
 result = model.predict({"ncct": sys.argv[2], "tmax": sys.argv[3]})
 result.save(sys.argv[4])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = peak_bytes()
 print(json.dumps([peak, result.statistics.windows, result.volume_ml, list(result.mask.shape)]))
 """
 
