@@ -64,7 +64,7 @@ def test_a_cut_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="expected a whole checkpoint"):
         load_checkpoint(path)
     torch.save({"a": 1}, path)
-    with pytest.raises(WeightsError, match="found a file of torch.save"):
+    with pytest.raises(WeightsError, match="found a file of torch"):
         load_checkpoint(path)
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(WeightsError, match="found 'another kind'"):
