@@ -142,7 +142,7 @@ lock: .venv/.dev  ## resolve the lock files in requirements/ anew
 	$(UV_COMPILE) --generate-hashes --extra gpu --constraint requirements/runtime-cpu.lock \
 	  --output-file requirements/runtime-gpu.lock pyproject.toml
 	$(UV_COMPILE) --generate-hashes --output-file requirements/build.lock - <<< $$'hatchling>=1.27\neditables>=0.5'
-	$(UV_COMPILE) --generate-hashes --annotation-style line --extra cpu --extra train --extra dev --extra dicom \
+	$(UV_COMPILE) --generate-hashes --annotation-style line --extra cpu --extra train --extra dev --extra dicom --extra openvino \
 	  --constraint requirements/runtime-cpu.lock --constraint requirements/torch.lock pyproject.toml |
 	  awk '/^[a-z]/ { kept = !/^(cuda|nvidia|torch|triton)[-=]/ } kept || /^#/' > dev.lock.part
 	mv dev.lock.part requirements/dev.lock

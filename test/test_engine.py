@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from segsync.errors import ResourceError, UsageError, WeightsError
 from segsync.memory import Footprint
 
 GIB = 2**30
+OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="the extra `openvino` is not installed")
+
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 def engine_of(folder: Path) -> Engine:
@@ -112,8 +117,11 @@ def test_probabilities_of_another_shape_are_an_error(tmp_path: Path, ends: list[
         engine_of(folder)(np.zeros((1, 1, 4, 4, 4), dtype=np.float32))
 
 
+@pytest.mark.parametrize("device", [Device(), pytest.param(Device(openvino="f32"), marks=OPENVINO)])
 @pytest.mark.parametrize("kind", ["initializer", "constant"])
-def test_weights_in_another_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_weights_in_another_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, device: Device
+) -> None:
     """No sha256 covers them, beside the network or in the current folder."""
     folder, outside = tmp_path / "aims-tbi", TensorProto(data_type=TensorProto.FLOAT, dims=[1], name="by")
     outside.data_location = TensorProto.EXTERNAL
@@ -128,7 +136,7 @@ def test_weights_in_another_file_are_refused(tmp_path: Path, monkeypatch: pytest
     (folder / "other.bin").write_bytes(np.ones(1, dtype=np.float32).tobytes())
     monkeypatch.chdir(folder)
     with pytest.raises(WeightsError, match=r"expected a file with all its weights, found some kept in another file"):
-        engine_of(folder)
+        Engine(load_bundle(folder), device)
 
 
 def test_a_network_that_is_exchanged_after_its_check_is_refused(tmp_path: Path) -> None:
@@ -171,7 +179,7 @@ def test_the_cpu_is_always_there() -> None:
 
 @pytest.mark.parametrize("word", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu "])
 def test_a_word_that_is_no_device(word: str) -> None:
-    with pytest.raises(UsageError, match="expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(UsageError, match="expected auto, cpu, openvino, openvino:bf16, cuda or cuda:N"):
         choose_device(word)
 
 
@@ -198,6 +206,36 @@ def test_a_gpu_that_is_not_there_is_told_from_those_that_are(monkeypatch: pytest
     assert [choose_device(word) for word in ("auto", "cuda", "cuda:1")] == [Device(0), Device(0), Device(1)]
     with pytest.raises(ResourceError, match=r"--device cuda:2: .*the NVIDIA driver shows 2, numbered from 0"):
         choose_device("cuda:2")
+
+
+@OPENVINO
+def test_openvino_gives_what_onnx_runtime_gives() -> None:
+    """Two engines that share no code, on the shipped network and windows of two sizes, in turn."""
+    bundle = load_bundle(WEIGHTS / "isles22")
+    expected, exact, coarse = (open_engine(bundle, device) for device in ("cpu", "openvino", "openvino:bf16"))
+    assert [str(engine.device) for engine in (exact, coarse)] == ["openvino", "openvino:bf16"]
+    generator = np.random.default_rng(0)
+    for sides in ((32, 32, 32), (16, 32, 48), (32, 32, 32)):
+        windows = generator.standard_normal((1, 3, *sides)).astype(np.float32)
+        np.testing.assert_allclose(exact(windows), expected(windows), atol=2e-3)
+        assert np.abs(coarse(windows) - expected(windows)).mean() < 0.02
+
+
+@OPENVINO
+def test_openvino_says_what_is_wrong_as_onnx_runtime_does(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "aims-tbi", "aims-tbi", model=b"no network")
+    with pytest.raises(WeightsError, match=r"model\.onnx: expected a network that OpenVINO 20\S* opens, found: "):
+        open_engine(load_bundle(folder), "openvino")
+    folder = write_bundle(tmp_path / "isles22", "isles22", model=copying(1))
+    with pytest.raises(WeightsError, match=r"expected 3 input channels and 1 labels .*, found 1 and 1"):
+        open_engine(load_bundle(folder), "openvino")
+
+
+def test_without_openvino_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    bundle = load_bundle(write_bundle(tmp_path / "isles22", "isles22"))
+    with pytest.raises(ResourceError, match=r"pip install 'segsync-isles\[cpu,openvino\]'"):
+        open_engine(bundle, "openvino")
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""ONNX Runtime as a predictor: provider, threads, warm-up. A second engine would be a second class like `Engine`."""
+"""A network as a predictor: device, threads, warm-up; by ONNX Runtime, or by OpenVINO where it is asked for."""
 
 import contextlib
 import ctypes
@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segsync import openvino_session
 from segsync.arrays import Array, SizeZYX
 from segsync.bundle import Bundle
 from segsync.errors import OUT_OF_MEMORY, ResourceError, UsageError, WeightsError
+from segsync.openvino_session import Precision
 from segsync.processor import say_threads, shared, threads
 
 log = logging.getLogger(__name__)
 
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+DEVICE = re.compile(r"auto|cpu|openvino(:bf16)?|cuda(:\d+)?")
 #: The library of the NVIDIA driver.
 CUDA_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 #: How far a probability may lie beyond 0 and 1 by rounding.
@@ -31,11 +33,14 @@ STANDARD_OUTPUT = threading.Lock()
 
 @dataclass(frozen=True)
 class Device:
-    """Where the network runs: `cpu`, or the GPU with this number."""
+    """Where the network runs: `cpu`, or the GPU with this number; openvino: the CPU, by OpenVINO in this precision."""
 
     cuda: int | None = None
+    openvino: Precision | None = None
 
     def __str__(self) -> str:
+        if self.openvino:
+            return "openvino" if self.openvino == "f32" else f"openvino:{self.openvino}"
         return "cpu" if self.cuda is None else f"cuda:{self.cuda}"
 
 
@@ -43,7 +48,7 @@ def choose_device(wanted: str) -> Device:
     """Choose a device that is there.
 
     Args:
-        wanted: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU that both the driver and the installed ONNX Runtime
+        wanted: `cpu`, `openvino`, `openvino:bf16`, `cuda`, `cuda:N`, or `auto`: the first GPU that both the driver and the installed ONNX Runtime
             can use, else the CPU.
 
     Returns:
@@ -54,9 +59,11 @@ def choose_device(wanted: str) -> Device:
         UsageError: Another word.
     """
     if not DEVICE.fullmatch(wanted):
-        raise UsageError(f"--device: expected auto, cpu, cuda or cuda:N, found {wanted!r}")
+        raise UsageError(f"--device: expected auto, cpu, openvino, openvino:bf16, cuda or cuda:N, found {wanted!r}")
     if wanted == "cpu":
         return Device()
+    if wanted.startswith("openvino"):
+        return Device(openvino="bf16" if wanted.endswith("bf16") else "f32")
     number = int(wanted.partition(":")[2] or 0)
     reason = _why_no_cuda(number)
     if reason is None:
@@ -99,7 +106,7 @@ def _runtime() -> Any:
 
 
 class Engine:
-    """A verified network in ONNX Runtime: a call maps (N, C, Z, Y, X) float32 to (N, L, Z, Y, X) float32."""
+    """A verified network on a device: a call maps (N, C, Z, Y, X) float32 to (N, L, Z, Y, X) float32."""
 
     def __init__(self, bundle: Bundle, device: Device, *, memory_bytes: int | None = None) -> None:
         """Open the network.
@@ -113,33 +120,17 @@ class Engine:
             WeightsError: The network does not match its `model.json`.
             ResourceError: Memory has ended.
         """
-        runtime = _runtime()
-        options = runtime.SessionOptions()
-        options.log_severity_level = 4  # its errors are raised, and told in one line here
-        options.intra_op_num_threads = threads()
-        if shared():
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        say_threads()
-        # No sha256 covers weights that the file keeps in another one: they are looked for in a place that cannot be.
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(bundle.model / "nowhere")
-        )
-        if bundle.spec.further_networks and device.cuda is None:
-            # The networks run one after the other: one arena holds the windows of all.
-            _share_arena(runtime)
-            options.add_session_config_entry("session.use_env_allocators", "1")
         self.bundle = bundle
         self.device = device
+        say_threads()
+        model = bundle.read_model()
+        runtime = openvino_session.runtime() if device.openvino else _runtime()
         try:
-            # Of a GPU that does not start it speaks on standard output, where results go.
-            with STANDARD_OUTPUT, contextlib.redirect_stdout(sys.stderr):
-                self._session = runtime.InferenceSession(
-                    bundle.read_model(), options, providers=_providers(runtime, device, memory_bytes)
-                )
-            self._session.disable_fallback()  # which speaks there too; what fails on the way is seen to in __call__
-        except WeightsError:
-            raise
-        except Exception as error:  # ONNX Runtime's errors share no base class but Exception
+            if device.openvino:
+                self._session: Any = openvino_session.OpenVINOSession(model, threads(), device.openvino)
+            else:
+                self._session = _session(runtime, model, bundle, device, memory_bytes)
+        except Exception as error:  # the engines' errors share no base class but Exception
             if OUT_OF_MEMORY.search(str(error)):
                 raise ResourceError(f"{bundle.model}: expected memory for the network, found too little") from error
             if "xternal data" in str(error):
@@ -148,8 +139,8 @@ class Engine:
                     "sha256 covers; export it as one file"
                 ) from error
             raise WeightsError(
-                f"{bundle.model}: expected a network that ONNX Runtime {runtime.__version__} opens, found: "
-                f"{_first_line(error)}; export it again"
+                f"{bundle.model}: expected a network that {'OpenVINO' if device.openvino else 'ONNX Runtime'} "
+                f"{runtime.__version__} opens, found: {_first_line(error)}; export it again"
             ) from error
         if device.cuda is not None and "CUDAExecutionProvider" not in self._session.get_providers():
             raise ResourceError(
@@ -221,6 +212,28 @@ def open_engine(bundle: Bundle, wanted: str, *, memory_bytes: int | None = None)
             raise
         log.warning("%s; running on the CPU", error)
         return Engine(bundle, Device(), memory_bytes=memory_bytes)
+
+
+def _session(runtime: Any, model: bytes, bundle: Bundle, device: Device, memory_bytes: int | None) -> Any:
+    """The network in ONNX Runtime."""
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # its errors are raised, and told in one line here
+    options.intra_op_num_threads = threads()
+    if shared():
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # No sha256 covers weights that the file keeps in another one: they are looked for in a place that cannot be.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(bundle.model / "nowhere")
+    )
+    if bundle.spec.further_networks and device.cuda is None:
+        # The networks run one after the other: one arena holds the windows of all.
+        _share_arena(runtime)
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    # Of a GPU that does not start it speaks on standard output, where results go.
+    with STANDARD_OUTPUT, contextlib.redirect_stdout(sys.stderr):
+        session = runtime.InferenceSession(model, options, providers=_providers(runtime, device, memory_bytes))
+    session.disable_fallback()  # which speaks there too; what fails on the way is seen to in Engine.__call__
+    return session
 
 
 @functools.cache

@@ -5,8 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import segsync
 
-#: Distributions whose code touches the numbers; ONNX Runtime is installed under one of two names.
-DISTRIBUTIONS = ("numpy", "SimpleITK", "onnxruntime", "onnxruntime-gpu", "pillow")
+#: Distributions whose code touches the numbers; ONNX Runtime has one of two names.
+DISTRIBUTIONS = ("numpy", "SimpleITK", "onnxruntime", "onnxruntime-gpu", "openvino", "pillow")
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+import engines
 import mlstm
 import networks
 import pipeline
@@ -15,7 +16,7 @@ from rich.console import Console
 from segsync_train.runs.folder import commit
 
 PARTS = {
-    "pipeline": pipeline.measure, "teams": teams.measure, "mlstm": mlstm.measure, "networks": networks.measure,
+    "pipeline": pipeline.measure, "engines": engines.measure, "teams": teams.measure, "mlstm": mlstm.measure, "networks": networks.measure,
 }  # fmt: skip
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 INTRODUCTION = """# Performance

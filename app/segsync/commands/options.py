@@ -27,7 +27,7 @@ WeightsOption = Annotated[
         help=f"Folder of weights; else {WEIGHTS_PLACES[0]}, then those that come with segsync.",
     ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, openvino, openvino:bf16, cuda or cuda:N.")]
 TtaOption = Annotated[Tta, typer.Option("--tta", help="auto, mirror: average over mirrored copies; none: not.")]
 OverlapOption = Annotated[
     float,
