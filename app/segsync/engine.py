@@ -48,8 +48,8 @@ def choose_device(wanted: str) -> Device:
     """Choose a device that is there.
 
     Args:
-        wanted: `cpu`, `openvino`, `openvino:bf16`, `cuda`, `cuda:N`, or `auto`: the first GPU that both the driver and the installed ONNX Runtime
-            can use, else the CPU.
+        wanted: `cpu`, `openvino`, `openvino:bf16`, `cuda`, `cuda:N`, or `auto`: the first GPU that both the driver and
+            the installed ONNX Runtime can use, else the CPU.
 
     Returns:
         The device.

@@ -16,7 +16,8 @@ from rich.console import Console
 from segsync_train.runs.folder import commit
 
 PARTS = {
-    "pipeline": pipeline.measure, "engines": engines.measure, "teams": teams.measure, "mlstm": mlstm.measure, "networks": networks.measure,
+    "pipeline": pipeline.measure, "engines": engines.measure, "teams": teams.measure,
+    "mlstm": mlstm.measure, "networks": networks.measure,
 }  # fmt: skip
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 INTRODUCTION = """# Performance

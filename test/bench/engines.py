@@ -14,7 +14,7 @@ from pipeline import WEIGHTS, channels
 from sections import Section
 from shipped import shipped_network
 
-from segsync.arrays import Array
+from segsync.arrays import Array, Mask
 from segsync.bundle import MODEL_FILE, load_bundle
 from segsync.engine import open_engine
 from segsync.images import read
@@ -113,14 +113,14 @@ def saved_graph() -> tuple[float, onnxruntime.InferenceSession]:
 
 def masks(engines: Mapping[str, Form]) -> Section:
     """Dice with the reference mask and with ONNX Runtime's, without mirroring."""
-    cases = {"the bundled case": (Case("bundled", channels()), None)}
+    cases: dict[str, tuple[Case, Mask | None]] = {"the bundled case": (Case("bundled", channels()), None)}
     for folder in sorted(VALIDATION.glob("sub-*")):
         files = {name: folder / f"{folder.name}_{name}.nii.gz" for name in ("dwi", "adc")}
         reference = np.asarray(read(folder / f"{folder.name}_lesion-msk.nii.gz").array) > 0
         cases[folder.name] = (Case(folder.name, files), reference)
     spec = load_bundle(WEIGHTS / "isles22").spec
     rows = []
-    for title, (case, reference) in cases.items():
+    for title, (case, mask) in cases.items():
         first: Segmentation | None = None
         for name, form in engines.items():
             began = time.process_time()
@@ -133,7 +133,7 @@ def masks(engines: Mapping[str, Form]) -> Section:
                     title,
                     name,
                     f"{seconds:.2f} s",
-                    "" if reference is None else f"{dice(found.mask > 0, reference):.4f}",
+                    "" if mask is None else f"{dice(found.mask > 0, mask):.4f}",
                     f"{dice(found.mask > 0, first.mask > 0):.4f}",
                     f"{off:.4f}",
                 )
@@ -142,7 +142,7 @@ def masks(engines: Mapping[str, Form]) -> Section:
     return Section("Masks of real people by every engine, one thread, processor time", columns, tuple(rows))
 
 
-def dice(a: np.ndarray, b: np.ndarray) -> float:
+def dice(a: Mask, b: Mask) -> float:
     """Of two masks; 1 where both are empty."""
     total = int(a.sum() + b.sum())
     return 2 * int((a & b).sum()) / total if total else 1.0

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segsync_train.networks.features import FeatureEncoder, Stride
+from segsync_train.networks.normalisation import InstanceNorm
 from segsync_train.networks.vil import ViLBlock
 
 SLOPE = 0.01
@@ -109,16 +110,17 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: Stride = (1, 1, 1)) -> None:
         super().__init__()
         self.first = nn.Conv3d(in_channels, out_channels, 3, stride, padding=1)
-        self.first_norm = nn.InstanceNorm3d(out_channels, affine=True)
+        self.first_norm = InstanceNorm(out_channels)
         self.second = nn.Conv3d(out_channels, out_channels, 3, padding=1)
-        self.second_norm = nn.InstanceNorm3d(out_channels, affine=True)
+        self.second_norm = InstanceNorm(out_channels)
         same = in_channels == out_channels and stride == (1, 1, 1)
         self.shortcut = nn.Identity() if same else nn.Conv3d(in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, Z, Y, X) → (N, out, Z/sz, Y/sy, X/sx)."""
-        y = F.leaky_relu(self.first_norm(self.first(x)), SLOPE)
-        return F.leaky_relu(self.second_norm(self.second(y)) + self.shortcut(x), SLOPE)
+        y = F.leaky_relu(self.first_norm(self.first(x)), SLOPE, inplace=True)
+        y = self.second_norm(self.second(y)).add_(self.shortcut(x))
+        return F.leaky_relu(y, SLOPE, inplace=True)
 
 
 class Encoder(FeatureEncoder):
@@ -176,13 +178,16 @@ class Decoder(nn.Module):
             self.heads.append(nn.Conv3d(fine, config.out_channels, 1))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Maps of every decoder stage, finest first, of the encoder's maps, finest first."""
-        x = features[-1]
+        """Maps of every decoder stage, finest first, of the encoder's maps, finest first.
+
+        The encoder's maps are taken out of their list, so that none is held longer than it is needed.
+        """
+        x = features.pop()
         maps = []
-        for narrow, stage, stride, skip in zip(self.narrow, self.stages, self.strides, features[-2::-1], strict=True):
+        for narrow, stage, stride in zip(self.narrow, self.stages, self.strides, strict=True):
             # The 1³ convolution and nearest up-sampling commute; convolving first is cheaper by the stride's volume.
-            grown = F.interpolate(narrow(x), scale_factor=tuple(float(s) for s in stride), mode="nearest")
-            x = stage(torch.cat([grown, skip], dim=1))
+            x = F.interpolate(narrow(x), scale_factor=tuple(float(s) for s in stride), mode="nearest")
+            x = stage(torch.cat([x, features.pop()], dim=1))
             maps.append(x)
         return maps[::-1]
 
