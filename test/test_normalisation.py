@@ -19,10 +19,10 @@ def test_values_and_gradients_are_those_of_the_definition(shape: tuple[int, ...]
     image, above = 100 + torch.randn(shape), torch.randn(shape)
     exact, gain, bias = (t.detach().double().requires_grad_() for t in (image, norm.weight, norm.bias))
     expected = F.instance_norm(exact, weight=gain, bias=bias)
-    expected.backward(above.double())
+    expected.backward(above.double())  # type: ignore[no-untyped-call]
     x = image.to(memory_format=layout).requires_grad_()
     found = norm(x)
-    torch.autograd.backward(found, above.to(memory_format=layout))  # type: ignore[no-untyped-call]
+    torch.autograd.backward(found, above.to(memory_format=layout))
     assert found.is_contiguous(memory_format=layout)
     pairs = ((found, expected), (x.grad, exact.grad), (norm.weight.grad, gain.grad), (norm.bias.grad, bias.grad))
     for got, wanted in pairs:
