@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from segsync.errors import ResourceError, UsageError, WeightsError
 from segsync.memory import Footprint
 
 GIB = 2**30
-OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="the extra `openvino` is not installed")
 
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -117,7 +115,7 @@ def test_probabilities_of_another_shape_are_an_error(tmp_path: Path, ends: list[
         engine_of(folder)(np.zeros((1, 1, 4, 4, 4), dtype=np.float32))
 
 
-@pytest.mark.parametrize("device", [Device(), pytest.param(Device(openvino="f32"), marks=OPENVINO)])
+@pytest.mark.parametrize("device", [Device(), Device(openvino="f32")])
 @pytest.mark.parametrize("kind", ["initializer", "constant"])
 def test_weights_in_another_file_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, device: Device
@@ -208,7 +206,6 @@ def test_a_gpu_that_is_not_there_is_told_from_those_that_are(monkeypatch: pytest
         choose_device("cuda:2")
 
 
-@OPENVINO
 def test_openvino_gives_what_onnx_runtime_gives() -> None:
     """Two engines that share no code, on the shipped network and windows of two sizes, in turn."""
     bundle = load_bundle(WEIGHTS / "isles22")
@@ -221,7 +218,6 @@ def test_openvino_gives_what_onnx_runtime_gives() -> None:
         assert np.abs(coarse(windows) - expected(windows)).mean() < 0.02
 
 
-@OPENVINO
 def test_openvino_says_what_is_wrong_as_onnx_runtime_does(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "aims-tbi", "aims-tbi", model=b"no network")
     with pytest.raises(WeightsError, match=r"model\.onnx: expected a network that OpenVINO 20\S* opens, found: "):
