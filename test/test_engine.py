@@ -218,6 +218,30 @@ def test_openvino_gives_what_onnx_runtime_gives() -> None:
         assert np.abs(coarse(windows) - expected(windows)).mean() < 0.02
 
 
+#: Two networks of OpenVINO, given back in the order in which they were opened, then a signal.
+SIGNAL_AFTER_OPENVINO = """
+import signal, sys
+from pathlib import Path
+import numpy as np
+from segsync.bundle import load_bundle
+from segsync.engine import open_engine
+engines = [open_engine(load_bundle(Path(sys.argv[1])), "openvino") for _ in range(2)]
+for engine in engines:
+    engine(np.zeros((1, 3, 16, 16, 16), np.float32))
+del engine
+while engines:
+    del engines[0]
+signal.signal(signal.SIGTERM, lambda number, _: sys.exit(5))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_openvinos_networks_are_gone_reaches_its_handler() -> None:
+    """Each of OpenVINO's cores gives the thread a stack for signal handlers; a freed one ended the process."""
+    command = [sys.executable, "-c", SIGNAL_AFTER_OPENVINO, str(WEIGHTS / "isles22")]
+    assert subprocess.run(command, check=False).returncode == 5
+
+
 def test_openvino_says_what_is_wrong_as_onnx_runtime_does(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "aims-tbi", "aims-tbi", model=b"no network")
     with pytest.raises(WeightsError, match=r"model\.onnx: expected a network that OpenVINO 20\S* opens, found: "):

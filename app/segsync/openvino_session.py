@@ -4,6 +4,7 @@ Its convolutions keep channels in blocks as wide as the processor's vectors, whe
 neighbourhood of a voxel into a matrix: a window takes about half the time on processors with AVX-512.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,8 +41,7 @@ class OpenVINOSession:
         """
         if b"location" in model:  # the key of the other file's name; OpenVINO would look for it in the current folder
             raise ValueError("external data")
-        self._core = runtime().Core()
-        self._model = self._core.read_model(model=model)
+        self._model = _core().read_model(model=model)
         self._settings = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,
@@ -65,10 +65,9 @@ class OpenVINOSession:
         request = self._requests.get(windows.shape)
         if request is None:
             self._model.reshape({name: list(windows.shape)})
-            request = self._core.compile_model(self._model, "CPU", self._settings).create_infer_request()
-            self._requests = {
-                windows.shape: request
-            }  # a case has windows of one size; the others' memory is given back
+            request = _core().compile_model(self._model, "CPU", self._settings).create_infer_request()
+            # A case has windows of one size; the others' memory is given back.
+            self._requests = {windows.shape: request}
         found = request.infer({name: windows})
         return [np.array(found[index]) for index in range(len(found))]
 
@@ -82,6 +81,16 @@ def runtime() -> Any:
             "--device openvino: OpenVINO is not installed; pip install 'segsync-isles[cpu,openvino]'"
         ) from error
     return openvino
+
+
+@functools.cache
+def _core() -> Any:
+    """One core for the life of the process.
+
+    With its first network each core gives the thread a stack for signal handlers, and frees it when the core goes. Of
+    two cores the second then puts the first one's freed stack back, and the next signal ends the process.
+    """
+    return runtime().Core()
 
 
 def _port(port: Any) -> Port:
