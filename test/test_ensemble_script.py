@@ -20,8 +20,10 @@ def test_the_page_of_the_ensemble_is_made_from_cases(
         (cases / part).mkdir(parents=True)
         for path in sorted((shared_data / "hippocampus" / part).glob("*.nii.gz"))[:9]:
             (cases / part / path.name).symlink_to(path)
+    for part in ("results", "images"):
+        (tmp_path / "docs" / part).mkdir(parents=True)
     small = "network.overrides={widths: [4, 8], strides_zyx: [[1, 1, 1], [2, 2, 2]], vil_stages: [1]}"
-    arguments = ["--data", cases, "--runs", runs, "--page", tmp_path / "page.md", "--test", 3, "--folds", 2]
+    arguments = ["--data", cases, "--runs", runs, "--docs", tmp_path / "docs", "--test", 3, "--folds", 2]
     for setting in (small, "steps=4", "patch_zyx=[16, 16, 16]", "workers=0", "batch=1"):
         arguments += ["--set", setting]
     monkeypatch.setattr("sys.argv", ["ensemble.py", *map(str, arguments)])
@@ -30,7 +32,8 @@ def test_the_page_of_the_ensemble_is_made_from_cases(
     folds = {name for split in splits for name in (*split.training, *split.validation)}
     assert len(folds) == 6
     assert len(load_bundle(runs / "weights" / "hippocampus").networks) == 2
-    text = (tmp_path / "page.md").read_text()
+    text = (tmp_path / "docs" / "results" / "ensemble.md").read_text()
+    assert (tmp_path / "docs" / "images" / "ensemble.png").stat().st_size > 0
     assert "6 cases were planned for and cross-validated, 3 others" in text
     (row,) = re.findall(r"\| Dice \| (\S+) (\S+) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|", text)
     one, other, mean, best, together, difference = map(float, row)

@@ -1,20 +1,21 @@
-"""Writes ensemble.md: `make ensemble`. plan → crossval → export → predict, and what averaging five folds brings.
+"""Writes ensemble.md and its figure: `make ensemble`. What averaging five folds brings.
 
-On the two parts of the hippocampus in MRI. The cases that test are in no fold. What is finished is not done again.
+plan → crossval → export → predict, on the two parts of the hippocampus in MRI. The cases that test are in no fold. What
+is finished is not done again.
 """
 
 import argparse
 import json
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from hippocampus import ROOT
+from hippocampus import ROOT, trained_on, written_by
+from matplotlib.figure import Figure
 
 from segsync.bundle import load_bundle
 from segsync.geometry import Volume
@@ -29,7 +30,8 @@ from segsync_train.evaluation.pooling import Pooled, interval
 from segsync_train.evaluation.prediction_folders import score_case
 from segsync_train.export.export import export
 from segsync_train.planning.plan import plan
-from segsync_train.runs.folder import commit
+from segsync_train.runs.checkpoints import load_checkpoint
+from segsync_train.runs.folder import RunFolder
 
 HERE = Path(__file__).parent
 LABELS = LabelSet(labels={1: "anterior", 2: "posterior"})
@@ -48,16 +50,16 @@ class Made:
 
     settings: list[str]
     table: tuple[Pooled, ...]
+    runs: list[RunFolder]
     weights: Path
     trained: int
-    minutes: float
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "hippocampus")
     parser.add_argument("--runs", type=Path, default=ROOT / "test" / "output" / "ensemble")
-    parser.add_argument("--page", type=Path, default=HERE / "ensemble.md")
+    parser.add_argument("--docs", type=Path, default=HERE.parent, help="where results/ and images/ are written")
     parser.add_argument("--test", type=int, default=60, help="cases that no fold sees")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--memory", default="4GB", help="what training may take")
@@ -70,8 +72,10 @@ def main() -> None:
     kept = [case for number, case in enumerate(everything) if number not in drawn]
     made = trained(folder_of(kept, arguments.runs / "cases"), arguments)
     measured = predicted(made.weights, test)
-    arguments.page.write_text(page(made, measured, arguments), encoding="utf-8")
-    sys.stdout.write(f"{arguments.page}\n")
+    figure(measured["dice"]).savefig(arguments.docs / "images" / "ensemble.png", dpi=150)
+    path = arguments.docs / "results" / "ensemble.md"
+    path.write_text(page(made, measured, arguments), encoding="utf-8")
+    sys.stdout.write(f"{path}\n")
 
 
 def folder_of(cases: Sequence[CaseFiles], folder: Path) -> Path:
@@ -89,17 +93,16 @@ def folder_of(cases: Sequence[CaseFiles], folder: Path) -> Path:
 
 def trained(cases: Path, arguments: argparse.Namespace) -> Made:
     """`plan`, `crossval` and `export`, as the commands do them."""
-    began = time.monotonic()
     settings, output = arguments.runs / "settings.yaml", arguments.runs / "cv"
     plan(cases, settings, device="cpu", memory=arguments.memory, folds=arguments.folds, task=TASK)
     config = crossval_settings(output, settings, arguments.set, None)
     table = crossval(config, output).table
-    runs = [output / f"fold-{fold}" for fold in range(arguments.folds)]
-    weights = export(runs, arguments.runs / "weights")
+    runs = [RunFolder(output / f"fold-{fold}") for fold in range(arguments.folds)]
+    weights = export([run.folder for run in runs], arguments.runs / "weights")
     named = [f"patch {' × '.join(map(str, config.patch_zyx))}", f"batch {config.batch}", f"{config.steps} steps"]
     named.append(f"the {config.network.preset} preset")
     trained = len(list((cases / "imagesTr").iterdir()))
-    return Made(named, table, weights, trained, (time.monotonic() - began) / 60)
+    return Made(named, table, runs, weights, trained)
 
 
 def predicted(weights: Path, test: Sequence[CaseFiles]) -> Measured:
@@ -125,13 +128,14 @@ def _scores(system: Pipeline, files: CaseFiles) -> dict[str, float]:
 def page(made: Made, measured: Measured, arguments: argparse.Namespace) -> str:
     """The page; what it concludes is decided by the intervals."""
     count = measured["dice"].shape[1]
+    hours = sum(load_checkpoint(run.last).state["hours"] for run in made.runs)
     lines = [
         "# What averaging the folds brings",
         "",
-        f"Written by `make ensemble` (commit {commit()}, one thread of a CPU, {made.minutes:.0f} minutes to plan, "
-        f"train and export). The two parts of the hippocampus in MRI: {made.trained} cases were planned for and "
-        f"cross-validated, {count} others, drawn by lot, were in no fold and test here. Settings are those that "
-        f"`segsync-train plan --memory {arguments.memory}` writes ({', '.join(made.settings)})"
+        f"{written_by('ensemble', arguments)}, on {trained_on(made.runs)}, {60 * hours:.0f} minutes for all folds. "
+        f"The two parts of the hippocampus in MRI (Medical Segmentation Decathlon Task04): {made.trained} cases were "
+        f"planned for and cross-validated, {count} others, drawn by lot, were in no fold and test here. Settings are "
+        f"those that `segsync-train plan --memory {arguments.memory}` writes ({', '.join(made.settings)})"
         + (
             f", but for {', '.join(f'`{one}`' for one in arguments.set)}: short, to take minutes"
             if arguments.set
@@ -139,9 +143,15 @@ def page(made: Made, measured: Measured, arguments: argparse.Namespace) -> str:
         )
         + ".",
         "",
+        _verdict(measured["dice"]),
+        "",
+        "![Each test case: the ensemble's Dice against the mean of its members'](../images/ensemble.png)",
+        "",
         "## Out of fold",
         "",
-        "Every case as the one network saw it that did not train on it; 95 % intervals are bootstraps over subjects.",
+        "Every case as the one network saw it that did not train on it; 95 % intervals are bootstraps over subjects. "
+        "No ensemble can be scored so, since four of its five networks trained on each case: the next table's cases "
+        "are those that none of them saw.",
         "",
         "| part | metric | cases | mean | 95 % interval | folds |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -160,10 +170,31 @@ def page(made: Made, measured: Measured, arguments: argparse.Namespace) -> str:
         "| metric | members | their mean | best member | ensemble | difference | 95 % interval |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(_row(metric, values) for metric, values in measured.items()),
-        "",
-        _verdict(measured["dice"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def figure(dice: Values) -> Figure:
+    """Left: Dice of every test case, a box a system. Right: the ensemble less its members' mean, case by case."""
+    drawn = Figure(figsize=(9.0, 3.8), layout="constrained")
+    left, right = drawn.subplots(1, 2, width_ratios=(3, 2))
+    names = [*(f"fold {number}" for number in range(len(dice) - 1)), "ensemble"]
+    boxes = left.boxplot(list(dice), tick_labels=names, patch_artist=True, medianprops={"color": "black"})
+    for box, name in zip(boxes["boxes"], names, strict=True):
+        box.set_facecolor("#0072B2" if name == "ensemble" else "#d9dee3")
+    left.set_ylabel(f"Dice of {dice.shape[1]} test cases")
+    each = np.sort(dice[-1] - dice[:-1].mean(axis=0))
+    mean, low, high = _difference(dice)
+    right.axhline(0, color="#999999", linewidth=1)
+    right.plot(each, "o", color="#0072B2", markersize=3.5)
+    right.axhspan(low, high, color="#E69F00", alpha=0.35, linewidth=0)
+    right.axhline(mean, color="#E69F00", label="mean and its 95 % interval")
+    right.set_xlabel("test cases, in order")
+    right.set_ylabel("Dice: ensemble - mean of members")
+    right.legend(frameon=False, loc="upper left")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return drawn
 
 
 def _row(metric: str, values: Values) -> str:
