@@ -21,7 +21,7 @@ from segsync_train.config.settings import Frozen, load_settings
 from segsync_train.config.training import OptimiserConfig
 from segsync_train.runs import checkpoints
 from segsync_train.runs.checkpoints import load_checkpoint, save_checkpoint
-from segsync_train.runs.devices import memory_of_training
+from segsync_train.runs.devices import FLATTEST, memory_of_training, training_amp_dtype
 from segsync_train.runs.folder import RunFolder, read_log, settings_of
 from segsync_train.runs.progress import StepProgress, duration
 from segsync_train.trainer.schedule import Pace, learning_rate, make_optimiser, set_learning_rate
@@ -321,3 +321,25 @@ def test_away_from_a_terminal_progress_is_plain_lines_with_time_left(caplog: pyt
 
 def test_durations_read_well() -> None:
     assert [duration(s) for s in (4.4, 185, 7620)] == ["4 s", "3 min 05 s", "2 h 07 min"]
+
+
+def test_on_a_cpu_bfloat16_trains_no_flat_patches() -> None:
+    """torch's gradients of them write outside their memory; beside the limit they are float32's to their rounding."""
+    cpu = torch.device("cpu")
+    assert training_amp_dtype("auto", cpu, (10, 96, 96)) is None
+    assert training_amp_dtype("bf16", torch.device("cuda"), (10, 96, 96)) is torch.bfloat16
+    with pytest.raises(InputError, match="amp: expected auto or off for patches of 10 slices of 96 × 96 voxels"):
+        training_amp_dtype("bf16", cpu, (10, 96, 96))
+    flat = (8, 8 * FLATTEST, 8 * FLATTEST)
+    dtype = training_amp_dtype("bf16", cpu, flat)
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv3d(12, 12, 3, padding=1)
+    image = torch.randn(1, 12, *flat)
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            convolution(image).float().square().mean().backward()
+        assert convolution.weight.grad is not None
+        gradients.append(convolution.weight.grad.clone())
+        convolution.zero_grad()
+    torch.testing.assert_close(*gradients, rtol=0, atol=0.01 * float(gradients[0].abs().max()))

@@ -16,13 +16,16 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
-from segsync.errors import ResourceError, memory_errors
+from segsync.arrays import SizeZYX
+from segsync.errors import InputError, ResourceError, memory_errors
 from segsync.memory import peak_bytes
 from segsync.processor import say_threads, threads
 from segsync_train.config.training import Amp
 
 #: Where Linux is told (by a 5) to forget a process's largest resident memory; see proc(5).
 CLEAR_REFS = Path("/proc/self/clear_refs")
+#: How many times its number of slices a patch may be wide where a CPU computes gradients in 16 bits.
+FLATTEST = 4
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,26 @@ def amp_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
     if amp == "auto":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.bfloat16 if amp == "bf16" else torch.float16
+
+
+def training_amp_dtype(amp: Amp, device: torch.device, patch_zyx: SizeZYX) -> torch.dtype | None:
+    """`amp_dtype` of training.
+
+    On a CPU with AMX, torch 2.13's (oneDNN 3.12) weight gradients in 16 bits write outside their memory where a map has
+    at most 8 slices of 64 × 64 voxels and more: the process ends, or the gradient is wrong without a word. Strides
+    halve the sides alike, so that the patch's own shape tells.
+
+    Raises:
+        InputError: Such a patch on a CPU.
+    """
+    dtype = amp_dtype(amp, device)
+    slices, height, width = patch_zyx
+    if dtype is not None and device.type == "cpu" and height * width > (FLATTEST * slices) ** 2:
+        raise InputError(
+            f"amp: expected auto or off for patches of {slices} slices of {height} × {width} voxels on a CPU, found "
+            f"{amp}; there, the gradients of such flat patches in 16 bits are wrong"
+        )
+    return dtype
 
 
 def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[object]:

@@ -31,13 +31,13 @@ from segsync_train.runs.checkpoints import (
 )
 from segsync_train.runs.devices import (
     Processes,
-    amp_dtype,
     autocast,
     hardware,
     memory_of_training,
     peak_memory_mib,
     processes,
     reset_peak_memory,
+    training_amp_dtype,
     training_device,
 )
 from segsync_train.runs.folder import RunFolder, commit
@@ -193,7 +193,7 @@ def _train(
     reset_peak_memory(device)
     seed_everything(config.seed)
     checkpoint = run.newest(config.checkpoint_every) if resume else None
-    context = Context(run, device, amp_dtype(config.amp, device), group)
+    context = Context(run, device, training_amp_dtype(config.amp, device, config.patch_zyx), group)
     loop = _Loop(config, context, learner_of(context, checkpoint), checkpoint)
     if resume:
         run.reopen(config, loop.step)
