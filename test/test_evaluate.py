@@ -325,7 +325,7 @@ def test_scores_on_the_cases_that_chose_the_weights_are_said_to_flatter(
     about = json.loads((tmp_path / "tuned" / "summary.json").read_text())["weights"]
     assert about == {
         "file": "last.safetensors", "step": 50, "best": False, "threshold": 0.4,
-        "min_component_ml": 0.0, "min_component_confidence": 0.0,
+        "min_component_ml": 0.0, "min_component_confidence": 0.0, "region_decisions": {},
         "tuned_on": 2,
     }  # fmt: skip
 

@@ -30,7 +30,7 @@ from segsync_train.data.formats import nnunet_description
 from segsync_train.data.validate import validate_folder
 from segsync_train.evaluation.evaluate import evaluate, load_model, parse_labels
 from segsync_train.evaluation.metrics import RULES
-from segsync_train.evaluation.operating_point import tuning_case
+from segsync_train.evaluation.operating_point import rules_named, tune_on, tuning_cases
 from segsync_train.evaluation.prediction_folders import score_case
 from segsync_train.export.export import export
 from segsync_train.planning.plan import plan
@@ -265,10 +265,31 @@ def test_scores_are_of_unions_and_pass_over_what_nobody_labelled() -> None:
     found = validation_score(case, predicted, SET.places)
     assert (found.dice, found.holds) == ((1.0, 0.5, 0.0), (True, True, True))
     assert (found.lesions, found.found, found.false) == (1, 1, 0)
-    tuned = tuning_case(case, np.full((3, *GRID.size_zyx), 0.4, np.float32), overlapping=True)
-    assert int(tuned.reference.sum()) == 3
-    assert float(tuned.probability.max()) == pytest.approx(0.4)
-    assert not tuned.probability[0, 0, 4:].any()
+    together, *each = tuning_cases(case, np.full((3, *GRID.size_zyx), 0.4, np.float32), SET)
+    assert [(one.region, int(one.reference.sum())) for one in (together, *each)] == [(None, 3), (2, 3), (1, 2), (3, 1)]
+    for one in (together, *each):
+        assert float(one.probability.max()) == pytest.approx(0.4)
+        assert not one.probability[0, 0, 4:].any()
+
+
+def test_each_region_has_an_operating_point_of_its_own(tmp_path: Path) -> None:
+    """The core is as probable where it is as the whole is where it is not: no threshold is right for both."""
+    labels = LabelSet(labels={1: "whole", 2: "core"}, regions={1: (1, 2), 2: (2,)})
+    label = np.zeros(GRID.size_zyx, np.uint8)
+    label[..., :4], label[..., :2] = 1, 2
+    case = build_case(
+        "c", np.zeros((1, *GRID.size_zyx), np.float32), label, np.ones(GRID.size_zyx, bool), (1.0, 1.0, 1.0)
+    )
+    whole, core = np.where(label > 0, 0.7, 0.32), np.where(label > 1, 0.32, 0.05)
+    probabilities = np.stack([whole, core]).astype(np.float32)
+    point = tune_on(tuning_cases(case, probabilities, labels), rules_named(None, "isles22"), tmp_path)
+    assert point.decision_of(1).threshold > 0.32 >= point.decision_of(2).threshold
+    spec = spec_of(labels, **dict(point.decision))
+    mask, _ = labels_on(probabilities, GRID, GRID, spec)
+    assert np.array_equal(mask, label)
+    assert f"core {point.decision_of(2).threshold:g}; components below" in spec.decision_in_words
+    with pytest.raises(ValueError, match=r"region_decisions: expected regions \(\[1, 2\]\), found \[3\]"):
+        spec_of(labels, region_decisions={3: {}})
 
 
 def test_folders_are_scored_so_from_the_command_line(tmp_path: Path) -> None:
@@ -338,6 +359,10 @@ def test_a_planned_run_of_regions_ends_in_a_mask(cases: Path, tmp_path: Path) ->
     [
         ({"regions": {2: [2]}}, "regions: expected one for each label"),
         ({"ignore": 1}, "ignore: expected a value that is no label's, found 1"),
+        (
+            {"labels": {1: "brain", 2: "skull"}, "organ": {"plausible_ml": [700, 2200]}},
+            "organ: expected a single label, that lies in one piece, found brain, skull",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_told(tmp_path: Path, change: dict[str, object], said: str) -> None:

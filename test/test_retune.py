@@ -35,17 +35,18 @@ def test_the_choice_stands_in_the_weights_and_their_manifest(tmp_path: Path) -> 
     data = {"kind": "synthetic", "sources": str(tmp_path / "elsewhere"), "validation_cases": 2}
     config = RunConfig.model_validate({**base.model_dump(mode="json"), "data": data})
     folder = written(tmp_path / "weights", config)
-    point = retune(folder, "cpu", sources=tmp_path / "sources", mirror=True)
+    point = retune(folder, "cpu", sources=tmp_path / "sources", cache=tmp_path / "cache", mirror=True)
+    assert list((tmp_path / "cache").glob("head-*.npz"))
     spec = load_bundle(folder, "aims-tbi").spec
     chosen = DecisionSpec(**{name: getattr(spec, name) for name in DecisionSpec.model_fields})
-    assert chosen == point.decision
+    assert chosen == point.decision_of(1)
     assert chosen in CANDIDATES
     assert (point.cases, point.mirror) == (2, True)
     assert spec.provenance["operating_point"]["cases"] == 2
     assert "on 2 validation cases Dice" in (folder / "MODEL_CARD.md").read_text()
     wanted = DecisionSpec(threshold=0.3, min_component_ml=0.01, min_component_confidence=0.9)
     taken = retune(folder, "cpu", 1, sources=tmp_path / "sources", decision=wanted)
-    assert (taken.decision, taken.cases) == (wanted, 1)
+    assert (taken.decision_of(1), taken.cases) == (wanted, 1)
     assert load_bundle(folder).spec.threshold == 0.3
     assert set(load_manifest(folder.parent / "manifest.json").tasks["aims-tbi"].files) == {
         "model.onnx",

@@ -179,7 +179,19 @@ class DecisionSpec(_Frozen):
         return f"{self.min_component_ml:g} ml{f' or a highest probability of {sure:g}' if sure else ''}"
 
 
-class InferenceSpec(DecisionSpec, PreprocessingSpec):
+class Decisions(DecisionSpec):
+    """The operating point, and those of regions, which overlap and are therefore decided each by itself."""
+
+    #: By value of the region. Regions that are not named here, and labels that are no regions, take the one above.
+    region_decisions: dict[Label, DecisionSpec] = Field(default_factory=dict)
+
+    def decision_of(self, label: int) -> DecisionSpec:
+        """The operating point of a region."""
+        shared = DecisionSpec(**{name: getattr(self, name) for name in DecisionSpec.model_fields})
+        return self.region_decisions.get(label, shared)
+
+
+class InferenceSpec(Decisions, PreprocessingSpec):
     """What the whole way from images to labels needs of a model.
 
     The network maps `(N, C, Z, Y, X)` float32 to the probabilities of the foreground labels, `(N, L, Z, Y, X)` float32
@@ -209,6 +221,22 @@ class InferenceSpec(DecisionSpec, PreprocessingSpec):
     @model_validator(mode="after")
     def _regions_fit(self) -> Self:
         check_regions(self.labels, self.regions)
+        if extra := self.region_decisions.keys() - self.regions.keys():
+            raise ValueError(f"region_decisions: expected regions ({[*self.regions]}), found {sorted(extra)}")
+        return self
+
+    @property
+    def decision_in_words(self) -> str:
+        """What a voxel and a component must reach, of each region where each has its own."""
+        every = {self.labels[label]: self.decision_of(label) for label in self.region_decisions} or {"": self}
+        return ". ".join(
+            f"{name} {decision.threshold:g}; components below {decision.component_limits} are removed".lstrip()
+            for name, decision in every.items()
+        )
+
+    @model_validator(mode="after")
+    def _organ_is_the_label(self) -> Self:
+        check_organ(self.labels, self.organ)
         return self
 
     @model_validator(mode="after")
@@ -225,6 +253,14 @@ def check_regions(labels: Mapping[int, str], regions: Mapping[int, Sequence[int]
     for value, union in regions.items():
         if value not in union or len(set(union)) < len(union):
             raise ValueError(f"regions.{value}: expected different values, {value} among them, found {[*union]}")
+
+
+def check_organ(labels: Mapping[int, str], organ: OrganSpec | None) -> None:
+    """Raise ValueError where an organ is given to a network of several labels."""
+    if organ is not None and len(labels) > 1:
+        raise ValueError(
+            f"organ: expected a single label, that lies in one piece, found {', '.join(labels.values())}; leave it out"
+        )
 
 
 class ModelSpec(InferenceSpec):

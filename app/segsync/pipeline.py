@@ -198,7 +198,9 @@ class Pipeline:
                 probabilities *= prepared.region
             mask, removed = self.labels(probabilities, prepared.grid, reference.grid, image=reference)
         if removed:
-            statistics.notes.append(f"{removed} components below {self.spec.component_limits} removed")
+            own = bool(self.spec.region_decisions)
+            limits = "their regions' limits" if own else self.spec.component_limits
+            statistics.notes.append(f"{removed} components below {limits} removed")
         warnings = [*prepared.warnings, *statistics.warnings]
         doubt = self.spec.organ and self.spec.organ.doubt(float((mask > 0).sum()) * reference.grid.voxel_ml)
         if doubt:

@@ -19,7 +19,7 @@ def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: Inference
 
     Probabilities are interpolated to the reference grid slab by slab, so that a whole-body CT never needs more than
     BYTES_A_VOXEL. A voxel is foreground where their sum reaches `spec.threshold`, and then takes the likeliest label.
-    Regions are found and cleaned each by itself, and written over each other in their order.
+    Regions are found and cleaned each by itself, by their own operating points, and written in their order.
 
     Args:
         probabilities: (L, Z, Y, X) of the foreground labels.
@@ -58,7 +58,8 @@ def _regions_on(probabilities: Array, grid: Grid, reference: Grid, spec: Inferen
     """As `labels_on`, of labels that overlap."""
     labels, removed = np.zeros(reference.size_zyx, dtype=np.uint8), 0
     for (value, name), probability in zip(spec.labels.items(), probabilities, strict=True):
-        alone = spec.model_copy(update={"labels": {value: name}, "regions": {}})
+        own = {"region_decisions": {}, **dict(spec.decision_of(value))}
+        alone = spec.model_copy(update={"labels": {value: name}, "regions": {}, **own})
         found, small = labels_on(probability[np.newaxis], grid, reference, alone)
         np.copyto(labels, found, where=found > 0)
         removed += small

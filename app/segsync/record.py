@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from segsync.arrays import Triple
+from segsync.bundle import DecisionSpec
 from segsync.lesions import Lesion, lesion_count
 from segsync.predict import Result
 from segsync.versions import versions
@@ -82,6 +83,8 @@ class WeightsRecord(_Frozen):
     threshold: float
     min_component_ml: float
     min_component_confidence: float
+    #: By value in the mask, of regions that each have their own.
+    region_decisions: dict[int, DecisionSpec] = Field(default_factory=dict)
     provenance: dict[str, JsonValue]
 
 
@@ -171,6 +174,7 @@ def record(result: Result, lesions: Sequence[Lesion], arguments: Mapping[str, ob
             threshold=spec.threshold,
             min_component_ml=spec.min_component_ml,
             min_component_confidence=spec.min_component_confidence,
+            region_decisions=spec.region_decisions,
             provenance=_plain_dict(spec.provenance),
         ),
         versions=versions(),

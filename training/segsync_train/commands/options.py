@@ -76,12 +76,13 @@ def say_outcome(outcome: "Outcome", steps: int, criterion: str) -> None:
 
 
 def say_operating_point(folder: Path, point: "OperatingPoint") -> None:
-    """One line on standard output: the chosen operating point, and what it scores."""
-    sys.stdout.write(
-        f"{folder}\tthreshold {point.threshold:g}\tsmallest component {point.min_component_ml:g} ml\t"
-        f"least confidence {point.min_component_confidence:g}\t{point.rules}\t"
-        f"Dice {point.dice:.4f}\tlesion F1 {point.lesion_f1:.4f}\n"
-    )
+    """On standard output: the chosen operating point with what it scores, and a line more for each region."""
+    for of, chosen in ((f"{folder}", point), *((f"{folder}: {n}", one) for n, one in point.region_decisions.items())):
+        scores = f"\tDice {point.dice:.4f}\tlesion F1 {point.lesion_f1:.4f}" if chosen is point else ""
+        sys.stdout.write(
+            f"{of}\tthreshold {chosen.threshold:g}\tsmallest component {chosen.min_component_ml:g} ml\t"
+            f"least confidence {chosen.min_component_confidence:g}\t{point.rules}{scores}\n"
+        )
 
 
 def on_stdout() -> Console:

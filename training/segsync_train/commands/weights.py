@@ -57,6 +57,9 @@ def tune(
     RUN may be a cross-validation: then on the out-of-fold predictions of all cases.
 
     Every candidate is ranked in each case and metric of the rules, as on the challenge's leaderboard.
+
+    Regions, which overlap, get one each. Other labels share one, chosen on what any of them covers: a voxel is first
+    decided to be foreground, then takes its likeliest label.
     """
     set_up_logging(verbose=verbose)
     from segsync_train.evaluation.operating_point import choose_operating_point
@@ -68,6 +71,9 @@ def tune(
 def retune(
     weights: Annotated[Path, typer.Argument(help="A folder of exported weights that were trained on drawn cases.")],
     sources: Annotated[Path | None, typer.Option("--sources", help="Folder of the generator's sources.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Keep what is prepared of the sources here, as data.cache does.")
+    ] = None,
     cases: Annotated[int | None, typer.Option("--cases", min=1, help="Draw this many cases.")] = None,
     decision: Annotated[
         tuple[float, float, float] | None,
@@ -87,7 +93,7 @@ def retune(
     if decision is not None:
         threshold, smallest, confidence = decision
         wanted = DecisionSpec(threshold=threshold, min_component_ml=smallest, min_component_confidence=confidence)
-    point = run(weights, device, cases, sources=sources, rules=rules, mirror=mirror, decision=wanted)
+    point = run(weights, device, cases, sources=sources, cache=cache, rules=rules, mirror=mirror, decision=wanted)
     say_operating_point(weights, point)
 
 

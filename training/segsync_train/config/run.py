@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from segsync.bundle import DecisionSpec, InferenceSpec, OrganSpec, PreprocessingSpec
+from segsync.bundle import Decisions, InferenceSpec, OrganSpec, PreprocessingSpec, check_organ
 from segsync_train.config.data import FolderData, SyntheticData, check_spacing, kind_from_keys
 from segsync_train.config.labels import LabelSet
 from segsync_train.config.ranges import Fraction, NonNegativeRange, PositiveRange, Range
@@ -135,7 +135,7 @@ class RunConfig(TrainingConfig):
     #: outside its mask are set to 0, in training as at inference. Synthetic cases are not masked but drawn so
     #: (`skull_stripped` in their settings).
     region_model: WeightsPath | None = None
-    #: What is known of the organ that the network segments, if it is one in one piece.
+    #: What is known of the organ that the network segments, if it is one in one piece: its only label.
     organ: OrganSpec | None = None
     #: Label values and names; background is 0 and not listed.
     labels: dict[PositiveInt, str] = Field(min_length=1)
@@ -161,6 +161,7 @@ class RunConfig(TrainingConfig):
     def _consistent(self) -> "RunConfig":
         check_spacing(self.spacing_zyx, self.data)
         LabelSet(labels=self.labels, regions=self.regions, ignore=self.ignore)
+        check_organ(self.labels, self.organ)
         return self
 
     @property
@@ -178,7 +179,7 @@ class RunConfig(TrainingConfig):
         """What the run's prepared cases depend on."""
         return CaseSpec(**dict(self.preprocessing), label_set=self.label_set, region_model=self.region_model)
 
-    def inference_spec(self, multiple_zyx: SizeZYX, decision: DecisionSpec | None = None) -> InferenceSpec:
+    def inference_spec(self, multiple_zyx: SizeZYX, decision: Decisions | None = None) -> InferenceSpec:
         """What the whole way from images to labels needs of the run's network.
 
         Args:
@@ -190,7 +191,7 @@ class RunConfig(TrainingConfig):
         """
         return InferenceSpec(
             **dict(self.preprocessing),
-            **dict(decision or DecisionSpec()),
+            **dict(decision or Decisions()),
             labels=self.labels,
             regions=self.regions,
             patch_zyx=self.patch_zyx,

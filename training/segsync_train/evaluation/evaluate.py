@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from segsync.atomic import make_folder, write_texts
-from segsync.bundle import MODEL_FILE, SPEC_FILE, DecisionSpec, load_bundle
+from segsync.bundle import MODEL_FILE, SPEC_FILE, Decisions, load_bundle
 from segsync.errors import InputError
 from segsync.geometry import Volume, resample
 from segsync.images import read, write
@@ -67,6 +67,7 @@ class Weights:
         threshold: Of the operating point.
         min_component_ml: Likewise.
         min_component_confidence: Likewise.
+        region_decisions: Operating points of regions, by value.
         tuned_on: The number of cases that the operating point was chosen on, 0 where it was not chosen.
     """
 
@@ -76,6 +77,7 @@ class Weights:
     threshold: float
     min_component_ml: float
     min_component_confidence: float
+    region_decisions: Mapping[int, Mapping[str, float]]
     tuned_on: int
 
 
@@ -139,7 +141,7 @@ def _of_run(run: Path, device: str, checkpoint: Path) -> EvaluatedModel:
     spec = config.inference_spec(network.multiple_zyx, point.decision)
     pipeline = torch_pipeline(spec, network.eval(), place, config.amp, region_model=region_model)
     best = checkpoint.resolve() == RunFolder(run).best.resolve()
-    weights = Weights(checkpoint.name, found.state["step"], best, **dict(point.decision), tuned_on=point.cases)
+    weights = Weights(checkpoint.name, found.state["step"], best, **point.decision.model_dump(), tuned_on=point.cases)
     return EvaluatedModel(config.name, config.task, pipeline, weights, config, budget, run)
 
 
@@ -150,7 +152,7 @@ def _exported(folder: Path, device: str) -> EvaluatedModel:
     if pipeline.reference not in {channel.name for channel in spec.channels}:
         pipeline.reference = spec.reference_channel  # labelled cases hold the images that the network reads
     tuned_on = provenance.get("operating_point", {}).get("cases", 0)
-    decision = {name: getattr(spec, name) for name in DecisionSpec.model_fields}
+    decision = Decisions(**{name: getattr(spec, name) for name in Decisions.model_fields}).model_dump()
     weights = Weights(MODEL_FILE, provenance.get("steps"), None, **decision, tuned_on=tuned_on)
     if "config" not in provenance:
         return EvaluatedModel(spec.name, spec.task, pipeline, weights)

@@ -3,19 +3,21 @@
 import csv
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from segsync.arrays import Array, FloatArray, Mask
 from segsync.atomic import whole_file, why_not
-from segsync.bundle import DecisionSpec
+from segsync.bundle import Decisions, DecisionSpec
 from segsync.errors import InputError, OutputError
 from segsync.pipeline import Options
 from segsync.postprocess import of_any_label
 from segsync_train.config.data import SyntheticData
+from segsync_train.config.labels import LabelSet
 from segsync_train.config.ranges import Fraction
 from segsync_train.data.cases import LabelledCase
 from segsync_train.data.sources import open_data
@@ -36,8 +38,11 @@ FILE = "operating_point.json"
 TABLE = "operating_points.csv"
 
 
-class OperatingPoint(DecisionSpec):
-    """What was chosen, and how well it did: means over the cases, 0 cases where nothing was chosen."""
+class OperatingPoint(Decisions):
+    """What was chosen, and how well it did: means over the cases, 0 cases where nothing was chosen.
+
+    Of regions, each has its own; what is chosen on their union beside is what the scores are of.
+    """
 
     dice: Fraction | None = None
     lesion_f1: Fraction | None = None
@@ -47,9 +52,9 @@ class OperatingPoint(DecisionSpec):
     mirror: bool = False
 
     @property
-    def decision(self) -> DecisionSpec:
+    def decision(self) -> Decisions:
         """What the runtime needs of it."""
-        return DecisionSpec(**{name: getattr(self, name) for name in DecisionSpec.model_fields})
+        return Decisions(**{name: getattr(self, name) for name in Decisions.model_fields})
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,16 @@ class TuningCase:
     Attributes:
         name: Of the case.
         reference: (Z, Y, X).
-        probability: (Z, Y, X), of any label together.
+        probability: (Z, Y, X), of any label together, or of one region.
         voxel_ml: Volume of a voxel.
+        region: The region's value; None: any label.
     """
 
     name: str
     reference: Mask
     probability: Array
     voxel_ml: float
+    region: int | None = None
 
 
 def choose_operating_point(
@@ -105,7 +112,8 @@ def choose_operating_point(
                 "belong to a run; leave them out"
             )
         everything = read_out_of_fold(run)
-        return tune_on(map(_out_of_fold, everything.cases), rules_named(rules, everything.task), run)
+        cases_of_all = (part for case in everything.cases for part in _out_of_fold(case))
+        return tune_on(cases_of_all, rules_named(rules, everything.task), run)
     found = load_checkpoint(checkpoint or RunFolder(run).best)
     config, network = trained_network(found)
     chosen = rules_named(rules, config.task)
@@ -121,21 +129,43 @@ def choose_operating_point(
         for case in open_data(config, run, Processes()).validation:
             options = Options(mirror=mirror)
             probabilities, _ = pipeline.predict(np.array(case.image), np.array(case.tissue), options)
-            yield tuning_case(case, probabilities, overlapping=bool(config.regions))
+            yield from tuning_cases(case, probabilities, config.label_set)
 
     return tune_on(segmented(), chosen, run, mirror=mirror)
 
 
-def _out_of_fold(case: OutOfFoldCase) -> TuningCase:
+def _out_of_fold(case: OutOfFoldCase) -> Iterator[TuningCase]:
     label, probabilities = case.read()
-    known, found = ~case.labels.ignored(label.array), of_any_label(probabilities, overlapping=bool(case.labels.regions))
-    return TuningCase(case.name, case.labels.labelled(label.array), found * known, label.grid.voxel_ml)
+    labels = case.labels
+    known = probabilities * ~labels.ignored(label.array)
+    found = of_any_label(known, overlapping=bool(labels.regions))
+    together = TuningCase(case.name, labels.labelled(label.array), found, label.grid.voxel_ml)
+    return _and_regions(together, known, labels, lambda value: labels.within(label.array, value))
 
 
-def tuning_case(case: LabelledCase, probabilities: Array, *, overlapping: bool) -> TuningCase:
-    """A prepared case and the labels' probabilities (L, Z, Y, X); where nobody labelled it nothing is found."""
-    found = of_any_label(probabilities, overlapping=overlapping) * ~case.ignored
-    return TuningCase(case.name, case.labelled, found, case.voxel_ml)
+def tuning_cases(case: LabelledCase, probabilities: Array, labels: LabelSet) -> Iterator[TuningCase]:
+    """What is chosen on in a prepared case: all labels together, then each region by itself.
+
+    Args:
+        case: Where nobody labelled it nothing is found.
+        probabilities: (L, Z, Y, X), of the labels.
+        labels: What they mean.
+    """
+    known = probabilities * ~case.ignored
+    together = TuningCase(
+        case.name, case.labelled, of_any_label(known, overlapping=bool(labels.regions)), case.voxel_ml
+    )
+    places = dict(zip(labels.labels, labels.places, strict=True))
+    return _and_regions(together, known, labels, lambda value: np.isin(np.asarray(case.label), places[value]))
+
+
+def _and_regions(
+    together: TuningCase, probabilities: Array, labels: LabelSet, shown: Callable[[int], Mask]
+) -> Iterator[TuningCase]:
+    yield together
+    if labels.regions:
+        for value, probability in zip(labels.labels, probabilities, strict=True):
+            yield replace(together, reference=shown(value), probability=probability, region=value)
 
 
 def rules_named(name: str | None, task: str) -> Rules:
@@ -153,11 +183,13 @@ class Ranking:
         point: The choice.
         means: Each metric's means over the cases, in the order of the candidates.
         ranks: Each candidate's mean rank.
+        regions: The same of each region by itself.
     """
 
     point: OperatingPoint
     means: Mapping[str, FloatArray]
     ranks: FloatArray
+    regions: Mapping[int, "Ranking"] = field(default_factory=dict)
 
 
 def rank(
@@ -171,7 +203,7 @@ def rank(
     """Rank every candidate in each case and metric, and choose by the mean of the ranks.
 
     Args:
-        cases: What to choose on, one after the other in memory.
+        cases: What to choose on, one after the other in memory; of regions each by itself as well.
         rules: Whose metrics are ranked, of those that components alone decide (`candidates.TUNABLE`).
         where: What is tuned, for messages.
         mirror: Whether the probabilities are means over mirrored copies; for the record.
@@ -183,12 +215,23 @@ def rank(
     Raises:
         InputError: There are no cases.
     """
-    scored = []
+    scored: dict[int | None, list[dict[str, FloatArray]]] = defaultdict(list)
     for case in cases:
-        scored.append(score_candidates(case.reference, case.probability, case.voxel_ml, rules, candidates))
-        log.info("%s scored", case.name)
+        scores = score_candidates(case.reference, case.probability, case.voxel_ml, rules, candidates)
+        scored[case.region].append(scores)
+        if case.region is None:
+            log.info("%s scored", case.name)
     if not scored:
         raise InputError(f"{where}: no cases to choose an operating point on")
+    together = _rank(scored.pop(None), rules, mirror, candidates)
+    regions = {value: _rank(own, rules, mirror, candidates) for value, own in scored.items() if value is not None}
+    own_points = {value: ranking.point.decision_of(value) for value, ranking in regions.items()}
+    return replace(together, point=together.point.model_copy(update={"region_decisions": own_points}), regions=regions)
+
+
+def _rank(
+    scored: Sequence[Mapping[str, FloatArray]], rules: Rules, mirror: bool, candidates: Sequence[DecisionSpec]
+) -> Ranking:
     ranked = [metric for metric in rules.ranked if metric in TUNABLE]
     values = np.array([[case[metric] for case in scored] for metric in ranked])
     ranks = case_ranks(values.transpose(0, 2, 1), ranked).mean(axis=0)
@@ -223,21 +266,22 @@ def tune_on(cases: Iterator[TuningCase], rules: Rules, folder: Path, *, mirror: 
         OutputError: The folder cannot be written to.
     """
     ranking = rank(cases, rules, folder, mirror=mirror)
-    _write(ranking.point, ranking.means, ranking.ranks, folder)
+    _write(ranking, folder)
     return ranking.point
 
 
-def _write(point: OperatingPoint, means: Mapping[str, FloatArray], ranks: FloatArray, folder: Path) -> None:
+def _write(ranking: Ranking, folder: Path) -> None:
     path = folder / FILE
     try:
         with whole_file(folder / TABLE) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow([*DecisionSpec.model_fields, *means, "mean_rank"])
-            for place, candidate in enumerate(CANDIDATES):
-                scores = [f"{values[place]:.4f}" for values in means.values()]
-                writer.writerow([*dict(candidate).values(), *scores, f"{ranks[place]:.2f}"])
+            writer.writerow(["label", *DecisionSpec.model_fields, *ranking.means, "mean_rank"])
+            for label, one in (("any", ranking), *ranking.regions.items()):
+                for place, candidate in enumerate(CANDIDATES):
+                    scores = [f"{values[place]:.4f}" for values in one.means.values()]
+                    writer.writerow([label, *dict(candidate).values(), *scores, f"{one.ranks[place]:.2f}"])
         with whole_file(path) as part:
-            part.write_text(point.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            part.write_text(ranking.point.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: expected to write it, found {why_not(folder, error)}") from error
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from segsync.arrays import FloatArray
 from segsync.atomic import write_texts
-from segsync.bundle import DecisionSpec
+from segsync.bundle import Decisions
 from segsync.geometry import Volume
 from segsync.postprocess import labels_on
 from segsync_train.config.run import RunConfig
@@ -97,7 +97,7 @@ def _groups(everything: OutOfFold) -> dict[str, str]:
     return {case.name: case.group for case in everything.cases}
 
 
-def _rows(everything: OutOfFold, config: RunConfig, decision: DecisionSpec, rules: str) -> list[Row]:
+def _rows(everything: OutOfFold, config: RunConfig, decision: Decisions, rules: str) -> list[Row]:
     """Every case's scores."""
     spec = config.inference_spec((1, 1, 1), decision).model_copy(update={"organ": None})
     rows: list[Row] = []

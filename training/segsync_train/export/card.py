@@ -63,7 +63,7 @@ def model_card(spec: ModelSpec, card: CardConfig) -> str:
         f"| Output | {labels} |",
         f"| Spacing (z, y, x) | {' × '.join(f'{s:g}' for s in spec.spacing_zyx)} mm |",
         f"| Window (z, y, x) | {' × '.join(str(s) for s in spec.patch_zyx)} voxels |",
-        f"| Threshold | {spec.threshold:g}; components below {spec.component_limits} are removed; {chosen} |",
+        f"| Threshold | {spec.decision_in_words}; {chosen} |",
         f"| Training | {_training(provenance)} |",
         f"| Code | commit {provenance['commit']}, torch {provenance['torch']} |",
         f"| torch against ONNX Runtime | largest difference of a probability {agreement['largest_difference']:.1g}, "

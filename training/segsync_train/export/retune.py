@@ -16,7 +16,7 @@ from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import check_settings
 from segsync_train.data.sources import VALIDATION, SyntheticSource
 from segsync_train.evaluation.candidates import CANDIDATES
-from segsync_train.evaluation.operating_point import OperatingPoint, TuningCase, rank, rules_named, tuning_case
+from segsync_train.evaluation.operating_point import OperatingPoint, TuningCase, rank, rules_named, tuning_cases
 from segsync_train.export.card import model_card
 
 
@@ -26,6 +26,7 @@ def retune(
     cases: int | None = None,
     *,
     sources: Path | None = None,
+    cache: Path | None = None,
     rules: str | None = None,
     mirror: bool = False,
     decision: DecisionSpec | None = None,
@@ -37,6 +38,8 @@ def retune(
         device: Where the network runs.
         cases: How many cases are drawn; None: as many as the run validated on.
         sources: Folder of the generator's sources; None: where they lay for the training.
+        cache: Folder for what the generator prepares of its sources, as `data.cache` is to a training: the next call
+            takes seconds. None: they are prepared for this call alone.
         rules: Name of the rules to rank by; None takes those of the task, else ISLES'22's.
         mirror: Average over mirrored copies, as `segsync` does by itself.
         decision: Taken as it is, and scored; None: the best of all candidates is chosen.
@@ -62,13 +65,13 @@ def retune(
     pipeline = Pipeline(spec, open_engine(bundle, device))
     options = Options(mirror=mirror)
     with TemporaryDirectory() as scratch:
-        source = SyntheticSource(config.task, config.case_spec, data, config.seed, data.cache or Path(scratch))
+        source = SyntheticSource(config.task, config.case_spec, data, config.seed, cache or data.cache or Path(scratch))
 
         def segmented() -> Iterator[TuningCase]:
             for number in range(cases or data.validation_cases):
                 case = source.draw(VALIDATION, data.validation_seed, number)
                 probabilities, _ = pipeline.predict(np.array(case.image), np.array(case.tissue), options)
-                yield tuning_case(case, probabilities, overlapping=bool(spec.regions))
+                yield from tuning_cases(case, probabilities, config.label_set)
 
         tried = CANDIDATES if decision is None else (decision,)
         point = rank(segmented(), rules_named(rules, spec.task), folder, mirror=mirror, candidates=tried).point
