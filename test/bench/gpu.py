@@ -1,7 +1,8 @@
 """`make gpu`: everything that is to be known of a machine with an NVIDIA GPU, in ten minutes, as a page and a JSON.
 
 The runtime is measured in an environment of its own, `.venv-gpu`, as people install it; torch in that of training. Each
-step is a process: what one of them breaks or has no time for is said on the page, and the others go on.
+step is a process: what one of them breaks or has no time for is said on the page, and the others go on. The exit code
+is 1 where a step failed.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,12 @@ STEPS = (
 )
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dry", action="store_true", help="all of it on the CPU, smaller: shows that it runs")
     parser.add_argument("--output", type=Path, help="the page's file; the JSON lies beside it")
     parser.add_argument("--only", choices=[step.name for step in STEPS], action="append", help="these steps alone")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     page = arguments.output or (Path(tempfile.mkdtemp()) / PAGE.name if arguments.dry else PAGE)
     card = "no GPU: a dry run on the CPU" if arguments.dry else driver()
@@ -67,12 +68,14 @@ def main() -> None:
     steps = [step for step in STEPS if not arguments.only or step.name in arguments.only]
     rows: list[Row] = []
     left_out: list[str] = []
+    failed = False
     end = time.monotonic() + (math.inf if arguments.dry else BUDGET)
     for step in steps:
         command = [pythons[step.torch], str(HERE / step.script), step.name, *(["--dry"] if arguments.dry else [])]
         for row in measured(step.name, command, end - time.monotonic()):
             if "left out" in row:
                 left_out.append(f"{step.name}: {row['left out']}")
+                failed |= row.get("failed", False)
                 log.warning("left out: %s", left_out[-1])
             else:
                 rows.append(row)
@@ -81,7 +84,7 @@ def main() -> None:
         Console(width=140).print(section.table())
     write(page, card, rows, tables, left_out)
     log.info("wrote %s", page)
-    if left_out and arguments.dry:
+    if failed:
         sys.exit(1)
 
 
@@ -129,13 +132,14 @@ def measured(name: str, command: list[str], seconds: float) -> Iterator[Row]:
                 timeout=None if math.isinf(seconds) else seconds,
                 check=False,
             )
-            failure = None if done.returncode == 0 else " / ".join(done.stderr.strip().splitlines()[-2:])
+            said = " / ".join(done.stderr.strip().splitlines()[-2:])
+            last: Row | None = {"left out": said, "failed": True} if done.returncode else None
         except subprocess.TimeoutExpired:
-            failure = f"what comes after these rows; its {seconds:.0f} s were over"
+            last = {"left out": f"what comes after these rows; its {seconds:.0f} s were over"}
         output.seek(0)
         yield from map(json.loads, output)
-    if failure is not None:
-        yield {"left out": failure}
+    if last is not None:
+        yield last
 
 
 def sections(rows: list[Row]) -> Iterator[Section]:
