@@ -1,6 +1,7 @@
 """Cross-validation: every case predicted once by a network that never saw it, resumed, pooled, tuned on."""
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,23 @@ def test_it_goes_on_where_it_stood(done: Path, settings: RunConfig) -> None:
     assert files == {path: path.stat().st_mtime_ns for path in done.glob("fold-*/**/*") if path.is_file()}
     with pytest.raises(InputError, match=r"fold-0: batch: expected 2, with which the run began, found 1"):
         crossval(settings.model_copy(update={"batch": 1}), done)
+
+
+def test_all_folds_have_the_settings_that_the_first_one_began_with(done: Path, settings: RunConfig) -> None:
+    """On another machine too, where another fold is done."""
+    with pytest.raises(InputError, match=r"fold-0: batch: expected \d, with which the run began, found 7"):
+        crossval(settings.model_copy(update={"batch": 7}), done, fold=2)
+
+
+def test_settings_that_no_fold_could_begin_with_are_replaced(tmp_path: Path, settings: RunConfig) -> None:
+    assert isinstance(settings.data, FolderData)
+    file = tmp_path / "settings.yaml"
+    file.write_text(dump_settings(settings))
+    for folds in (9, 3):
+        wanted = crossval_settings(tmp_path / "cv", file, [], folds)
+        with pytest.raises(InputError, match="at least as many cases") if folds == 9 else nullcontext():
+            crossval(wanted, tmp_path / "cv", should_stop=lambda: True)
+    assert crossval_settings(tmp_path / "cv", None, [], None) == wanted
 
 
 def test_an_operating_point_is_chosen_on_all_of_them(done: Path) -> None:

@@ -84,7 +84,8 @@ class Options:
     Attributes:
         overlap: Fraction of a window that neighbours have in common.
         mirror: Whether mirrored copies are averaged, along the model's mirror axes.
-        deadline_s: Seconds that the case may take; mirroring, then overlap, give way. None: as long as it takes.
+        deadline_s: Seconds that the case may take; mirroring, networks of an ensemble, then overlap give way. None:
+            as long as it takes.
     """
 
     overlap: float = 0.5

@@ -40,7 +40,7 @@ class Settings:
     tta: Tta = "auto"
     #: Fraction of a window that neighbours have in common.
     overlap: float = 0.5
-    #: Time budget per case, seconds; mirroring, then overlap, are reduced to keep it. None: no limit.
+    #: Time budget per case, seconds; mirroring, networks of an ensemble, then overlap give way. None: no limit.
     deadline_s: float | None = None
 
     def __post_init__(self) -> None:

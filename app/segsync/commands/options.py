@@ -38,7 +38,7 @@ DeadlineOption = Annotated[
     typer.Option(
         "--deadline",
         min=0.0,
-        help="Time budget per case, seconds, without loading; mirroring, then overlap, are reduced to keep it.",
+        help="Time budget per case, seconds, without loading; mirroring, networks, then overlap give way.",
     ),
 ]
 FailureOption = Annotated[

@@ -107,7 +107,9 @@ def crossval(
     fold: Annotated[int | None, typer.Option("--fold", min=0, help="Do this one alone (from 0); else all.")] = None,
     rules: RulesOption = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Predict with mirrored copies.")] = False,
-    minutes: MinutesOption = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0.0, help="Stop with a checkpoint after this time, to go on from.")
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Train a network for each fold, predict the cases that it never saw, and pool all in one table.

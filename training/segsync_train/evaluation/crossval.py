@@ -17,10 +17,12 @@ from segsync_train.config.settings import dump_settings, load_settings
 from segsync_train.data.dataset import case_of
 from segsync_train.data.splits import SPLIT_FILE, read_split
 from segsync_train.evaluation.evaluate import check_pair, labelled_cases, load_model
+from segsync_train.evaluation.operating_point import OperatingPoint
 from segsync_train.evaluation.out_of_fold import (
     SETTINGS_FILE,
     FoldPredictions,
     fold_folder,
+    fold_numbers,
     is_crossval,
     read_fold,
     store_fold,
@@ -108,18 +110,23 @@ def crossval(
     assert config.data.folds is not None
     if fold is not None and not 0 <= fold < config.data.folds:
         raise InputError(f"--fold: expected 0 to {config.data.folds - 1}, found {fold}")
-    if not is_crossval(output):
+    begun = [number for number in fold_numbers(output) if RunFolder(fold_folder(output, number)).begun]
+    for number in begun:
+        RunFolder(fold_folder(output, number)).check_unchanged(_of_fold(config, number))
+    if not begun:  # settings that no fold could begin with are replaced
         _keep(config, output / SETTINGS_FILE)
     for number in range(config.data.folds) if fold is None else (fold,):
-        data = config.data.model_copy(update={"fold": number})
-        settings = config.model_copy(update={"data": data})
-        if not _fold(settings, output, number, mirror, should_stop):
+        if not _fold(_of_fold(config, number), output, number, mirror, should_stop):
             break
     missing = tuple(number for number in range(config.data.folds) if read_fold(output, number) is None)
     if missing:
         log.info("%s: folds %s are still to be done", output, ", ".join(map(str, missing)))
         return CrossvalOutcome(output, missing)
     return CrossvalOutcome(output, (), tuple(pool(output, config, rules)))
+
+
+def _of_fold(config: RunConfig, number: int) -> RunConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update={"fold": number})})
 
 
 def _keep(config: RunConfig, path: Path) -> None:
@@ -135,7 +142,6 @@ def _fold(config: RunConfig, output: Path, number: int, mirror: bool, should_sto
     run = RunFolder(fold_folder(output, number))
     done = read_fold(output, number)
     if done is not None and done.step >= config.steps:
-        run.check_unchanged(config)
         log.info("fold %d: done before", number)
         return True
     outcome = finetune(config, run.folder, resume=run.begun, should_stop=should_stop)
@@ -152,7 +158,7 @@ def _predict(config: RunConfig, output: Path, number: int, mirror: bool) -> None
     """Write the probabilities of a fold's validation cases on the grid of their reference images."""
     assert isinstance(config.data, FolderData)
     run = RunFolder(fold_folder(output, number))
-    model = load_model(run.folder, config.device, run.last)
+    model = load_model(run.folder, config.device, run.last, OperatingPoint())
     cases = labelled_cases(model, None, "validation")
     for files in cases:
         check_pair(files, model.pipeline.reference, model.labels)

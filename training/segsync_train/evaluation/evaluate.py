@@ -34,7 +34,7 @@ from segsync_train.data.dataset import (
 from segsync_train.data.layout import CaseFiles
 from segsync_train.data.splits import split_of_run
 from segsync_train.evaluation.metrics import RULES, Rules
-from segsync_train.evaluation.operating_point import read_operating_point
+from segsync_train.evaluation.operating_point import OperatingPoint, read_operating_point
 from segsync_train.evaluation.prediction_folders import (
     evaluate_folders,
     label_maps,
@@ -109,13 +109,16 @@ class EvaluatedModel:
 # --- networks --------------------------------------------------------------------------------------------------------
 
 
-def load_model(source: Path, device: str = "auto", checkpoint: Path | None = None) -> EvaluatedModel:
+def load_model(
+    source: Path, device: str = "auto", checkpoint: Path | None = None, point: OperatingPoint | None = None
+) -> EvaluatedModel:
     """A run's network, or exported weights.
 
     Args:
         source: The run's folder, or that of the weights.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         checkpoint: Another one than the run's best.
+        point: Another operating point than the one that was chosen for the run.
 
     Returns:
         The model, with the pipeline that users run.
@@ -127,16 +130,15 @@ def load_model(source: Path, device: str = "auto", checkpoint: Path | None = Non
     """
     if (source / SPEC_FILE).is_file():
         return _exported(source, device)
-    return _of_run(source, device, checkpoint or RunFolder(source).best)
+    return _of_run(source, device, checkpoint or RunFolder(source).best, point or read_operating_point(source))
 
 
-def _of_run(run: Path, device: str, checkpoint: Path) -> EvaluatedModel:
+def _of_run(run: Path, device: str, checkpoint: Path, point: OperatingPoint) -> EvaluatedModel:
     found = load_checkpoint(checkpoint)
     config, network = trained_network(found)
     budget = budget_of(network, config.patch_zyx, config.batch, found.state, run)
     place = training_device(device, Processes())
     network.to(place)
-    point = read_operating_point(run)
     region_model = None if config.region_model is None else RegionModel(load_bundle(config.region_model), device)
     spec = config.inference_spec(network.multiple_zyx, point.decision)
     pipeline = torch_pipeline(spec, network.eval(), place, config.amp, region_model=region_model)

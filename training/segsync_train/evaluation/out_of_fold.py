@@ -114,6 +114,11 @@ def fold_folder(crossval: Path, fold: int) -> Path:
     return crossval / f"fold-{fold}"
 
 
+def fold_numbers(crossval: Path) -> list[int]:
+    """The folds whose folders are there."""
+    return sorted(int(found[1]) for path in crossval.glob("fold-*") if (found := FOLD.fullmatch(path.name)))
+
+
 def read_fold(crossval: Path, fold: int) -> FoldPredictions | None:
     """What a fold predicted; None where it has not yet. Raises InputError where the file is another one."""
     path = fold_folder(crossval, fold) / FOLDER / CASES_FILE
@@ -142,8 +147,7 @@ def read_out_of_fold(crossval: Path) -> OutOfFold:
     Raises:
         InputError: A fold is missing, the folds are of different settings, or a case is in two of them.
     """
-    numbers = sorted(int(found[1]) for path in crossval.glob("fold-*") if (found := FOLD.fullmatch(path.name)))
-    folds = [done for number in numbers if (done := read_fold(crossval, number)) is not None]
+    folds = [done for number in fold_numbers(crossval) if (done := read_fold(crossval, number)) is not None]
     if not folds:
         raise InputError(
             f"{crossval}: no predictions of the folds of a cross-validation; run segsync-train crossval first"
