@@ -431,3 +431,13 @@ def test_two_real_cases_are_learned_by_heart(tmp_path: Path) -> None:
 
 SPLIT = (("training", "train"), ("validation", "check"))
 HALVES = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
+
+
+@pytest.mark.parametrize(("decay", "said"), [(0.998, ["99 % of what is validated"]), (0.3, [])])
+def test_a_running_mean_longer_than_the_run_is_warned_of(
+    cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, decay: float, said: list[str]
+) -> None:
+    finetune(run_config(cases, ema=decay, steps=3), tmp_path / "run")
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("ema: ")]
+    assert len(lines) == len(said)
+    assert all(part in line for line, part in zip(lines, said, strict=True))

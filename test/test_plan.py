@@ -18,7 +18,7 @@ from segsync_train.networks.build import build_network
 from segsync_train.planning.fingerprint import CaseFingerprint, ChannelFingerprint, Fingerprint, Intensities
 from segsync_train.planning.memory import parse_memory
 from segsync_train.planning.plan import plan
-from segsync_train.planning.rules import Wanted, make_plan, mirror_axes, target_spacing
+from segsync_train.planning.rules import Wanted, ema_of, make_plan, mirror_axes, target_spacing
 from segsync_train.trainer.finetune import finetune
 from training_cases import write_cases
 
@@ -118,6 +118,13 @@ def test_small_lesions_get_half_of_the_patches() -> None:
     """3 ml in a litre is 0.3 %, 30 ml are 3 %."""
     assert make_plan(found((100, 100, 100), [(1, 1, 1)], ml=3.0), wanted("2GB", "cpu")).config.foreground == 0.5
     assert make_plan(found((100, 100, 100), [(1, 1, 1)], ml=30.0), wanted("2GB", "cpu")).config.foreground == 0.33
+
+
+@pytest.mark.parametrize("steps", [16, 240, 1000, 4000, 10000])
+def test_the_running_mean_forgets_the_untrained_network(steps: int) -> None:
+    decay, _ = ema_of(steps)
+    assert decay**steps < 0.001
+    assert decay <= 0.998
 
 
 def test_what_is_planned_trains_unchanged(tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ def make_plan(found: Fingerprint, wanted: Wanted) -> Plan:
     settings["batch"], reasons["batch"] = _batch(settings["patch_zyx"], found, size, need, wanted)
     training = len(found.cases) * (folds - 1) // folds
     settings["steps"], reasons["steps"] = steps_of(max(1, training), settings["batch"], wanted.kind)
+    settings["ema"], reasons["ema"] = ema_of(settings["steps"])
     settings["validation"] = {"every": max(250, settings["steps"] // 20), "overlap": 0.25}
     reasons |= {
         "data": f"{folds} folds; kept together: {found.group} ({found.groups} of them in {len(found.cases)} cases)",
@@ -228,6 +229,11 @@ def make_plan(found: Fingerprint, wanted: Wanted) -> Plan:
         "ignore": f"{SOURCE}'s ignore label: what nobody labelled is left out",
     }
     return Plan(settings, reasons, checked(settings), size)
+
+
+def ema_of(steps: int) -> tuple[float, str]:
+    """Decay of the running mean of the weights, and why: the untrained network must be forgotten at the end."""
+    return round(1 - 1 / min(500, max(2, steps // 8)), 4), "the mean of the last eighth of the steps, of 500 at most"
 
 
 SGD = {"kind": "sgd", "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "schedule": "poly"}

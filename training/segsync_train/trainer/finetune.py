@@ -31,6 +31,9 @@ from segsync_train.trainer.validation import CaseScore, labels_in_none, summary,
 
 log = logging.getLogger(__name__)
 
+#: Fraction of the first weights in the running mean at the end of a run from which on it is said.
+FIRST = 0.15
+
 
 def finetune(
     config: RunConfig, folder: Path, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False
@@ -55,6 +58,16 @@ def _warn_of_labels(data: Data, config: RunConfig) -> None:
         log.warning(
             "label %d (%s): none of the %d validation cases holds it, so that its Dice tells nothing; check labels, or "
             "validate on other cases", value, name, len(data.validation),
+        )  # fmt: skip
+
+
+def _warn_of_mean(config: RunConfig) -> None:
+    """Say where the running mean of the weights would still hold those that the run began with."""
+    if config.ema is not None and config.ema**config.steps > FIRST:
+        log.warning(
+            "ema: %g averages over about %.0f steps of a run of %d, so that %.0f %% of what is validated and exported "
+            "are its first weights; lower ema",
+            config.ema, 1 / (1 - config.ema), config.steps, 100 * config.ema**config.steps,
         )  # fmt: skip
 
 
@@ -96,6 +109,7 @@ class _FineTuning(Learner):
             if not run.begun and data.split is not None and isinstance(config.data, FolderData):
                 write_split(data.split, config.data.group, run.folder / SPLIT_FILE)
             _warn_of_labels(data, config)
+            _warn_of_mean(config)
         return data
 
     def dataset(self) -> PatchDataset:
