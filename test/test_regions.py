@@ -12,8 +12,8 @@ import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from builders import grid_of, write_image
-from segsync.bundle import InferenceSpec, load_bundle
+from builders import grid_of, write_bundle, write_image
+from segsync.bundle import ChannelSpec, InferenceSpec, ZScore, load_bundle
 from segsync.errors import InputError
 from segsync.geometry import Volume
 from segsync.images import read
@@ -21,6 +21,7 @@ from segsync.lesions import lesion_count, measure
 from segsync.pipeline import Case
 from segsync.postprocess import labels_on
 from segsync.predict import Model, task_of
+from segsync.report import write_report
 from segsync_train.config.labels import LabelSet
 from segsync_train.config.run import LossConfig, RunConfig
 from segsync_train.config.settings import load_settings
@@ -219,6 +220,25 @@ def test_a_report_measures_unions() -> None:
     volumes = {(one.label_name, one.voxels) for one in found}
     assert volumes == {("whole", 4), ("whole", 1), ("core", 2), ("enhancing", 1)}
     assert lesion_count(mask, found, SET.regions) == 2
+
+
+def test_a_report_says_how_each_region_was_decided(tmp_path: Path) -> None:
+    changes = {"regions": {1: [1]}, "region_decisions": {1: {"threshold": 0.3, "min_component_confidence": 0.6}}}
+    folder = write_bundle(
+        tmp_path / "own",
+        "own",
+        channels=(ChannelSpec(name="t1", normalisation=ZScore()),),
+        labels={1: "core"},
+        **changes,
+    )
+    bundle = load_bundle(folder)
+    image = np.arange(8**3, dtype=np.float32).reshape((8,) * 3)
+    result = Model(bundle, task_of(bundle.spec), device="cpu").predict({"t1": Volume(image, grid_of((8,) * 3))})
+    *_, page = write_report(result, tmp_path / "out" / "c", {})
+    assert "core: threshold 0.3, smallest lesion 0 ml" in page.read_text()
+    assert json.loads((tmp_path / "out" / "c_report.json").read_text())["weights"]["region_decisions"]["1"] == {
+        "threshold": 0.3, "min_component_ml": 0.0, "min_component_confidence": 0.6,
+    }  # fmt: skip
 
 
 # --- prepared cases --------------------------------------------------------------------------------------------------
