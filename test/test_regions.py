@@ -223,13 +223,10 @@ def test_a_report_measures_unions() -> None:
 
 
 def test_a_report_says_how_each_region_was_decided(tmp_path: Path) -> None:
-    changes = {"regions": {1: [1]}, "region_decisions": {1: {"threshold": 0.3, "min_component_confidence": 0.6}}}
+    channels = (ChannelSpec(name="t1", normalisation=ZScore()),)
+    own = {1: {"threshold": 0.3, "min_component_confidence": 0.6}}
     folder = write_bundle(
-        tmp_path / "own",
-        "own",
-        channels=(ChannelSpec(name="t1", normalisation=ZScore()),),
-        labels={1: "core"},
-        **changes,
+        tmp_path / "own", "own", channels=channels, labels={1: "core"}, regions={1: [1]}, region_decisions=own
     )
     bundle = load_bundle(folder)
     image = np.arange(8**3, dtype=np.float32).reshape((8,) * 3)
