@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import heart
+import heart_study
 import ledger
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def test_every_system_is_on_the_page_and_a_second_call_needs_the_kept_figures_al
     heart.main([*arguments, "--smoke"])
     path = tmp_path / "docs" / "results" / "heart.md"
     page = path.read_text()
-    for one in heart.SYSTEMS:
+    for one in heart_study.SYSTEMS:
         assert f"| {one.name} |" in page
     assert "| 2 and 2 |" in page, "the claim's pair, its seeds"
     assert not list((tmp_path / "docs" / "images").glob("*cases*"))
@@ -43,9 +44,9 @@ def test_every_system_is_on_the_page_and_a_second_call_needs_the_kept_figures_al
 
 def test_what_is_tried_is_never_tried_on_the_test_hearts(shared_data: Path) -> None:
     options = argparse.Namespace(data=shared_data / "acdc", smoke=False, explore=False)
-    whole = heart.divided(options)
+    whole = heart_study.divided(options)
     options.explore = True
-    tried = heart.divided(options)
+    tried = heart_study.divided(options)
     assert (len(whole.training), len(whole.test)) == (79, 20)
     assert (len(tried.training), len(tried.test)) == (64, 15)
     assert not set(whole.test) & {*tried.training, *tried.test}
@@ -54,16 +55,16 @@ def test_what_is_tried_is_never_tried_on_the_test_hearts(shared_data: Path) -> N
 
 def test_the_claim_comes_first_and_other_settings_are_another_run(shared_data: Path) -> None:
     options = heart.parsed(["--data", str(shared_data / "acdc")])
-    hearts = heart.divided(options)
-    order = heart.cells(hearts, options)
+    hearts = heart_study.divided(options)
+    order = heart_study.cells(hearts, options)
     assert [cell.system.key for cell in order[:2]] == ["segsync", "scratch"]
     assert [(cell.seed, cell.labelled) for cell in order[:12]] == [
         (seed, count) for seed in (0, 1, 2) for count in (2, 2, 5, 5)
     ]
-    one = heart.key_of(order[1], hearts, options)
-    assert heart.key_of(order[1], hearts, heart.parsed(["--data", str(shared_data / "acdc")])) == one
+    one = heart_study.key_of(order[1], hearts, options)
+    assert heart_study.key_of(order[1], hearts, heart.parsed(["--data", str(shared_data / "acdc")])) == one
     other = heart.parsed(["--data", str(shared_data / "acdc"), "--set", "steps=7"])
-    assert heart.key_of(order[1], hearts, other).settings != one.settings
+    assert heart_study.key_of(order[1], hearts, other).settings != one.settings
 
 
 def test_a_run_that_was_killed_between_both_files_is_run_again(tmp_path: Path, mask_pair: Row) -> None:
@@ -99,5 +100,5 @@ def mask_pair() -> Row:
 def forgotten() -> Iterator[None]:
     """The scripts are no package: other tests import their own."""
     yield
-    for name in ("heart", "ledger"):
+    for name in ("heart", "heart_study", "heart_page", "ledger"):
         sys.modules.pop(name, None)
