@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import engines
+import full_size
 import mlstm
 import networks
 import pipeline
@@ -17,7 +18,7 @@ from segsync_train.runs.folder import commit
 
 PARTS = {
     "pipeline": pipeline.measure, "engines": engines.measure, "teams": teams.measure,
-    "mlstm": mlstm.measure, "networks": networks.measure,
+    "mlstm": mlstm.measure, "networks": networks.measure, "full-size": full_size.measure,
 }  # fmt: skip
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 INTRODUCTION = """# Performance
