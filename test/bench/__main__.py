@@ -8,6 +8,7 @@ from pathlib import Path
 
 import engines
 import full_size
+import growth
 import mlstm
 import networks
 import pipeline
@@ -18,7 +19,7 @@ from segsync_train.runs.folder import commit
 
 PARTS = {
     "pipeline": pipeline.measure, "engines": engines.measure, "teams": teams.measure,
-    "mlstm": mlstm.measure, "networks": networks.measure, "full-size": full_size.measure,
+    "mlstm": mlstm.measure, "networks": networks.measure, "full-size": full_size.measure, "growth": growth.measure,
 }  # fmt: skip
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 INTRODUCTION = """# Performance
