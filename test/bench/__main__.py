@@ -11,6 +11,7 @@ import full_size
 import growth
 import mlstm
 import networks
+import nnunet_predictor
 import pipeline
 import teams
 from rich.console import Console
@@ -19,7 +20,7 @@ from segsync_train.runs.folder import commit
 
 PARTS = {
     "pipeline": pipeline.measure, "engines": engines.measure, "teams": teams.measure,
-    "mlstm": mlstm.measure, "networks": networks.measure, "full-size": full_size.measure, "growth": growth.measure,
+    "mlstm": mlstm.measure, "networks": networks.measure, "full-size": full_size.measure, "growth": growth.measure, "nnunet": nnunet_predictor.measure,
 }  # fmt: skip
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 INTRODUCTION = """# Performance

@@ -160,7 +160,7 @@ def figures(process: "subprocess.Popen[str]") -> Figures:
     """What a worker says at its end."""
     output, said = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"{process.args} ended with {process.returncode}: {said[-1000:]}")
+        raise RuntimeError(f"a worker ended with {process.returncode}: {said[-1000:]}")
     found: Figures = json.loads(output.splitlines()[-1])
     return found
 
