@@ -3,16 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from builders import GRID, LESION, Cli, ball, grid_of, options, write_image
 from segsync import control_groups, load, memory
+from segsync.bundle import load_bundle_spec
 from segsync.errors import ResourceError
-from segsync.geometry import Volume
+from segsync.geometry import TARGET_VOXELS, Volume
 from segsync.memory import Budget, Footprint, container_limit, peak_bytes, reset_peak, resident_bytes
+from segsync.postprocess import BYTES_A_VOXEL, labels_on
 from segsync.sliding_window import LESS_CONTEXT
 
 GIB = 2**30
+WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,19 @@ def test_the_peak_begins_anew() -> None:
     del held
     reset_peak()
     assert peak_bytes() < peak - 200_000_000
+
+
+def test_a_label_that_fills_the_grid_takes_what_is_kept_for_it() -> None:
+    """16 million voxels, beside the slabs that are interpolated at once."""
+    size = (256, 256, 256)
+    spec = load_bundle_spec(WEIGHTS / "isles22").model_copy(update={"min_component_ml": 0.1})
+    probabilities = np.ones((1, 64, 64, 64), dtype=np.float32)
+    held = resident_bytes()
+    reset_peak()
+    labels, removed = labels_on(probabilities, grid_of((64, 64, 64), (4, 4, 4)), grid_of(size), spec)
+    assert labels.mean() > 0.9
+    assert not removed
+    assert peak_bytes() - held < BYTES_A_VOXEL * labels.size + 20 * TARGET_VOXELS
 
 
 def budget_of(limit: float, monkeypatch: pytest.MonkeyPatch, held: float = 1.0) -> Budget:

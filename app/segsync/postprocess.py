@@ -10,8 +10,8 @@ from segsync.errors import memory_errors
 from segsync.geometry import Grid, Volume, resampled_slabs
 
 #: What `labels_on` holds at its peak for each voxel of the reference grid, where a label fills it: the labels (of
-#: regions twice), their confidence, and the label's mask and components (ITK's and ours).
-BYTES_A_VOXEL = 18
+#: regions twice), their confidence, and the label's mask (ours and ITK's) and components.
+BYTES_A_VOXEL = 12
 
 
 def labels_on(probabilities: Array, grid: Grid, reference: Grid, spec: InferenceSpec) -> tuple[LabelMap, int]:
@@ -106,7 +106,8 @@ def remove_components(
         sizes, peaks = sizes_and_peaks(components, probability)
         out = (sizes < voxels) | (peaks < min_confidence)
         out[0] = False
-        inside[out[components]] = 0
+        for plane, numbers in zip(inside, components, strict=True):  # an index takes eight bytes a voxel
+            plane[out[numbers]] = 0
         removed += int(out.sum())
     return labels, removed
 
@@ -115,17 +116,27 @@ def sizes_and_peaks(
     components: npt.NDArray[np.unsignedinteger], probability: Array
 ) -> tuple[npt.NDArray[np.int64], Array]:
     """Voxels and highest probability of each numbered component, by its number; those of the background (0) are 0."""
-    inside = components > 0
-    numbers = components[inside]
-    count = int(numbers.max(initial=0)) + 1
-    peaks = np.zeros(count, dtype=np.float32)
-    np.maximum.at(peaks, numbers, probability[inside])
-    return np.bincount(numbers, minlength=count), peaks
+    count = int(components.max(initial=0)) + 1
+    sizes, peaks = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.float32)
+    for numbers, heights in zip(components, probability, strict=True):
+        inside = numbers > 0
+        found = numbers[inside]
+        sizes += np.bincount(found, minlength=count)
+        np.maximum.at(peaks, found, heights[inside])
+    return sizes, peaks
 
 
 def components_of(mask: Mask) -> tuple[npt.NDArray[np.uint32], int]:
     """26-connected components of a mask (Z, Y, X), numbered from 1 (0 is background), and their number."""
     with memory_errors():
-        image = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), True)
-        components: npt.NDArray[np.uint32] = sitk.GetArrayFromImage(image)
+        image = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.view(np.uint8)), True)
+        components: npt.NDArray[np.uint32] = np.asarray(_Pixels(image))
     return components, int(components.max(initial=0))
+
+
+class _Pixels:
+    """An ITK image's voxels, read without a copy; arrays of them keep the image."""
+
+    def __init__(self, image: sitk.Image) -> None:
+        self.image = image
+        self.__array_interface__ = sitk.GetArrayViewFromImage(image).__array_interface__

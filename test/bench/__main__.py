@@ -14,13 +14,15 @@ import networks
 import nnunet_predictor
 import pipeline
 import teams
+import train_growth
 from rich.console import Console
 
 from segsync_train.runs.folder import commit
 
 PARTS = {
     "pipeline": pipeline.measure, "engines": engines.measure, "teams": teams.measure,
-    "mlstm": mlstm.measure, "networks": networks.measure, "full-size": full_size.measure, "growth": growth.measure, "nnunet": nnunet_predictor.measure,
+    "mlstm": mlstm.measure, "networks": networks.measure, "full-size": full_size.measure,
+    "growth": growth.measure, "nnunet": nnunet_predictor.measure, "training": train_growth.measure,
 }  # fmt: skip
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 INTRODUCTION = """# Performance

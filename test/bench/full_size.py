@@ -55,7 +55,7 @@ def worker(name: str, side: int) -> Figures:
     image = torch.randn(1, 1, side, side, side)
     target = torch.randint(0, 2, (1, side, side, side))
     if name.startswith("published"):
-        published.mlstm_chunkwise = parallel  # type: ignore[attr-defined]
+        vars(published)["mlstm_chunkwise"] = parallel
         published._Upsample.forward = _grown_first  # type: ignore[method-assign]
     else:
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
