@@ -19,6 +19,7 @@ from segsync.bundle import (
     SPEC_FILE,
     ChannelSpec,
     Fixed,
+    InferenceSpec,
     ModelSpec,
     ZScore,
     sha256_of,
@@ -215,6 +216,12 @@ def grid_of(
 ) -> Grid:
     """A grid, by default a small one of 1 mm with its axes along the patient's."""
     return Grid(size_zyx, spacing_zyx, origin, direction)
+
+
+def spec_of(*channels: ChannelSpec, spacing_zyx: Triple = (1.0, 1.0, 1.0), **changes: object) -> InferenceSpec:
+    """What the way from images to labels needs of a model, by default of one lesion in windows of 8 voxels."""
+    given = {"labels": {1: "lesion"}, "patch_zyx": (8, 8, 8), "multiple_zyx": (8, 8, 8), **changes}
+    return InferenceSpec.model_validate({"channels": channels, "spacing_zyx": spacing_zyx, **given})
 
 
 def points_of(grid: Grid) -> npt.NDArray[np.float64]:

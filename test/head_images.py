@@ -4,39 +4,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from builders import ADC, ball, grid_of
-from segsync.arrays import Array, Triple
-from segsync.bundle import ChannelSpec, Fixed, ModelSpec, ZScore
+from builders import ADC, ball, grid_of, spec_of
+from segsync.arrays import Array
+from segsync.bundle import ChannelSpec, Fixed, PreprocessingSpec, ZScore
 from segsync.geometry import Grid, Volume
 from segsync.preprocess import Prepared, prepare
 
 GRID = grid_of((20, 30, 28))
 
-
-DWI, ADC_CHANNEL, FLAIR = (
+BRAIN = DWI, ADC_CHANNEL, FLAIR = (
     ChannelSpec(name="dwi", normalisation=ZScore()),
     ChannelSpec(name="adc", normalisation=ADC),
     ChannelSpec(name="flair", normalisation=ZScore(), optional=True),
 )
 
 
-def spec_of(*channels: ChannelSpec, spacing_zyx: Triple = (1.0, 1.0, 1.0)) -> ModelSpec:
-    return ModelSpec(
-        name="net",
-        task="isles22",
-        channels=channels or (DWI, ADC_CHANNEL, FLAIR),
-        labels={1: "lesion"},
-        spacing_zyx=spacing_zyx,
-        patch_zyx=(8, 8, 8),
-        multiple_zyx=(8, 8, 8),
-        opset=17,
-        sha256="0" * 64,
-        licence="none",
-    )
-
-
-def prepared(volumes: Mapping[str, Volume], spec: ModelSpec | None = None) -> Prepared:
-    return prepare(volumes.get, spec or spec_of(), "dwi")
+def prepared(volumes: Mapping[str, Volume], spec: PreprocessingSpec | None = None) -> Prepared:
+    return prepare(volumes.get, spec or spec_of(*BRAIN), "dwi")
 
 
 def floats(volume: Volume) -> Array:

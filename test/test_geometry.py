@@ -22,10 +22,11 @@ from builders import (
     points_of,
     rotated,
     rotation,
+    spec_of,
 )
 from segsync import geometry
 from segsync.arrays import Array, SizeZYX, Triple
-from segsync.bundle import ChannelSpec, ModelSpec
+from segsync.bundle import ChannelSpec
 from segsync.geometry import Grid, Volume, canonical_axes, canonical_grid, resample, respaced
 from segsync.postprocess import labels_on
 from segsync.preprocess import prepare
@@ -34,25 +35,9 @@ FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 OBLIQUE = (17.0, -24.0, 31.0)
 
 
-def spec_of(spacing_zyx: Triple) -> ModelSpec:
-    """A model that takes a mask as it is, at this spacing."""
-    return ModelSpec(
-        name="copy",
-        task="aims-tbi",
-        channels=(ChannelSpec(name="t1", normalisation=AS_IT_IS),),
-        labels={1: "lesion"},
-        spacing_zyx=spacing_zyx,
-        patch_zyx=(8, 8, 8),
-        multiple_zyx=(8, 8, 8),
-        opset=17,
-        sha256="0" * 64,
-        licence="none",
-    )
-
-
 def there_and_back(mask: Array, grid: Grid, spacing_zyx: Triple) -> npt.NDArray[np.uint8]:
     """The mask through the runtime's way to the model's grid and back to its own."""
-    spec = spec_of(spacing_zyx)
+    spec = spec_of(ChannelSpec(name="t1", normalisation=AS_IT_IS), spacing_zyx=spacing_zyx)
     prepared = prepare(lambda name: Volume(mask, grid), spec, "t1")
     labels, removed = labels_on(prepared.array, prepared.grid, grid, spec)
     assert removed == 0

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import ball, grid_of, isles22_volumes
-from head_images import DWI, GRID, brain, floats, prepared, spec_of
+from builders import ball, grid_of, isles22_volumes, spec_of
+from head_images import DWI, GRID, brain, floats, prepared
 from segsync.arrays import Array
 from segsync.bundle import Fixed, ZScore
 from segsync.errors import ChannelError

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from builders import ball, grid_of, rotated, tissue_of
-from head_images import ADC_CHANNEL, DWI, GRID, brain, floats, prepared, prepared_ct, spec_of
+from builders import ball, grid_of, rotated, spec_of, tissue_of
+from head_images import ADC_CHANNEL, BRAIN, DWI, GRID, brain, floats, prepared, prepared_ct
 from segsync.arrays import Array
 from segsync.bundle import ChannelSpec, Fixed, OrganSpec
 from segsync.errors import ChannelError
@@ -116,7 +116,7 @@ class Organ:
 def test_outside_of_the_region_every_channel_is_0() -> None:
     """As if the skull had been removed from each image before."""
     volumes, organ = brain(), ball(GRID, 8.0)
-    found = prepare(volumes.get, spec_of(), "dwi", Organ())
+    found = prepare(volumes.get, spec_of(*BRAIN), "dwi", Organ())
     blanked = {name: Volume(floats(volume) * organ, GRID) for name, volume in volumes.items()}
     assert np.array_equal(found.array, prepared(blanked).array)
     assert np.array_equal(found.tissue, organ > 0)
@@ -154,5 +154,5 @@ def test_images_are_loaded_one_at_a_time_and_once() -> None:
         asked.append(name)
         return volumes[name]
 
-    prepare(load, spec_of(), "dwi")
+    prepare(load, spec_of(*BRAIN), "dwi")
     assert asked == ["dwi", "adc", "flair"]

@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from builders import grid_of, write_bundle, write_image
+from builders import CHANNELS, grid_of, spec_of, write_bundle, write_image
 from segsync.bundle import ChannelSpec, InferenceSpec, ZScore, load_bundle
 from segsync.errors import InputError
 from segsync.geometry import Volume
@@ -187,14 +187,9 @@ def test_without_regions_and_ignore_the_loss_is_monais() -> None:
 # --- from probabilities to masks and reports -------------------------------------------------------------------------
 
 
-def spec_of(labels: LabelSet, **changes: object) -> InferenceSpec:
-    return InferenceSpec.model_validate(
-        {
-            "channels": [{"name": "t1", "normalisation": {"kind": "zscore"}}], "spacing_zyx": (1.0, 1.0, 1.0),
-            "patch_zyx": (4, 4, 4), "multiple_zyx": (2, 2, 2), "labels": labels.labels, "regions": labels.regions,
-            **changes,
-        }
-    )  # fmt: skip
+def of_set(labels: LabelSet, **changes: object) -> InferenceSpec:
+    """A model of these labels and regions."""
+    return spec_of(*CHANNELS["aims-tbi"], labels=labels.labels, regions=labels.regions, **changes)
 
 
 def test_masks_are_written_in_the_regions_order() -> None:
@@ -205,11 +200,11 @@ def test_masks_are_written_in_the_regions_order() -> None:
         (0.1, 0.8, 0.7, 0.3, 0.4, 0.0),  # core writes 1
         (0.0, 0.3, 0.6, 0.9, 0.4, 0.0),  # enhancing writes 3, outside of the whole as well
     ]
-    mask, removed = labels_on(probabilities, GRID, GRID, spec_of(SET))
+    mask, removed = labels_on(probabilities, GRID, GRID, of_set(SET))
     assert mask[0, 0].tolist() == [2, 1, 3, 3, 0, 0]
     assert (removed, int((mask > 0).sum())) == (0, 4)
     # Of the core's component of two voxels none is left, and the whole is seen there.
-    mask, removed = labels_on(probabilities, GRID, GRID, spec_of(SET, min_component_ml=0.003))
+    mask, removed = labels_on(probabilities, GRID, GRID, of_set(SET, min_component_ml=0.003))
     assert (mask[0, 0].tolist(), removed) == ([2, 2, 2, 0, 0, 0], 2)
 
 
@@ -301,12 +296,12 @@ def test_each_region_has_an_operating_point_of_its_own(tmp_path: Path) -> None:
     probabilities = np.stack([whole, core]).astype(np.float32)
     point = tune_on(tuning_cases(case, probabilities, labels), rules_named(None, "isles22"), tmp_path)
     assert point.decision_of(1).threshold > 0.32 >= point.decision_of(2).threshold
-    spec = spec_of(labels, **dict(point.decision))
+    spec = of_set(labels, **dict(point.decision))
     mask, _ = labels_on(probabilities, GRID, GRID, spec)
     assert np.array_equal(mask, label)
     assert f"core {point.decision_of(2).threshold:g}; components below" in spec.decision_in_words
     with pytest.raises(ValueError, match=r"region_decisions: expected regions \(\[1, 2\]\), found \[3\]"):
-        spec_of(labels, region_decisions={3: {}})
+        of_set(labels, region_decisions={3: {}})
 
 
 def test_folders_are_scored_so_from_the_command_line(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import ball, tissue_of
-from head_images import GRID, HEAD, brain, ct, floats, prepared, prepared_ct, scaled, spec_of, windowed
+from builders import ball, spec_of, tissue_of
+from head_images import BRAIN, GRID, HEAD, brain, ct, floats, prepared, prepared_ct, scaled, windowed
 from segsync.arrays import Array
 from segsync.bundle import ChannelSpec, Fixed, ZScore
 from segsync.geometry import Volume
@@ -60,7 +60,7 @@ def test_exchanged_dwi_and_adc_are_noticed() -> None:
 def test_the_bundled_case_is_not_taken_for_exchanged() -> None:
     folder = Path(__file__).parent / "input" / "images"
     volumes = {name: read(next((folder / f"{name}-brain-mri").glob("*.mha"))) for name in ("dwi", "adc", "flair")}
-    spec = spec_of(spacing_zyx=(4.8, 1.8, 1.8))
+    spec = spec_of(*BRAIN, spacing_zyx=(4.8, 1.8, 1.8))
     assert not [line for line in prepared(volumes, spec).warnings if "exchanged" in line]
     swapped = prepared({**volumes, "dwi": volumes["adc"], "adc": volumes["dwi"]}, spec)
     assert [line for line in swapped.warnings if "exchanged" in line]
