@@ -1,12 +1,18 @@
 """Folders of scores as `segsync-train evaluate` writes them, drawn from a seed: nothing is trained."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from builders import grid_of, write_image
 from segsync.atomic import write_texts
+from segsync_train.comparison.grouping import group_runs
+from segsync_train.comparison.scores import Setting, read_run
 from segsync_train.data.layout import CaseFiles
 from segsync_train.evaluation.metrics import RULES, Scores
 from segsync_train.evaluation.summary import Row, write_results
@@ -14,6 +20,8 @@ from segsync_train.evaluation.system import SYSTEM_FILE, Budget, System
 
 CASES = tuple(f"case{number:02d}" for number in range(8))
 LABELS = {1: "anterior", 2: "posterior"}
+SYSTEMS = {"3D-SegSync": 0.93, "xLSTM-UNet": 0.9, "3D-UNet": 0.85}
+GRID = grid_of((4, 12, 12), (3.0, 1.0, 1.0))
 
 
 def write_scores(
@@ -86,3 +94,46 @@ def write_scores(
     text = system.model_copy(update=changes).model_dump_json()
     write_texts({SYSTEM_FILE: text}, folder)
     return folder
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """A CSV file, by column."""
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
+def setting_of(*folders: Path, reference: str = "3D-SegSync") -> Setting:
+    """What the folders' one setting holds."""
+    (setting,) = group_runs([read_run(str(folder)) for folder in folders], reference)
+    return setting
+
+
+def square(first: int) -> npt.NDArray[np.uint8]:
+    """A plate in slice 2, from `first` along X on."""
+    array = np.zeros(GRID.size_zyx, np.uint8)
+    array[2, 3:7, first : first + 4] = 1
+    return array
+
+
+def with_masks(tmp_path: Path, names: dict[str, float]) -> list[Path]:
+    """Scores of systems whose masks lie one voxel further on than the truth, the second's two, and so on."""
+    cases = ("a", "b", "c", "d", "e")
+    files = {}
+    for case in cases:
+        image, label = tmp_path / f"{case}-t1.nii.gz", tmp_path / f"{case}-label.nii.gz"
+        write_image(image, np.full(GRID.size_zyx, 50.0, np.float32), GRID)
+        write_image(label, square(3), GRID)
+        files[case] = CaseFiles(case, {"t1": image}, label)
+    masks = {case: Path("masks", f"{case}.nii.gz") for case in cases}
+    folders = []
+    for place, (name, skill) in enumerate(names.items(), start=1):
+        about: dict[str, Any] = {
+            "data": "mmwhs-ct",
+            "labels": {1: "ball"},
+            "files": files,
+            "masks": masks,
+            "reference": "t1",
+        }
+        folders.append(write_scores(tmp_path / name, name, skill, cases=cases, **about))
+        for path in masks.values():
+            write_image(folders[-1] / path, square(3 + place), GRID)
+    return folders
