@@ -22,7 +22,7 @@ KINDS_OF_FOLDERS = {"anat", "ct", "data", "derivatives", "dwi", "images", "maps"
 
 @os_errors(InputError)
 def find_task(source: Path) -> Task:
-    """The only task whose channels the source offers; raises InputError where there is none or more than one."""
+    """The task whose channels the source offers; raises InputError if no task fits, or several do."""
     if not source.exists():
         raise InputError(f"{source}: no file or folder with a case's images; check the path")
     platform = next(_platform_folders(source), None) if source.is_dir() else None
@@ -58,10 +58,10 @@ def find_cases(source: Path, task: Task, named: Mapping[str, Path]) -> tuple[lis
         named: Channels given by name; they complete or replace what is found, and then there must be one case.
 
     Returns:
-        The cases, and why others in the folder are none: two files claim a channel, a socket is not filled.
+        The cases, and an error for each that is incomplete or ambiguous: two files claim a channel, a socket is empty.
 
     Raises:
-        InputError: There is no case, or only one that is none.
+        InputError: There is no case, or the only one is incomplete or ambiguous.
     """
     cases, failed = [], []
     if source.is_dir():

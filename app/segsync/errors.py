@@ -58,7 +58,7 @@ class InputError(SegsyncError):
 
 
 class UsageError(InputError):
-    """A name in the call that is none: of a task, a channel, a device."""
+    """A name in the call that does not exist: of a task, a channel, a device."""
 
     exit_code = 2
 

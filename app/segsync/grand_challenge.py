@@ -37,7 +37,7 @@ class Inputs:
 def is_platform_folder(folder: Path) -> bool:
     """Whether a folder is laid out as `/input`: with `inputs.json`, or a known socket below `images`.
 
-    One that may not be read is none.
+    A folder that may not be read does not count.
     """
     known = {socket.lower() for task in TASKS.values() for channel in task.channels for socket in channel.sockets}
     below = folder / "images"
@@ -60,7 +60,7 @@ def read_inputs(folder: Path) -> Inputs:
         The sockets and what they hold.
 
     Raises:
-        InputError: The folder is none, or `inputs.json` is malformed or leads outside the folder.
+        InputError: The path is not a folder, or `inputs.json` is malformed or leads outside the folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no folder with the case's inputs; mount it at /input")

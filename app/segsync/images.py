@@ -52,7 +52,7 @@ READERS: dict[str, Reader] = {
 
 
 def suffix_of(path: Path) -> str:
-    """The ending that names the file's format, lower case (`.nii.gz` as one), or '' where it is none of SUFFIXES."""
+    """The ending that names the file's format, lower case (`.nii.gz` as one), or '' if it is not one of SUFFIXES."""
     name = path.name.lower()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
@@ -83,8 +83,8 @@ def read(path: Path) -> Volume:
         The image as it is stored, on its grid.
 
     Raises:
-        InputError: The file is unreadable or truncated, of another dimension, with several values a voxel, or with a
-            geometry that is none (spacing not positive, directions far from orthonormal).
+        InputError: The file is unreadable or truncated, of another dimension, with several values a voxel, or with an
+            impossible geometry (spacing not positive, directions far from orthonormal).
         ResourceError: Memory has ended.
     """
     _check_name(path, InputError)

@@ -107,7 +107,7 @@ def _possible_ends(index: Indices) -> Indices:
     """The voxels (N, 3) that can be an end of the largest diameter, among those of one lesion.
 
     The ends of a diameter are corners of the convex hull. A voxel between two others of its lesion on a straight line
-    is none: only those stay that are first or last on all three axis lines through them.
+    is no corner: only those stay that are first or last on all three axis lines through them.
     """
     first = index.min(axis=0)
     here = np.zeros(index.max(axis=0) - first + 1, dtype=bool)

@@ -317,7 +317,7 @@ def with_scalars(predictor: Predictor, spec: InferenceSpec) -> Predictor:
         spec: Which channels are numbers.
 
     Returns:
-        The predictor itself where none is.
+        A predictor; the given one itself if no channel is a number.
     """
     places, reference = spec.scalar_places, spec.place_of(spec.reference_channel)
     if not places:

@@ -308,7 +308,7 @@ def make_server(invoke: Callable[[], None], port: int = PORT, host: str = HOST) 
         host: Address to listen on.
 
     Raises:
-        ResourceError: The port is taken, or the address is none of this machine's.
+        ResourceError: The port is taken, or the address is not this machine's.
     """
     try:
         return CaseServer(invoke, host, port)

@@ -70,8 +70,8 @@ def read(folder: Path) -> Stored:
         The series, not yet judged.
 
     Raises:
-        InputError: There is none or more than one, a file that should be a slice cannot be read, the geometry is not
-            told, or slices are missing.
+        InputError: The folder holds no series or several, a file that should be a slice cannot be read, the geometry is
+            not stored, or slices are missing.
     """
     datasets = series(folder)
     slices: list[Slice] = []
@@ -115,7 +115,7 @@ def series(folder: Path) -> dict[Path, "FileDataset"]:
 
 
 def _ending(path: Path) -> str:
-    """The ending that a series' files have in common: in names like 1.2.840.5 what follows the last point is none."""
+    """The ending that a series' files have in common: in names like 1.2.840.5 there is no ending."""
     return "" if path.suffix[1:].isdigit() else path.suffix.lower()
 
 

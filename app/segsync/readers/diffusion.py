@@ -15,7 +15,7 @@ SHELL_SHARE, SHELL_B = 0.05, 50.0
 
 
 def bvalues_file(path: Path) -> Path | None:
-    """The `.bval` file beside an image, None where there is none."""
+    """The `.bval` file beside an image, None if it has no such file."""
     name = path.name.lower()
     stem = path.name[: -len(".nii.gz")] if name.endswith(".nii.gz") else path.stem
     places = (path.with_name(stem + ending) for ending in (".bval", ".bvals"))
@@ -30,7 +30,7 @@ def bvalues_beside(path: Path, count: int) -> tuple[float, ...] | None:
         count: Its volumes.
 
     Returns:
-        In s/mm²; None where there is no such file.
+        In s/mm²; None if there is no such file.
 
     Raises:
         InputError: It holds other than one number for each volume.

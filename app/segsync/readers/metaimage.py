@@ -74,7 +74,7 @@ def read(path: Path) -> Stored:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The file of that name in the header's folder; raises InputError where it is none, or a way out of the folder."""
+    """The file of that name in the header's folder; raises InputError if it is missing or leads out of it."""
     if path.suffix.lower() != ".mhd":
         raise InputError(
             f"{path}: expected a .mha with its voxels inside, found a reference to a second file; convert it"
@@ -111,7 +111,7 @@ def _header(path: Path, file: BinaryIO) -> dict[str, str]:
     missing = [name for name in ("NDims", "DimSize", "ElementType", "ElementDataFile") if name not in fields]
     if missing or fields.get("ObjectType", "Image") != "Image":
         raise InputError(
-            f"{path}: expected a {path.suffix.lower()} image, found {path.stat().st_size} bytes that are none "
+            f"{path}: expected a {path.suffix.lower()} image, found {path.stat().st_size} bytes that cannot be decoded "
             f"({'no field ' + missing[0] if missing else 'another object'}); copy or convert it again"
         )
     return fields

@@ -73,7 +73,8 @@ def _header(path: Path, stream: BinaryIO) -> Any:
     version = LENGTHS.get(start)
     if version is None:
         raise InputError(
-            f"{path}: expected a NIfTI image, found {path.stat().st_size} bytes that are none; copy or convert it again"
+            f"{path}: expected a NIfTI image, found {path.stat().st_size} bytes that cannot be decoded; copy or "
+            "convert it again"
         )
     kind: Any = nifti1.Nifti1Header if version == 1 else nifti2.Nifti2Header
     header = kind(start + stream.read(kind.template_dtype.itemsize - 4), check=False)

@@ -35,9 +35,9 @@ class Slice:
         number: Place in the pixels as they were read.
         slope: Of its rescale.
         intercept: Likewise.
-        thickness: Millimetres, 0 where none is told.
+        thickness: Millimetres, 0 if not stored.
         spacing: Likewise.
-        b: In s/mm², where it is told.
+        b: In s/mm², if stored.
         path: Of its file.
     """
 

@@ -17,7 +17,9 @@ def read(path: Path) -> Stored:
     with path.open("rb") as file:
         if file.read(2) not in (b"II", b"MM"):
             size = path.stat().st_size
-            raise InputError(f"{path}: expected a TIFF image, found {size} bytes that are none; copy or convert it")
+            raise InputError(
+                f"{path}: expected a TIFF image, found {size} bytes that cannot be decoded; copy or convert it"
+            )
     array = decode("tiff", [path], min(path.stat().st_size * DENSITY, MOST_BYTES), path)
     said = "TIFF holds no patient geometry: neither place nor orientation, and a slice spacing of 1 mm"
     return Stored(array, np.ones(3), np.zeros(3), np.eye(3), (said,))

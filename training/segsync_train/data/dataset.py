@@ -57,7 +57,7 @@ def participants(folder: Path) -> list[Path]:
 def case_of(files: CaseFiles, spec: PreprocessingSpec) -> Case:
     """A case as the runtime takes it, with what is known of the patient where the network reads numbers.
 
-    Raises InputError where a file of clinical data is none.
+    Raises InputError if a file of clinical data cannot be read.
     """
     clinical: dict[str, object] = {}
     for path in files.clinical if spec.scalar_places else ():
@@ -107,7 +107,7 @@ def prepare_case(files: CaseFiles, spec: CaseSpec, region_model: RegionModel | N
     Args:
         files: The case's images and label map. Without labels (`check_files` refuses such a case where they are needed)
             it is background throughout.
-        spec: Channels and grid, and the labels that are kept; none are kept where none are listed.
+        spec: Channels and grid, and the labels that are kept: those listed.
         region_model: What `spec.region_model` names, opened.
 
     Returns:
@@ -317,14 +317,7 @@ def try_cache(
     threads: int = 1,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Path | InputError]:
-    """As `build_cache`, but a case whose images are not what they should be does not end it.
-
-    Args:
-        cases: What is asked for.
-        spec: What their preparation depends on.
-        cache: The cache's folder.
-        threads: Cases that are prepared at once.
-        progress: Called after each.
+    """As `build_cache`, with its arguments, but a case whose images are not what they should be does not end it.
 
     Returns:
         The cases' folders, in their order, or in a folder's place the error.

@@ -48,7 +48,7 @@ def is_label_map(array: npt.NDArray[np.generic]) -> bool:
 def label_maps(
     paths: Sequence[Path], cache: Path, *, threads: int = 1, progress: Callable[[], None] = lambda: None
 ) -> set[Path]:
-    """Those of the images that are label maps; one that cannot be read is none, since reading it tells more.
+    """Those of the images that are label maps; one that cannot be read does not count, since reading it tells more.
 
     Args:
         paths: The images.
@@ -88,7 +88,7 @@ def _identity(path: Path) -> str:
 
 
 def _read_verdicts(path: Path) -> dict[str, bool]:
-    """What is kept; nothing where there is no such file or one that is none: it can be made again."""
+    """What is kept; nothing if the file is missing or damaged: it can be made again."""
     try:
         verdicts = json.loads(path.read_bytes())
     except (OSError, ValueError):

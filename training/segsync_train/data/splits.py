@@ -90,7 +90,7 @@ def split_of_run(
 
 
 def read_split(path: Path) -> SplitFile:
-    """Read `split.json`; raises InputError where it is none."""
+    """Read `split.json`; raises InputError if it is missing or malformed."""
     try:
         return SplitFile.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

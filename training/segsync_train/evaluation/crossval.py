@@ -42,7 +42,7 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class CrossvalOutcome:
-    """How a cross-validation stands: the folds that are still to be done, and the table once there are none."""
+    """How a cross-validation stands: the folds that are still to be done, and the table once all are done."""
 
     folder: Path
     missing: tuple[int, ...]

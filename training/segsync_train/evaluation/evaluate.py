@@ -124,7 +124,7 @@ def load_model(
         The model, with the pipeline that users run.
 
     Raises:
-        WeightsError: There are none, or not whole ones.
+        WeightsError: The weights are missing or incomplete.
         InputError: Its settings are not what they should be.
         ResourceError: The device is missing.
     """
@@ -179,7 +179,7 @@ def labelled_cases(
         The cases.
 
     Raises:
-        InputError: There are none, or one lacks its label or a channel.
+        InputError: There are no cases, or one lacks its label or a channel.
     """
     chosen = data or model.data
     if chosen is None:
@@ -384,7 +384,7 @@ def parse_labels(pairs: Sequence[str], ignore: int | None = None) -> LabelSet | 
         The labels; None for no pairs.
 
     Raises:
-        InputError: A pair is none, or a value is ignored and a label's.
+        InputError: A pair is malformed, or a value is both ignored and a label.
     """
     if not pairs:
         if ignore is not None:
@@ -410,7 +410,7 @@ def parse_labels(pairs: Sequence[str], ignore: int | None = None) -> LabelSet | 
 
 
 def parse_channels(pairs: Sequence[str]) -> dict[str, str]:
-    """`ct=mr` as the model's name of a channel and the data's. Raises InputError where a pair is none."""
+    """`ct=mr` as the model's name of a channel and the data's. Raises InputError if a pair is malformed."""
     for pair in pairs:
         if not all(pair.partition("=")):
             raise InputError(f"--channel: expected MODEL=DATA, as in ct=mr, found {pair!r}")

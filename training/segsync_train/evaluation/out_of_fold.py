@@ -78,7 +78,7 @@ class OutOfFoldCase:
             The label map on the reference image's grid, and the probabilities (L, Z, Y, X) float32 on the same.
 
         Raises:
-            InputError: A file is missing or none, or they are of different cases.
+            InputError: A file is missing or damaged, or they are of different cases.
         """
         label = read_label(self.files, self.labels.labels)
         image, path = self.files.images[self.reference], self.files.label_files[0]

@@ -67,7 +67,7 @@ class Budget(Frozen):
     #: The pretext task of an inherited encoder's pretraining; None where a fine-tuning made it, or nothing.
     inherited_pretext: str | None = None
     hardware: str
-    #: Median of the log, and the largest value in it; None where there is no log, as beside exported weights.
+    #: Median of the log, and the largest value in it; None without a log, as beside exported weights.
     seconds_per_step: NonNegativeFloat | None = None
     peak_memory_mib: NonNegativeFloat | None = None
 

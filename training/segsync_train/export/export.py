@@ -60,7 +60,7 @@ class Member:
 
     @classmethod
     def of(cls, run: Path, checkpoint: Path | None) -> "Member":
-        """Read a run; raises WeightsError for a checkpoint that is none, InputError for what torch alone runs."""
+        """Read a run; raises WeightsError for a damaged checkpoint, InputError for what torch alone runs."""
         found = load_checkpoint(checkpoint or RunFolder(run).best)
         config, network = trained_network(found)
         if config.network.preset in ("swinunetr", "unetr", "published-enc", "published-bot"):
@@ -98,7 +98,7 @@ def export(
 
     Raises:
         InputError: The runs of an ensemble need different images, grids or windows, or chose different points.
-        WeightsError: Torch and ONNX Runtime do not agree, or a checkpoint is none.
+        WeightsError: Torch and ONNX Runtime do not agree, or a checkpoint is damaged.
         OutputError: Nothing can be written.
     """
     folders = [runs] if isinstance(runs, Path) else list(runs)

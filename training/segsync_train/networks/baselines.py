@@ -79,7 +79,7 @@ class Baseline(nn.Module):
             network: The library's.
             in_channels: Of the image.
             strides_zyx: Of its stages.
-            encoder_at: What the names begin with of the weights that a pretraining gives; None where there are none.
+            encoder_at: What the names begin with of the weights that a pretraining gives; None for a network without.
             heads_at: What the names begin with of those that depend on the labels.
         """
         super().__init__()

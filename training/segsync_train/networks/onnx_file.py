@@ -151,7 +151,7 @@ def _halve_weights(model: onnx.ModelProto) -> None:
 def read_onnx(path: Path) -> dict[str, Tensor]:
     """The weights of a file that `write_onnx` wrote, float32, by the network's own names.
 
-    Raises WeightsError where the file is none.
+    Raises WeightsError if the file is not one.
     """
     try:
         model = onnx.load(path)

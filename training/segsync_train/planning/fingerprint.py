@@ -45,7 +45,7 @@ class ChannelFingerprint(Frozen):
     """One channel over all cases."""
 
     cases: NonNegativeInt
-    #: Within the labels, and in the patient altogether; None where there is no such voxel.
+    #: Within the labels, and in the patient altogether; None if there is no such voxel.
     labelled: Intensities | None
     tissue: Intensities | None
 

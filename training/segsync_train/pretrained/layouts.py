@@ -40,7 +40,7 @@ class Layout:
 
 
 def layout_of(found: ForeignWeights) -> Layout:
-    """The layout of a file; raises WeightsError where it is none of those known."""
+    """The layout of a file; raises WeightsError if it is unknown."""
     for layout in LAYOUTS:
         if layout.matches(found.tensors):
             return layout

@@ -77,7 +77,7 @@ class RunFolder:
             The last; None where the run was ended before its first, and so begins again.
 
         Raises:
-            WeightsError: It is missing although the run has come past `checkpoint_every` steps, or is none.
+            WeightsError: It is missing although the run has come past `checkpoint_every` steps, or damaged.
         """
         steps = [step for step in map(_step_of, self._lines()) if math.isfinite(step)]
         if self.begun and not self.last.exists() and max(steps, default=0) <= checkpoint_every:
@@ -205,7 +205,7 @@ def settings_of(
         The settings.
 
     Raises:
-        InputError: There are none, or the file's are not those of the run that goes on.
+        InputError: There are no settings, or the file's are not those of the run that goes on.
     """
     if not resume:
         if config is None:

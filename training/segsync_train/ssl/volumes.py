@@ -107,7 +107,7 @@ def _prepared(
     threads: int,
     progress: Callable[[], None],
 ) -> list[Path | InputError]:
-    """Folders of the preprocessed volumes, in their order, or why there is none; each normalised as its part says."""
+    """Folders of the preprocessed volumes, in their order, or the error of one; each normalised as its part says."""
     alike: dict[Normalisation | None, list[int]] = defaultdict(list)
     for number, file in enumerate(files):
         alike[file.part.normalisation].append(number)

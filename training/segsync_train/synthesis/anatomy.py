@@ -120,7 +120,7 @@ def read_head(file: Path, spacing_mm: float) -> dict[str, npt.NDArray[np.generic
 
 
 def read_labels(file: Path) -> tuple[npt.NDArray[np.int16], FloatArray]:
-    """A whole-head label map (Z, Y, X) in LPS order, and its spacing (3,) in mm; raises InputError where it is none."""
+    """A whole-head label map (Z, Y, X) in LPS order, and its spacing (3,) in mm; raises InputError otherwise."""
     image = sitk.DICOMOrient(sitk.ReadImage(str(file)), "LPS")
     labels = np.rint(sitk.GetArrayFromImage(image)).astype(np.int16)
     if not np.isin(CEREBRUM_AND_CEREBELLUM, labels).all():
