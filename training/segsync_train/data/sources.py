@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from segsync.geometry import Grid, Volume
 from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
 from segsync_train.config.data import FolderData, SyntheticData
-from segsync_train.config.run import CaseSpec, RunConfig
+from segsync_train.config.run import CaseSpec
 from segsync_train.data.cases import IDENTITY, LabelledCase, build_case, store_case
 from segsync_train.data.dataset import build_cache, check_files, find_cases, labels_onto, open_cases
 from segsync_train.data.patches import CaseSource, FolderSource
@@ -28,6 +29,30 @@ log = logging.getLogger(__name__)
 
 #: First words of the seeds of synthetic cases: those that train are never those that validate.
 TRAINING, VALIDATION, CHOICE = 11, 12, 13
+
+
+class DataSettings(Protocol):
+    """What of a run's settings its cases depend on."""
+
+    @property
+    def task(self) -> str:
+        """What synthetic cases are drawn for."""
+
+    @property
+    def data(self) -> FolderData | SyntheticData:
+        """Where the cases come from."""
+
+    @property
+    def case_spec(self) -> CaseSpec:
+        """How they are prepared."""
+
+    @property
+    def seed(self) -> int:
+        """What the split and synthetic cases are drawn by."""
+
+    @property
+    def workers(self) -> int:
+        """Cases that are prepared at once."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +72,13 @@ class Data:
     split: Split | None = None
 
 
-def open_data(config: RunConfig, folder: Path, group: Processes) -> Data:
+def open_data(config: DataSettings, folder: Path, group: Processes) -> Data:
     """Find, check and preprocess everything before the first step.
 
     Several processes find the same cases: the first makes them, the others wait and read.
 
     Args:
-        config: Of the run.
+        config: The run's.
         folder: Of the run.
         group: The run's processes.
 

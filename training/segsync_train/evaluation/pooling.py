@@ -12,7 +12,7 @@ from scipy import stats
 
 from segsync.arrays import FloatArray
 from segsync.atomic import write_texts
-from segsync.bundle import Decisions
+from segsync.bundle import InferenceSpec
 from segsync.geometry import Volume
 from segsync.postprocess import labels_on
 from segsync_train.config.run import RunConfig
@@ -73,7 +73,8 @@ def pool(crossval: Path, config: RunConfig, rules: str | None = None) -> list[Po
             "%s: the operating point was chosen on these very predictions, so that the pooled scores flatter a little",
             crossval,
         )
-    rows = _rows(everything, config, point.decision, chosen.name)
+    spec = config.inference_spec((1, 1, 1), point.decision).model_copy(update={"organ": None})
+    rows = _rows(everything, spec, chosen.name)
     scored = {"operating_point": point.model_dump(mode="json")}
     write_results(rows, chosen, crossval / SCORES, scored)
     own = config.transfer.mode in ("none", "network")  # others are called by their encoder's pretext
@@ -97,9 +98,8 @@ def _groups(everything: OutOfFold) -> dict[str, str]:
     return {case.name: case.group for case in everything.cases}
 
 
-def _rows(everything: OutOfFold, config: RunConfig, decision: Decisions, rules: str) -> list[Row]:
+def _rows(everything: OutOfFold, spec: InferenceSpec, rules: str) -> list[Row]:
     """Every case's scores."""
-    spec = config.inference_spec((1, 1, 1), decision).model_copy(update={"organ": None})
     rows: list[Row] = []
     with StepProgress("scoring", len(everything.cases)) as progress:
         for case in everything.cases:

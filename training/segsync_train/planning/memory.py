@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segsync.arrays import SizeZYX
 from segsync.errors import InputError
-from segsync_train.config.run import RunConfig
+from segsync_train.config.training import NetworkSettings
 from segsync_train.networks import SegmentationNetwork
 from segsync_train.networks.build import build_network
 
@@ -50,7 +50,7 @@ class Need:
         return self.fixed + batch * self.patch
 
 
-def training_memory(config: RunConfig, *, half: bool) -> Need:
+def training_memory(config: NetworkSettings, *, half: bool) -> Need:
     """What a training step of these settings holds at its peak, estimated.
 
     What the backward pass needs is counted tensor by tensor while shapes go through the network; the loss's arrays,
@@ -58,7 +58,7 @@ def training_memory(config: RunConfig, *, half: bool) -> Need:
     patch, so that one small patch is followed and the rest is multiplied (but for networks that know one size alone).
 
     Args:
-        config: The settings; their data are not read.
+        config: The settings of the network and its patch.
         half: Whether maps are kept in 16 bits (mixed precision on a GPU).
 
     Returns:

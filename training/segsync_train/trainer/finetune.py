@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segsync_train.config.data import FolderData
+from segsync_train.config.labels import LabelSet
 from segsync_train.config.run import RunConfig
 from segsync_train.data.augment import Augmentation
 from segsync_train.data.patches import Batch, FolderSource, PatchDataset
@@ -45,16 +46,16 @@ def finetune(
     return train(config, folder, partial(_FineTuning, config), resume=resume, should_stop=should_stop)
 
 
-def _warn_of_labels(data: Data, config: RunConfig) -> None:
+def _warn_of_labels(data: Data, labels: LabelSet) -> None:
     """Say which labels nothing is learned of, or nothing is known of afterwards."""
     if isinstance(data.source, FolderSource):
         count = len(data.source.cases)
-        for value, name in labels_in_none(data.source.cases, config.label_set).items():
+        for value, name in labels_in_none(data.source.cases, labels).items():
             log.warning(
                 "label %d (%s): none of the %d training cases holds it, so that it is never learned; check labels, or "
                 "train on other cases (another fold, more labelled)", value, name, count,
             )  # fmt: skip
-    for value, name in labels_in_none(data.validation, config.label_set).items():
+    for value, name in labels_in_none(data.validation, labels).items():
         log.warning(
             "label %d (%s): none of the %d validation cases holds it, so that its Dice tells nothing; check labels, or "
             "validate on other cases", value, name, len(data.validation),
@@ -108,7 +109,7 @@ class _FineTuning(Learner):
         if self.context.group.main:
             if not run.begun and data.split is not None and isinstance(config.data, FolderData):
                 write_split(data.split, config.data.group, run.folder / SPLIT_FILE)
-            _warn_of_labels(data, config)
+            _warn_of_labels(data, config.label_set)
             _warn_of_mean(config)
         return data
 
