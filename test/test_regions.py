@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,7 +188,7 @@ def test_without_regions_and_ignore_the_loss_is_monais() -> None:
 # --- from probabilities to masks and reports -------------------------------------------------------------------------
 
 
-def of_set(labels: LabelSet, **changes: object) -> InferenceSpec:
+def of_set(labels: LabelSet, **changes: Any) -> InferenceSpec:
     """A model of these labels and regions."""
     return spec_of(*CHANNELS["aims-tbi"], labels=labels.labels, regions=labels.regions, **changes)
 
