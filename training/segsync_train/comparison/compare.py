@@ -88,10 +88,10 @@ def _together(
     boxes = "Dice and HD95 by data set. Box: quartiles; line: median; dots: cases."
     if any(of_data(tuple(paper), setting.data) for setting in settings if not setting.crossed):
         boxes += " Diamonds: means that the paper gives, of other cases."
-    pictures = [_saved("by-data", data_figure(settings, look, paper), boxes, output)]
+    pictures = [_saved("by-data", data_figure(settings, frames.scores, look, paper), boxes, output)]
     if any(setting.crossed for setting in settings):
         caption = "Across data sets: mean Dice ± SD by what the systems were trained on."
-        pictures.append(_saved("across", cross_figure(settings, look), caption, output))
+        pictures.append(_saved("across", cross_figure(settings, frames.scores, look), caption, output))
     yield Chapter("All data sets", tuple(pictures), (overview, budget))
     contested = [setting for setting in settings if len(setting.systems) > 1]
     if contested:
@@ -99,7 +99,7 @@ def _together(
             "Yellow: the row's system is better than the column's (one-sided Wilcoxon signed-rank test, p corrected by "
             "Holm over all pairs of a panel)."
         )
-        tests = _saved("significance", significance_figure(contested), caption, output)
+        tests = _saved("significance", significance_figure(contested, frames.scores), caption, output)
         caption = (
             "How stable the ranking is: the cases are drawn anew 1000 times and the means ranked. A blob's area is how "
             "often a system had that rank; cross: its median; line: 95 % of the draws; τ: mean agreement with the "
@@ -137,7 +137,7 @@ def _apart(
         }
         write_texts(texts, output / "tables")
         caption = "Dice of every label and case."
-        pictures = [_saved(f"labels-{setting.slug}", labels_figure(setting, look), caption, output)]
+        pictures = [_saved(f"labels-{setting.slug}", labels_figure(setting, frames.scores, look), caption, output)]
         montage = montage_figure(setting)
         if montage is not None:
             caption = (

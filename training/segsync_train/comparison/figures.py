@@ -42,11 +42,9 @@ def looks(systems: Sequence[str]) -> dict[str, Look]:
     }
 
 
-def labels_figure(setting: Setting, look: Mapping[str, Look]) -> Figure:
-    """Fig. 3: Dice of every label and case, a box a system."""
-    groups = {
-        name: dict(zip(setting.systems, setting.of(DICE, label), strict=True)) for label, name in setting.labels.items()
-    }
+def labels_figure(setting: Setting, scores: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
+    """Fig. 3: Dice of every label and case, a box a system; scores as `frames.Frames` has them, here and below."""
+    groups = {name: _of_systems(scores, setting, DICE, label) for label, name in setting.labels.items()}
     rows = _rows(list(groups), len(setting.systems))
     figure = _sheet(len(rows), _width(rows, len(setting.systems)), 0.5 + 2.8 * len(rows))
     for axes, names in zip(figure.axes, rows, strict=True):
@@ -56,14 +54,16 @@ def labels_figure(setting: Setting, look: Mapping[str, Look]) -> Figure:
     return figure
 
 
-def data_figure(settings: Sequence[Setting], look: Mapping[str, Look], paper: Sequence[Published]) -> Figure:
+def data_figure(
+    settings: Sequence[Setting], scores: pd.DataFrame, look: Mapping[str, Look], paper: Sequence[Published]
+) -> Figure:
     """Figs. 2 and 4: Dice and HD95 of every data set, a box a system; diamonds are the paper's means."""
     systems = _systems(settings)
     rows = _rows(settings, len(systems))
     figure = _sheet(2 * len(rows), _width(rows, len(systems)), 0.5 + 5.4 * len(rows))
     panels = [(row, metric) for row in rows for metric in (DICE, HD95)]
     for axes, (row, metric) in zip(figure.axes, panels, strict=True):
-        groups = {_lines(setting): dict(zip(setting.systems, setting.of(metric), strict=True)) for setting in row}
+        groups = {_lines(setting): _of_systems(scores, setting, metric) for setting in row}
         places = _boxes(axes, groups, look, len(rows[0]))
         axes.set_ylabel(metric.title)
         for setting in row:
@@ -75,7 +75,7 @@ def data_figure(settings: Sequence[Setting], look: Mapping[str, Look], paper: Se
     return figure
 
 
-def cross_figure(settings: Sequence[Setting], look: Mapping[str, Look]) -> Figure:
+def cross_figure(settings: Sequence[Setting], scores: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
     """Fig. 9: mean Dice on a data set by what the systems were trained on, itself first; lines are ± SD."""
     crossed = list(dict.fromkeys(setting.data for setting in settings if setting.crossed))
     systems = _systems(settings)
@@ -84,7 +84,7 @@ def cross_figure(settings: Sequence[Setting], look: Mapping[str, Look]) -> Figur
         own = sorted((setting for setting in settings if setting.data == data), key=lambda setting: setting.crossed)
         width = 0.8 / len(systems)
         for group, setting in enumerate(own):
-            for system, values in zip(setting.systems, setting.of(DICE), strict=True):
+            for system, values in _of_systems(scores, setting, DICE).items():
                 place = group + (systems.index(system) - (len(systems) - 1) / 2) * width
                 spread = np.nanstd(values, ddof=1) if np.isfinite(values).sum() > 1 else 0.0
                 axes.bar(
@@ -99,14 +99,15 @@ def cross_figure(settings: Sequence[Setting], look: Mapping[str, Look]) -> Figur
     return figure
 
 
-def significance_figure(settings: Sequence[Setting]) -> Figure:
+def significance_figure(settings: Sequence[Setting], scores: pd.DataFrame) -> Figure:
     """Fig. 8: yellow where the row's system is better than the column's; one-sided tests, corrected by Holm."""
     most = max(len(setting.systems) for setting in settings)
     side = max(PANEL, 1.5 + 0.5 * most)
     figure = _sheet(len(settings), 2 * side, side * len(settings) + 0.3, columns=2)
     panels = [(setting, metric) for setting in settings for metric in (DICE, HD95)]
     for axes, (setting, metric) in zip(figure.axes, panels, strict=True):
-        p = beats(setting.of(metric), larger_is_better=metric.larger_is_better)
+        values = np.stack(list(_of_systems(scores, setting, metric).values()))
+        p = beats(values, larger_is_better=metric.larger_is_better)
         shown = np.ma.masked_invalid(np.where(np.isnan(p), np.nan, p < LEVEL))
         axes.pcolormesh(shown, cmap=ListedColormap([NO, YES]), vmin=0, vmax=1, edgecolors="white", linewidth=2)
         for (row, column), value in np.ndenumerate(p):
@@ -163,6 +164,12 @@ def ranking_figure(settings: Sequence[Setting], ranks: pd.DataFrame, look: Mappi
         axes.grid(color=LINE, linewidth=0.6)
         axes.set_axisbelow(True)
     return figure
+
+
+def _of_systems(scores: pd.DataFrame, setting: Setting, metric: Metric, label: int | None = None) -> dict[str, Values]:
+    """A metric in a setting's cases by system, of one label; None takes what stands for all of them."""
+    own = within(scores, setting, label=setting.overall if label is None else label)
+    return {str(system): rows[metric.key].to_numpy() for system, rows in own.groupby("system", sort=False)}
 
 
 def _boxes(
