@@ -26,7 +26,7 @@ from segsync_train.evaluation.operating_point import (
     read_operating_point,
 )
 from segsync_train.export.card import model_card
-from segsync_train.export.export import Member, _check_alike, export
+from segsync_train.export.export import Member, _check_alike, _mirror_axes, export
 from segsync_train.networks.build import build_network
 from segsync_train.networks.onnx_file import read_onnx, write_onnx
 from segsync_train.networks.xlstm_unet import XLSTMUNet
@@ -203,3 +203,12 @@ def test_runs_of_other_grids_or_labels_are_no_ensemble(run: Path, changes: dict[
     other = replace(first, run=run / "other", config=first.config.model_copy(update=changes))
     with pytest.raises(InputError, match=f"other: expected {what} of .*run"):
         _check_alike([first, other])
+
+
+def test_an_ensemble_is_mirrored_where_all_its_networks_were(run: Path) -> None:
+    one, other = (
+        replace(member, config=member.config.model_copy(update={"mirror_axes": axes}))
+        for member, axes in ((Member.of(run, None), (1, 2)), (Member.of(run, None), (2, 0)))
+    )
+    assert _mirror_axes([one, other]) == (2,)
+    assert _mirror_axes([one]) == (1, 2)

@@ -117,7 +117,7 @@ def export(
             agreements = [_write_member(one, part / name, point) for one, name in zip(members, names, strict=True)]
             needs = config.inference_spec(_common_multiple(members), point.decision)
             spec = ModelSpec(
-                **dict(needs),
+                **dict(needs) | {"mirror_axes": _mirror_axes(members)},
                 name=config.name,
                 task=task,
                 region_model=None if config.region_model is None else config.region_model.name,
@@ -146,6 +146,7 @@ def _check_alike(members: Sequence[Member]) -> None:
             "region_model",
             "labels",
             "regions",
+            "organ",
             "spacing_zyx",
             "patch_zyx",
         )
@@ -179,6 +180,13 @@ def _common_multiple(members: Sequence[Member]) -> SizeZYX:
     """What divides the windows of every network; raises InputError where the patch is no multiple of it."""
     z, y, x = (math.lcm(*(member.network.multiple_zyx[axis] for member in members)) for axis in range(3))
     return z, y, x
+
+
+def _mirror_axes(members: Sequence[Member]) -> tuple[int, ...]:
+    """Along which every network learned mirrored copies."""
+    return tuple(
+        axis for axis in members[0].config.mirror_axes if all(axis in other.config.mirror_axes for other in members)
+    )
 
 
 def _write_member(member: Member, path: Path, point: OperatingPoint) -> dict[str, Agreement]:
