@@ -142,7 +142,7 @@ def test_a_case_named_after_the_current_folder(tmp_path: Path, monkeypatch: pyte
 
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
-    with pytest.raises(InputError, match=r"expected the images of one task, found no task's images .*; give --task"):
+    with pytest.raises(InputError, match=r"images of one task, found file names that fit no task; give --task"):
         find_task(tmp_path)
     with pytest.raises(InputError, match=r"no images named \*_dwi, \*_adc, \*_flair"):
         find_cases(tmp_path, ISLES22, {})

@@ -113,7 +113,7 @@ def test_the_kind_of_data_follows_from_its_keys(tmp_path: Path) -> None:
         ("channels.1.name=t1", "expected different names"),
         ("transfer.mode=full", "mode 'full' needs a checkpoint"),
         ("data.fold=5", "found 5"),
-        ("data.fold=2", "fold 2 is one of none; give folds"),
+        ("data.fold=2", "fold 2 needs folds, their number"),
         (
             "data={kind: folder, folder: x, folds: 5, training_cases: [a], validation_cases: [b]}",
             "folds and training_cases both divide the cases; give one of them",

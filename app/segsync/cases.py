@@ -33,7 +33,7 @@ def find_task(source: Path) -> Task:
     if closed:
         raise closed[0]
     if len(fitting) != 1:
-        found = " or ".join(task.name for task in fitting) or "no task's images told by their names"
+        found = " or ".join(task.name for task in fitting) or "file names that fit no task"
         raise InputError(f"{source}: expected the images of one task, found {found}; give --task")
     return fitting[0]
 

@@ -26,7 +26,7 @@ def value_of(scalar: ScalarSpec, clinical: Mapping[str, object]) -> float | None
         The number, or None where it is missing.
 
     Raises:
-        ValueError: What stands there is no number.
+        ValueError: The entry is not a number.
     """
     wanted = {_simple(name) for name in scalar.names}
     for key, said in _entries(clinical):

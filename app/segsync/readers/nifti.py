@@ -142,7 +142,7 @@ def _of_one_size(path: Path, sform: Matrix, sizes: Matrix, pixdim: Matrix) -> tu
         own, affine = "sform", sform
     else:
         raise InputError(f"{path}: expected one voxel size, found {both}; correct the header, or resample the image")
-    return affine, (f"two voxel sizes, {both}: 1 mm is what is there where nobody set it, and the {own} is used",)
+    return affine, (f"two voxel sizes, {both}: 1 mm is the default, so that the {own} is used",)
 
 
 def _upright(matrix: Matrix, sizes: Matrix) -> bool:

@@ -41,7 +41,7 @@ class FolderData(Frozen):
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} does not exist, there are {self.folds} (counted from 0)")
         if self.folds is None and self.fold > 0:
-            raise ValueError(f"fold {self.fold} is one of none; give folds, their number, as well")
+            raise ValueError(f"fold {self.fold} needs folds, their number; give it as well")
         if bool(self.training_cases) != bool(self.validation_cases):
             raise ValueError("training_cases and validation_cases belong together; give both or none")
         if self.training_cases and self.folds is not None:

@@ -51,7 +51,7 @@ def score_candidates(
     """Score a case at every candidate, as `metrics.score` would score the mask that `postprocess` makes of it.
 
     Args:
-        reference: (Z, Y, X), what is there.
+        reference: (Z, Y, X), the true mask.
         probability: (Z, Y, X) of any label together.
         voxel_ml: Volume of a voxel.
         rules: What counts as a lesion, and when one is found.

@@ -126,8 +126,8 @@ def score(
     """Compare two masks of one grid by the rules of a challenge.
 
     Args:
-        reference: (Z, Y, X), what is there.
-        predicted: (Z, Y, X), what was found.
+        reference: (Z, Y, X), the true mask.
+        predicted: (Z, Y, X), the predicted mask.
         spacing_zyx: Distance of voxel centres, mm.
         rules: What counts as a lesion, and when one is found.
         probability: (Z, Y, X) of the label, for rules that score it (`Rules.probability_map`).

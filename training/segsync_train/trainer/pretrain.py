@@ -162,7 +162,7 @@ class _Pretraining(Learner):
         return prefixed("encoder", self.model.get_submodule(self.model.kept).state_dict())
 
     def tensors(self) -> dict[str, Tensor]:
-        """The encoder that is kept stands there once, as `encoder/…`."""
+        """The encoder that is kept is stored once, as `encoder/…`."""
         kept = f"{self.model.kept}."
         rest = {name: t for name, t in self.model.state_dict().items() if not name.startswith(kept)}
         tensors = self.weights() | prefixed("pretext", rest)
