@@ -34,10 +34,8 @@ NOT_SHOWN = """## Not yet shown
 
 - No GPU was at hand: `make gpu` measures speed in float16 and on the CUDA provider, against torch, and writes
   `performance-gpu.md`. Its dry run passes: on a CPU the network in float16 gives the bundled case's mask.
-- A training step and a window beside a busy neighbour, with threads chosen and with all.
-- Networks of the published size beside the published code, in float32 and bfloat16.
-- nnU-Net's predictor and trainer, and a window by OpenVINO, in the same run.
-- Growth with cases, voxels, processes and volumes on disk; two processes of a training against one.
+- Networks of the published size in bfloat16.
+- nnU-Net's trainer, and a window by OpenVINO, in the same run.
 """
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,7 +74,8 @@ def _write(folder: Path) -> None:
     np.save(folder / "array.npy", prepared.array)
     np.save(folder / "tissue.npy", prepared.tissue)
     window = torch.zeros(1, len(prepared.array), SIDE, SIDE, SIDE)
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # every window has this size
         torch.jit.trace(shipped_network(), window, check_trace=False).save(str(folder / "network.pt"))  # type: ignore[no-untyped-call]
 
 
