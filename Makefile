@@ -44,6 +44,8 @@ lint: .venv/.dev  ## ruff, the layers of the architecture, the Dockerfile, the s
 types: .venv/.dev  ## mypy, strict
 	.venv/bin/mypy
 
+# A thread a worker: with more than there are cores, those of OpenBLAS and OpenMP spin while they wait for each other.
+test coverage: export OMP_NUM_THREADS := 1
 .PHONY: test
 test: .venv/.dev  ## the whole test suite
 	.venv/bin/pytest --numprocesses auto --dist worksteal

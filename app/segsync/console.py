@@ -23,7 +23,7 @@ TERMINAL = Console(stderr=True)
 def mend_streams() -> None:
     """Give the process standard streams that take every line.
 
-    A stream that the shell closed (`>&-`) is none in Python, and one whose encoding lacks a letter of a patient's name
+    A stream that the shell closed (`>&-`) is None in Python, and one whose encoding lacks a letter of a patient's name
     raises an error at it: the first goes nowhere, the second is given the letter's number.
     """
     sys.stdout, sys.stderr = _mended(sys.stdout), _mended(sys.stderr)

@@ -188,7 +188,7 @@ def nnunet_description(folder: Path) -> tuple[list[str], LabelSet]:
         folder: The data set's.
 
     Returns:
-        Channels, without the file those that the images are numbered with; labels, none without the file.
+        Channels, without the file those that the images are numbered with; labels, empty without the file.
 
     Raises:
         InputError: It is no JSON, or says something else of its labels.

@@ -1,7 +1,7 @@
 """A data set as a declaration: where its files lie and what they hold; and the cases of a folder, found by it.
 
 A pattern is a path below the set's folder, without the ending of an image. `{case}` is a part of one name, the same
-wherever it stands; `*` is any part of one name; `**/` any folders, or none. Capitals do not matter. Several
+wherever it stands; `*` is any part of one name; `**/` any number of folders, also 0. Capitals do not matter. Several
 placeholders (`{case}`, `{visit}`) are the case's name together.
 """
 

@@ -289,7 +289,7 @@ def _echo_planar_pair(
 def seen_by_a_reader(brighter: Tensor, noise: float, spacing_mm: float, axis: int) -> Tensor:
     """Where infarcts are outlined: by its brightest part one is noticed, then followed where it is fainter.
 
-    Diluted in a thick slice or lost in noise, a lesion is none.
+    A lesion diluted in a thick slice or lost in noise does not count.
 
     Args:
         brighter: (Z, Y, X), how much brighter DWI is than without the infarct, relative.
