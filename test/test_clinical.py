@@ -210,8 +210,8 @@ def test_what_only_the_number_tells_is_learned(tmp_path: Path) -> None:
     scalar = {"name": "nihss", "normalisation": SCALE.model_dump(), "scalar": NIHSS.model_dump()}
     t1 = {"name": "t1", "normalisation": {"kind": "zscore"}}
     config = run_config(
-        folder, channels=[t1, scalar], steps=150, batch=4, ema=None, patch_zyx=[16, 16, 16],
-        augmentation={**NO_AUGMENTATION, "rotate_zoom": 0}, validation={"every": 150, "overlays": 0},
+        folder, channels=[t1, scalar], steps=90, batch=4, ema=None, patch_zyx=[16, 16, 16],
+        augmentation={**NO_AUGMENTATION, "rotate_zoom": 0}, validation={"every": 90, "overlays": 0},
     )  # fmt: skip
     finetune(config, tmp_path / "run")
     groups, _ = evaluate(tmp_path / "run", tmp_path / "scores", part="all")

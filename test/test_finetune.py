@@ -405,7 +405,7 @@ class _Broken:
 def test_two_real_cases_are_learned_by_heart(tmp_path: Path) -> None:
     """Two hippocampi of the Medical Segmentation Decathlon, both labels, on the runtime's preprocessing: Dice 0.95.
 
-    At 2 mm, where a step is a fifth of one at 1 mm.
+    At 2 mm, where a patch has an eighth of the voxels of one at 1 mm.
     """
     source = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"
     if not source.is_dir():
