@@ -138,7 +138,7 @@ def test_links_that_were_not_fetched_are_named(tmp_path: Path) -> None:
     folder = save(tmp_path / "mr", classic(ARRAY, PLACES))
     (folder / "002.dcm").unlink()
     (folder / "002.dcm").symlink_to("../.git/annex/objects/x")
-    with pytest.raises(InputError, match=r"002\.dcm: expected a file, found a link to none; fetch it"):
+    with pytest.raises(InputError, match=r"002\.dcm: expected a file, found a link to a missing file; fetch it"):
         read(folder)
 
 

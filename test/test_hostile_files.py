@@ -251,7 +251,7 @@ def test_content_that_was_not_fetched_is_named(tmp_path: Path) -> None:
     """DataLad, git-annex, Git LFS: links to nowhere, and small texts in the image's place."""
     link = tmp_path / "link.nii.gz"
     link.symlink_to("../.git/annex/objects/x/y/MD5E-s1--z.nii.gz")
-    assert "found a link to one that is not there; fetch it (git annex get" in refused(link)
+    assert "found a link to a missing file; fetch it (git annex get" in refused(link)
     for text in (
         "/annex/objects/MD5E-s4096--d41d8.nii.gz\n",
         "version https://git-lfs.github.com/spec/v1\noid sha256:4\n",

@@ -119,7 +119,7 @@ def _stored(path: Path) -> Stored:
     """What the format's reader makes of a file or folder; one of the system's or memory's faults is named."""
     with os_errors(InputError, path):
         if path.is_symlink() and not path.exists():
-            raise InputError(f"{path}: expected an image file, found a link to one that is not there; fetch it{FETCH}")
+            raise InputError(f"{path}: expected an image file, found a link to a missing file; fetch it{FETCH}")
         if path.is_dir():
             reader: Reader = dicom.read
         elif not path.is_file():

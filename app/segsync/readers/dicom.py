@@ -88,7 +88,7 @@ def series(folder: Path) -> dict[Path, "FileDataset"]:
     lost: dict[Path, str] = {}  # with the series that each says it is of
     for path in files:
         if not path.is_file():
-            raise InputError(f"{path}: expected a file, found a link to none; fetch it (git annex get)")
+            raise InputError(f"{path}: expected a file, found a link to a missing file; fetch it (git annex get)")
         if not looks_like_dicom(path):
             lost[path] = ""
             continue
