@@ -122,7 +122,7 @@ nnunet: .venv/.dev  ## docs/results/nnunet.md anew: nnU-Net's own package, in an
 	.venv/bin/python docs/results/nnunet.py $(OPTIONS)
 
 .PHONY: comparison-smoke
-comparison-smoke: .venv/.dev  ## the whole comparison on eight cases, in minutes: every table and figure
+comparison-smoke: .venv/.dev  ## every network and pretext compared on eight cases, in minutes: every table and figure
 	.venv/bin/pytest test/test_comparison_script.py
 
 .PHONY: synthesis-pictures
