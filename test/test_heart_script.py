@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import heart
+import heart_page
 import heart_study
 import ledger
 import numpy as np
@@ -99,6 +100,18 @@ def test_two_processes_may_add_to_the_same_figures(tmp_path: Path, mask_pair: Ro
     for number, kept in enumerate((one, other, one)):
         kept.add(ledger.Made(ledger.Key("a", 2, number, "0123"), "c", "a CPU", 5, 1, 0, 2.5), [mask_pair])
     assert [key.seed for key in ledger.Ledger(tmp_path).runs] == [0, 1, 2]
+
+
+def test_runs_of_another_budget_have_a_table_of_their_own(tmp_path: Path, mask_pair: Row) -> None:
+    kept, now = ledger.Ledger(tmp_path), ledger.Key("a", 2, 0, "now")
+    wanted = {heart_study.Cell(heart_study.SYSTEMS[0], 2, 0): now}
+    kept.add(ledger.Made(now, "c", "a CPU", 5, 900, 0, 2.5), [mask_pair])
+    assert list(heart_page.other_budgets(kept, wanted)) == []
+    for seed in (0, 1):
+        kept.add(ledger.Made(ledger.Key("a", 2, seed, "then"), "c", "a CPU", 5, 300, 0, 2.5), [mask_pair])
+    lines = list(heart_page.other_budgets(kept, wanted))
+    assert "| 300 | 2 | a | 0.500, 0.500 |" in lines
+    assert not any("900" in line for line in lines)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from segsync_train.ssl.config import PretrainConfig
 
 
 def write_page(ledger: Ledger, wanted: dict[Cell, Key], options: argparse.Namespace) -> None:
-    """The page of what is there: what is missing is said, and what was made with other settings is left out."""
+    """The page of what is there: what is missing is said; what was made with other settings has a table of its own."""
     there = {cell: key for cell, key in wanted.items() if key in ledger.runs}
     counts = list(dict.fromkeys(sorted(cell.labelled for cell in there)))
     images = options.docs / "images"
@@ -43,7 +43,7 @@ def write_page(ledger: Ledger, wanted: dict[Cell, Key], options: argparse.Namesp
     if found:
         labels_figure(found).savefig(images / "heart.png", dpi=150)
         parts.append("![Dice by labelled hearts](../images/heart.png)\n")
-    parts += [*tried_table(options), *chapters]
+    parts += [*other_budgets(ledger, wanted), *tried_table(options), *chapters]
     page = options.docs / "results" / "heart.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(page) as part:
@@ -126,6 +126,23 @@ def seeds_table(ledger: Ledger, wanted: dict[Cell, Key], there: dict[Cell, Key])
         yield f"| {one.name} | {' | '.join(cell if cell != '0 of 0' else '' for cell in (*row, *cost))} |"
     hardware = " and ".join(sorted({ledger.runs[key].hardware for key in there.values()}))
     yield f"\nRuns finished, of those wanted. Seconds of one processor, training and scoring ({hardware}).\n"
+
+
+def other_budgets(ledger: Ledger, wanted: dict[Cell, Key]) -> Iterator[str]:
+    """Dice of the runs that were made with other settings than the page's."""
+    others: dict[tuple[int, int, str], list[float]] = {}
+    for key, run in sorted(ledger.runs.items(), key=lambda item: item[0].seed):
+        if key not in wanted.values():
+            dice = float(np.mean(list(ledger.dice(key).values())))
+            others.setdefault((run.steps, key.labelled, key.system), []).append(dice)
+    if not others:
+        return
+    yield "## Other budgets\n"
+    yield "| steps | labelled hearts | system | mean Dice, by seed |"
+    yield "| --- | --- | --- | --- |"
+    for (steps, labelled, system), values in sorted(others.items()):
+        yield f"| {steps} | {labelled} | {system} | {', '.join(f'{value:.3f}' for value in values)} |"
+    yield "\nThe same test hearts; none of these runs is part of any other table.\n"
 
 
 def seeds(of: Iterable[Cell], one: System, count: int) -> int:
