@@ -157,6 +157,8 @@ def labels_figure(found: dict[int, Setting]) -> Figure:
     colours = {"3D-SegSync": "#0072B2", "3D-SegSync-Bottom": "#E69F00", SCRATCH: "#555555"}
     for name, colour in colours.items():
         means = {count: one.seeds_of(DICE, name).mean(1) for count, one in found.items() if name in one.systems}
+        if not means:
+            continue
         axes.plot(list(means), [values.mean() for values in means.values()], color=colour, label=name)
         for count, values in means.items():
             axes.plot([count] * len(values), values, "o", color=colour, markersize=4)
