@@ -48,3 +48,13 @@ def test_bfloat16_stays_bfloat16_and_is_summed_in_float32() -> None:
     found = InstanceNorm(8)(x)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), F.instance_norm(x.float()), rtol=1e-2, atol=1e-2)
+
+
+def test_a_compiled_network_takes_a_map_of_another_layout_than_it_was_traced_with() -> None:
+    """With weights in channels first the graph foresees another layout than the convolutions then give."""
+    torch.manual_seed(0)
+    net = XLSTMUNet(XLSTMUNetConfig(1, 2, widths=(4, 8), strides_zyx=((1, 1, 1), (2, 2, 2)), vil_stages=(1,))).eval()
+    image = torch.randn(1, 1, 16, 16, 16).to(memory_format=torch.channels_last_3d)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        compiled = torch.compile(net, backend="eager")(image)
+        torch.testing.assert_close(compiled, net(image), rtol=0.05, atol=0.05)

@@ -43,7 +43,9 @@ class _Normalised(torch.autograd.Function):
         rstd = torch.rsqrt(variance + eps)
         gain = rstd * weight
         ctx.save_for_backward(x, weight, mean, rstd)
-        normed = torch.empty_like(x)  # no view, so that what follows may work in place
+        # No view, so that what follows may work in place. Its layout is said: a compiled graph may hand on another one
+        # than it was traced with, and of that, rows would be a copy.
+        normed = torch.empty_like(x, memory_format=torch.channels_last_3d)
         torch.addcmul(_spread(bias - mean * gain, rows), rows, _spread(gain, rows), out=_rows(normed))
         return normed
 
