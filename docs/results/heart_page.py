@@ -142,7 +142,10 @@ def other_budgets(ledger: Ledger, wanted: dict[Cell, Key]) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for (steps, labelled, system), values in sorted(others.items()):
         yield f"| {steps} | {labelled} | {system} | {', '.join(f'{value:.3f}' for value in values)} |"
-    yield "\nThe same test hearts; none of these runs is part of any other table.\n"
+    yield (
+        "\nThe same test hearts; none of these runs is part of any other table. The page's budget was chosen after some of "
+        "them had been seen.\n"
+    )
 
 
 def seeds(of: Iterable[Cell], one: System, count: int) -> int:
