@@ -143,8 +143,8 @@ def other_budgets(ledger: Ledger, wanted: dict[Cell, Key]) -> Iterator[str]:
     for (steps, labelled, system), values in sorted(others.items()):
         yield f"| {steps} | {labelled} | {system} | {', '.join(f'{value:.3f}' for value in values)} |"
     yield (
-        "\nThe same test hearts; none of these runs is part of any other table. The page's budget was chosen after some of "
-        "them had been seen.\n"
+        "\nThe same test hearts; none of these runs is part of any other table. The page's budget was chosen after "
+        "some of them had been seen.\n"
     )
 
 
