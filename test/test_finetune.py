@@ -11,27 +11,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
 
-from segsync.bundle import ChannelSpec, InferenceSpec, ZScore
 from segsync.errors import InputError, OutputError, SegsyncError, WeightsError
-from segsync.pipeline import Pipeline
 from segsync_train.cli import main
-from segsync_train.config.run import TransferConfig
-from segsync_train.data.cases import build_case
 from segsync_train.data.loader import batches
 from segsync_train.networks.build import build_network
-from segsync_train.networks.xlstm_unet import XLSTMUNet
-from segsync_train.runs.checkpoints import load_checkpoint, save_checkpoint
+from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.folder import read_log
 from segsync_train.trainer.finetune import finetune
 from segsync_train.trainer.loop import _Loop
-from segsync_train.trainer.transfer import trained_network, transfer
-from segsync_train.trainer.validation import CaseScore, summary, validate
-from training_cases import run_config, run_settings, write_cases
+from segsync_train.trainer.validation import validate
+from training_cases import assert_same, run_config, run_settings, write_cases
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +34,6 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(run / "checkpoints" / "last.safetensors").part("network")
-
-
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 @pytest.fixture(scope="module")
@@ -190,50 +178,6 @@ def test_a_label_that_no_validation_case_holds_does_not_raise_the_score(
         assert "validation/dice_2" not in line
 
 
-def test_scores_without_any_lesion_say_that_nothing_is_found() -> None:
-    """As before: where no case holds any label, 1 for each that finds none; a label of one case counts in all."""
-
-    def case(name: str, dice: tuple[float, ...], holds: tuple[bool, ...]) -> CaseScore:
-        return CaseScore(name, dice, holds, lesions=0, found=0, false=0, volume_ml=0.0, predicted_ml=0.0)
-
-    assert summary([case("a", (1.0,), (False,)), case("b", (0.0,), (False,))])["validation/score"] == 0.5
-    assert summary([case("a", (1.0, 0.0), (False, False))])["validation/score"] == 0.5
-    mixed = [case("a", (0.2, 1.0, 1.0), (True, False, False)), case("b", (0.4, 0.0, 1.0), (True, True, False))]
-    means = summary(mixed)
-    assert means["validation/score"] == pytest.approx(0.4)
-    assert means["validation/dice_2"] == 0.5
-    assert "validation/dice_3" not in means
-
-
-def test_a_validated_case_by_hand() -> None:
-    """Label 1 is found where both labels together reach a half; label 2 is missed, and found in one voxel elsewhere."""
-    label = np.zeros((12, 12, 12), dtype=np.uint8)
-    label[1:4, 1:4, 1:4], label[8:10, 8:10, 8:10] = 1, 2
-    probabilities = np.zeros((1, 2, 12, 12, 12), dtype=np.float32)
-    probabilities[0, :, 1:4, 1:4, 1:4] = np.reshape((0.35, 0.3), (2, 1, 1, 1))
-    probabilities[0, 1, 6, 6, 6] = 0.5
-    image = np.ones((1, 12, 12, 12), dtype=np.float32)
-    case = build_case("c", image, label, label >= 0, (2.0, 1.0, 1.0))
-    channels = (ChannelSpec(name="t1", normalisation=ZScore()),)
-    spec = InferenceSpec(
-        channels=channels,
-        labels={3: "one", 7: "other"},
-        spacing_zyx=case.spacing_zyx,
-        patch_zyx=(12, 12, 12),
-        multiple_zyx=(1, 1, 1),
-    )
-    pipeline = Pipeline(spec, lambda array: probabilities)
-    [(_, predicted, found)] = validate(torch.nn.Identity(), [case], pipeline, 0.5)
-    assert np.array_equal(predicted, probabilities[0].argmax(0) + 1 - (probabilities[0].sum(0) == 0))
-    assert found == CaseScore(
-        "c", dice=(1.0, 0.0), holds=(True, True), lesions=2, found=1, false=1, volume_ml=0.07, predicted_ml=0.056
-    )
-    empty = CaseScore("e", (0.0, 1.0), (False, False), lesions=0, found=0, false=1, volume_ml=0, predicted_ml=0.5)
-    means = summary([found, empty])
-    assert means["validation/false_ml"] == 0.5
-    assert means["validation/lesion_f1"] == pytest.approx(2 / (2 + 1 + 2))
-
-
 PROCESSES = """
 import json, sys
 from pathlib import Path
@@ -262,89 +206,6 @@ def test_two_processes_are_one_of_twice_the_batch(cases: Path, tmp_path: Path) -
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6)
     losses = [[line["train/loss"] for line in read_log(folder) if "train/loss" in line] for folder in folders]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-
-
-def pretraining(folder: Path, cases: Path) -> Path:
-    """A checkpoint as `segsync-train pretrain` writes it: an encoder of other weights."""
-    torch.manual_seed(99)
-    weights = build_network(run_config(cases)).state_dict()
-    path = folder / "pretrained.safetensors"
-    encoder = {f"encoder/{name.removeprefix('encoder.')}": t for name, t in weights.items() if "encoder." in name}
-    made = {"kind": "pretrain", "step": 70, "hours": 0.5, "config": {"pretext": {"kind": "voco"}}}
-    save_checkpoint(path, encoder, made)
-    return path
-
-
-def test_images_on_another_scale_than_the_encoders_are_warned_of(
-    cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A z-score and a window of HU give the same shapes, and features that mean nothing to each other."""
-    config = run_config(cases)
-    kept = config.model_dump(mode="json")
-    states = {
-        "same": kept,
-        "other": {**kept, "spacing_zyx": [3, 3, 3], "channels": [{"normalisation": {"kind": "fixed", "low": -200}}]},
-        "region_model": {**kept, "region_model": "weights/brain"},
-    }
-    weights = build_network(config).state_dict()
-    said = {}
-    for name, state in states.items():
-        path = tmp_path / f"{name}.safetensors"
-        save_checkpoint(path, {f"network/{k}": t for k, t in weights.items()}, {"step": 1, "hours": 0, "config": state})
-        caplog.clear()
-        transfer(build_network(config), TransferConfig(mode="full", checkpoint=path), config.case_spec)
-        said[name] = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert said["same"] == []
-    assert ["voxels of (3, 3, 3) mm" in said["other"][0], "'low': -200" in said["other"][1]] == [True, True]
-    assert ["trained with the region model brain" in line for line in said["region_model"]] == [True]
-
-
-@pytest.mark.parametrize(("mode", "taken"), [("full", ("stages.0.", "stages.1.")), ("bottom", ("stages.1.",))])
-def test_transfer_takes_over_what_it_says(cases: Path, tmp_path: Path, mode: Any, taken: tuple[str, ...]) -> None:
-    path = pretraining(tmp_path, cases)
-    network = build_network(run_config(cases))
-    before = {name: t.clone() for name, t in network.state_dict().items()}
-    inherited = transfer(network, TransferConfig(mode=mode, checkpoint=path, lr_factor=0.1))
-    assert (inherited.steps, inherited.hours, inherited.pretext) == (70, 0.5, "voco")
-    pretrained = load_checkpoint(path).part("encoder")
-    for name, tensor in network.state_dict().items():
-        own = name.removeprefix("encoder.")
-        is_taken = name.startswith("encoder.") and own.startswith(taken)
-        assert torch.equal(tensor, pretrained[own] if is_taken else before[name])
-        assert inherited.factors.get(name) == (0.1 if is_taken else None)
-
-
-def test_a_fine_tunings_encoder_is_the_one_that_it_validates_and_exports(cases: Path, unbroken: Path) -> None:
-    """The running mean of the weights, which all that is known of a run was measured with."""
-    network, path = build_network(run_config(cases)), unbroken / "checkpoints" / "last.safetensors"
-    transfer(network, TransferConfig(mode="full", checkpoint=path))
-    _, trained = trained_network(load_checkpoint(path))
-    assert isinstance(network, XLSTMUNet)
-    assert isinstance(trained, XLSTMUNet)
-    assert_same(network.encoder.state_dict(), trained.encoder.state_dict())
-
-
-def test_weights_are_fitted_to_another_number_of_channels(cases: Path, tmp_path: Path) -> None:
-    """Two channels that show the same give the features that one gave."""
-    path = pretraining(tmp_path, cases)
-    normalised = {"normalisation": {"kind": "zscore"}}
-    channels = [{"name": "t1", **normalised}, {"name": "again", **normalised}]
-    one, two = (build_network(run_config(cases, channels=channels[:count])) for count in (1, 2))
-    for network in (one, two):
-        transfer(network, TransferConfig(mode="full", checkpoint=path))
-    image = torch.randn(1, 1, 8, 8, 8)
-    assert isinstance(one, XLSTMUNet)
-    assert isinstance(two, XLSTMUNet)
-    for alone, doubled in zip(one.encoder(image), two.encoder(image.expand(1, 2, 8, 8, 8)), strict=True):
-        torch.testing.assert_close(doubled, alone)
-
-
-def test_a_checkpoint_of_another_network_is_refused(cases: Path, tmp_path: Path) -> None:
-    path = pretraining(tmp_path, cases)
-    overrides = {"widths": [4, 12], "strides_zyx": [[1, 1, 1], [2, 2, 2]], "vil_stages": [1]}
-    other = build_network(run_config(cases, network={"preset": "tiny", "overrides": overrides}))
-    with pytest.raises(WeightsError, match=r"another network: encoder\.stages\.1.*expected .* found .*"):
-        transfer(other, TransferConfig(mode="full", checkpoint=path))
 
 
 @pytest.mark.parametrize(

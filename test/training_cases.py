@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
 from segsync_train.config.run import RunConfig
 
@@ -63,3 +64,8 @@ def run_settings(folder: Path, **changes: Any) -> dict[str, Any]:
 def run_config(folder: Path, **changes: Any) -> RunConfig:
     """The same, checked."""
     return RunConfig.model_validate(run_settings(folder, **changes))
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
