@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from segsync_train.evaluation.operating_point import (
     read_operating_point,
 )
 from segsync_train.export.card import model_card
-from segsync_train.export.export import Member, _check_alike, _mirror_axes, export
+from segsync_train.export.ensemble import check_alike, common_axes
+from segsync_train.export.export import Member, export
 from segsync_train.networks.build import build_network
 from segsync_train.networks.onnx_file import read_onnx, write_onnx
 from segsync_train.networks.xlstm_unet import XLSTMUNet
@@ -199,16 +199,11 @@ def test_runs_become_an_ensemble_that_averages(run: Path, weights: Path, tmp_pat
     ("changes", "what"), [({"spacing_zyx": (2.0, 1.0, 1.0)}, "spacing_zyx"), ({"labels": {1: "other"}}, "labels")]
 )
 def test_runs_of_other_grids_or_labels_are_no_ensemble(run: Path, changes: dict[str, Any], what: str) -> None:
-    first = Member.of(run, None)
-    other = replace(first, run=run / "other", config=first.config.model_copy(update=changes))
+    config = Member.of(run, None).config
     with pytest.raises(InputError, match=f"other: expected {what} of .*run"):
-        _check_alike([first, other])
+        check_alike([(run, config), (run / "other", config.model_copy(update=changes))])
 
 
-def test_an_ensemble_is_mirrored_where_all_its_networks_were(run: Path) -> None:
-    one, other = (
-        replace(member, config=member.config.model_copy(update={"mirror_axes": axes}))
-        for member, axes in ((Member.of(run, None), (1, 2)), (Member.of(run, None), (2, 0)))
-    )
-    assert _mirror_axes([one, other]) == (2,)
-    assert _mirror_axes([one]) == (1, 2)
+def test_an_ensemble_is_mirrored_where_all_its_networks_were() -> None:
+    assert common_axes([(1, 2), (2, 0)]) == (2,)
+    assert common_axes([(1, 2)]) == (1, 2)

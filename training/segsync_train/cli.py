@@ -23,7 +23,8 @@ app = typer.Typer(
 
 for command in (
     train.plan, train.pretrain, train.finetune, train.crossval, weights.tune, score.evaluate, score.compare,
-    weights.export, weights.retune, weights.import_, data.datasets, data.recipes, data.synthesize, data.phantoms,
+    weights.export, weights.combine, weights.retune, weights.import_, data.datasets, data.recipes, data.synthesize,
+    data.phantoms,
 ):  # fmt: skip
     app.command(name=command.__name__.rstrip("_"))(command)
 

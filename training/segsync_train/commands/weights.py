@@ -1,4 +1,4 @@
-"""Commands about weights, others' and exported ones: `import`, `tune`, `retune`, `export`."""
+"""Commands about weights, others' and exported ones: `import`, `tune`, `export`, `combine`, `retune`."""
 
 import sys
 from pathlib import Path
@@ -66,6 +66,18 @@ def tune(
 
     point = choose_operating_point(run, device, checkpoint, cases, rules=rules, mirror=mirror)
     say_operating_point(run, point)
+
+
+def combine(
+    weights: Annotated[list[Path], typer.Argument(metavar="WEIGHTS...", help="Folders of exported weights.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of weights: the task becomes a folder in it.")],
+    verbose: Verbose = False,
+) -> None:
+    """Put networks that were exported one by one together as an ensemble, with the operating point of the first."""
+    set_up_logging(verbose=verbose)
+    from segsync_train.export.combine import combine as run
+
+    sys.stdout.write(f"{run(weights, output)}\n")
 
 
 def retune(

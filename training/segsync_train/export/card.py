@@ -78,6 +78,10 @@ def model_card(spec: ModelSpec, card: CardConfig) -> str:
 
 
 def _training(provenance: Mapping[str, Any]) -> str:
-    done = f"{provenance['steps']} steps, {provenance['training_hours']:g} hours on {provenance['hardware']}"
-    before = provenance["inherited"]
+    return "; ".join(map(_steps, provenance.get("networks", [provenance])))
+
+
+def _steps(trained: Mapping[str, Any]) -> str:
+    done = f"{trained['steps']} steps, {trained['training_hours']:g} hours on {trained['hardware']}"
+    before = trained["inherited"]
     return f"{done}, from weights of {before['steps']} steps, {before['hours']:.2g} hours" if before["steps"] else done

@@ -1,7 +1,6 @@
 """From a run to weights that `segsync` opens: model.onnx, model.json, MODEL_CARD.md; compared with torch first."""
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -12,7 +11,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from segsync.arrays import Array, SizeZYX
+from segsync.arrays import Array
 from segsync.atomic import whole_folder, why_not
 from segsync.bundle import CARD_FILE, MODEL_FILE, SPEC_FILE, ModelSpec, sha256_of, write_manifest
 from segsync.errors import InputError, OutputError, WeightsError
@@ -21,6 +20,7 @@ from segsync_train.config.run import RunConfig
 from segsync_train.data.sources import open_data
 from segsync_train.evaluation.operating_point import FILE, OperatingPoint, read_operating_point
 from segsync_train.export.card import model_card
+from segsync_train.export.ensemble import check_alike, common_axes, common_multiple, network_files, record
 from segsync_train.networks import SegmentationNetwork
 from segsync_train.networks.onnx_file import OPSET, Probabilities, write_onnx
 from segsync_train.runs.checkpoints import Checkpoint, load_checkpoint
@@ -105,7 +105,7 @@ def export(
     if checkpoint is not None and len(folders) > 1:
         raise InputError(f"--checkpoint: expected a single run, found {len(folders)}; leave it out")
     members = [Member.of(run, checkpoint) for run in folders]
-    _check_alike(members)
+    _check_members(members)
     first = members[0]
     config, found, network = first.config, first.checkpoint, first.network
     point = _shared_point(members, operating_point)
@@ -113,11 +113,12 @@ def export(
     folder = weights / task
     try:
         with whole_folder(folder, replace=True) as part:
-            names = [MODEL_FILE, *(f"model-{number}.onnx" for number in range(2, len(members) + 1))]
+            names = network_files(len(members))
             agreements = [_write_member(one, part / name, point) for one, name in zip(members, names, strict=True)]
-            needs = config.inference_spec(_common_multiple(members), point.decision)
+            multiple = common_multiple([member.network.multiple_zyx for member in members])
+            needs = config.inference_spec(multiple, point.decision)
             spec = ModelSpec(
-                **dict(needs) | {"mirror_axes": _mirror_axes(members)},
+                **dict(needs) | {"mirror_axes": common_axes([member.config.mirror_axes for member in members])},
                 name=config.name,
                 task=task,
                 region_model=None if config.region_model is None else config.region_model.name,
@@ -125,7 +126,8 @@ def export(
                 further_networks={name: sha256_of(part / name) for name in names[1:]},
                 opset=OPSET,
                 licence=licence,
-                provenance=_provenance(found.state, network, agreements[0], point) | _of_ensemble(members, agreements),
+                provenance=_provenance(found.state, network, agreements[0], point)
+                | record(_records(members, agreements)),
             )
             (part / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
             (part / CARD_FILE).write_text(model_card(spec, config.card), encoding="utf-8")
@@ -135,30 +137,10 @@ def export(
     return folder
 
 
-def _check_alike(members: Sequence[Member]) -> None:
-    """An ensemble sees one array and gives one set of labels."""
-    first = members[0]
-    for member in members[1:]:
-        alike = (
-            "task",
-            "channels",
-            "reference_channel",
-            "region_model",
-            "labels",
-            "regions",
-            "organ",
-            "spacing_zyx",
-            "patch_zyx",
-        )
-        for what in alike:
-            one, other = getattr(first.config, what), getattr(member.config, what)
-            if one != other:
-                raise InputError(
-                    f"{member.run}: expected {what} of {first.run} ({one}) for an ensemble, found {other}; export runs "
-                    "that were trained on the same channels, grid and windows"
-                )
+def _check_members(members: Sequence[Member]) -> None:
+    check_alike([(member.run, member.config) for member in members])
     if len({member.run.resolve() for member in members}) < len(members):
-        raise InputError(f"{first.run}: expected every run once, found one twice; take one away")
+        raise InputError(f"{members[0].run}: expected every run once, found one twice; take one away")
 
 
 def _shared_point(members: Sequence[Member], chosen: Path | None) -> OperatingPoint:
@@ -176,19 +158,6 @@ def _shared_point(members: Sequence[Member], chosen: Path | None) -> OperatingPo
     return points[0]
 
 
-def _common_multiple(members: Sequence[Member]) -> SizeZYX:
-    """What divides the windows of every network; raises InputError where the patch is no multiple of it."""
-    z, y, x = (math.lcm(*(member.network.multiple_zyx[axis] for member in members)) for axis in range(3))
-    return z, y, x
-
-
-def _mirror_axes(members: Sequence[Member]) -> tuple[int, ...]:
-    """Along which every network learned mirrored copies."""
-    return tuple(
-        axis for axis in members[0].config.mirror_axes if all(axis in other.config.mirror_axes for other in members)
-    )
-
-
 def _write_member(member: Member, path: Path, point: OperatingPoint) -> dict[str, Agreement]:
     inputs = _random_inputs(member.network) + _real_inputs(member.config, member.run)
     return _write_network(
@@ -196,22 +165,12 @@ def _write_member(member: Member, path: Path, point: OperatingPoint) -> dict[str
     )
 
 
-def _of_ensemble(members: Sequence[Member], agreements: Sequence[dict[str, Agreement]]) -> dict[str, Any]:
-    """What `model.json` keeps of each network of an ensemble: nothing of a single one."""
-    if len(members) == 1:
-        return {}
-    return {
-        "networks": [
-            {
-                "run": member.run.resolve().name,
-                "steps": member.checkpoint.state["step"],
-                "training_hours": round(member.checkpoint.state["hours"], 2),
-                "validation_score": member.checkpoint.state["best"],
-                "agreement": {name: asdict(agreement) for name, agreement in own.items()},
-            }
-            for member, own in zip(members, agreements, strict=True)
-        ]
-    }
+def _records(members: Sequence[Member], agreements: Sequence[dict[str, Agreement]]) -> list[dict[str, Any]]:
+    """What is known of each network."""
+    return [
+        {"run": member.run.resolve().name, **_training(member.checkpoint.state), "agreement": _as_json(agreement)}
+        for member, agreement in zip(members, agreements, strict=True)
+    ]
 
 
 def _write_network(
@@ -306,17 +265,28 @@ def _provenance(
     """What `model.json` keeps of the training."""
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        **_training(state),
+        "torch": version("torch"),
+        "operating_point": point.model_dump(mode="json"),
+        "agreement": _as_json(agreements),
+        "config": _without_folders(state["config"]),
+    }
+
+
+def _training(state: Any) -> dict[str, Any]:
+    """How far a network was trained, by which commit and where, and how well it did."""
+    return {
+        "commit": state["commit"],
+        "hardware": state["hardware"],
         "steps": state["step"],
         "training_hours": round(state["hours"], 2),
         "inherited": {key: state["inherited"][key] for key in ("steps", "hours")},
-        "hardware": state["hardware"],
-        "commit": state["commit"],
-        "torch": version("torch"),
         "validation_score": state["best"],
-        "operating_point": point.model_dump(mode="json"),
-        "agreement": {name: asdict(agreement) for name, agreement in agreements.items()},
-        "config": _without_folders(state["config"]),
     }
+
+
+def _as_json(agreements: dict[str, Agreement]) -> dict[str, Any]:
+    return {name: asdict(agreement) for name, agreement in agreements.items()}
 
 
 def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
