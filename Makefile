@@ -68,7 +68,7 @@ fuzz: .venv/.dev  ## the property tests on examples drawn anew, and 10,000 damag
 	.venv/bin/python test/fuzz_readers.py
 
 .PHONY: bench
-bench: .venv/.dev  ## docs/performance.md anew: speed and memory against MONAI's sliding window with torch
+bench: .venv/.dev  ## docs/performance.md anew: time and memory beside MONAI, nnU-Net and the published code (half an hour)
 	.venv/bin/python test/bench
 
 .PHONY: gpu

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from hippocampus import CONFIGS, ROOT, written_by
+from nnunet_environment import PACKAGES, environment
 
 from segsync.atomic import whole_file
 from segsync_train.comparison.scores import DICE, HD95, Run, read_run
@@ -33,8 +34,6 @@ from segsync_train.runs.folder import RunFolder
 from segsync_train.trainer.finetune import finetune
 
 HERE = Path(__file__).parent
-#: The newest release on the day of the run; torch is the one that this project is locked to.
-PACKAGES = ("nnunetv2==2.8.1", "torch==2.13.0")
 DATASET = "Dataset004_Hippocampus"
 #: What its command nnUNetv2_plan_and_preprocess calls.
 PLAN = (
@@ -76,16 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with whole_file(page) as part:
         part.write_text(text(rows, plan, len(training), len(test), options), encoding="utf-8")
     sys.stdout.write(f"{page}\n")
-
-
-def environment(folder: Path) -> Path:
-    """A virtual environment that holds nnU-Net's package; its Python."""
-    python = folder / "bin" / "python"
-    if not (folder / "complete").is_file():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        (folder / "complete").touch()
-    return python
 
 
 def parts_of(settings: RunConfig) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@ holds nothing else: `growth.py segsync …` is the command line, `growth.py peer
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from pipeline import WEIGHTS, Figures, peak_mib
-from sections import Section
+from sections import Pair, Section, amount, compared
 
 from segsync.arrays import SizeZYX
 from segsync.bundle import MODEL_FILE, SPEC_FILE, ChannelSpec, Fixed, load_bundle_spec
@@ -26,81 +27,116 @@ CT_ZYX, CT_MM = (400, 512, 512), (1.0, 0.45, 0.45)
 #: Windows overlap less than by default, by a quarter: memory is the same, and it takes half as long.
 OVERLAP = 0.25
 SIDES = (64, 128, 256, 512)
+#: The largest that MONAI's sliding window segments as well.
+PEERS_SIDE = 256
 CASES = (1, 8, 64)
 PROCESSES = (1, 2, 4, 8)
 
 
-def measure() -> Iterator[Section]:
+def large() -> Iterator[Section]:
+    """A CT on half its resolution in each direction."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        weights = bundle(folder / "large", tuple(2 * mm for mm in CT_MM))
+        path = ct(folder / "ct" / "ct.nii", CT_ZYX, CT_MM)
+        ours = predict(weights, path.parent, folder / "out", "--overlap", str(OVERLAP), "--max-memory", "2")
+        theirs = run("peer", str(weights), str(path))
+    note = (
+        f"From file to mask, on a grid of 200×256×256, overlap {OVERLAP}, no mirroring, one thread, one run of each; "
+        "segsync has `--max-memory 2`, and writes the mask as well. No window of this CT is empty."
+    )
+    pairs = [
+        Pair("processor time", "MONAI with torch", ours["s"], theirs["s"]),
+        Pair("peak memory", "MONAI with torch", ours["MiB"], theirs["MiB"], "MiB"),
+    ]
+    yield compared("A CT of 512×512×400 voxels", pairs, note)
+
+
+def folders() -> Iterator[Section]:
     """Processor time of one thread."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        yield large(folder)
         bundle(folder / "cubes", (2.0, 2.0, 2.0))
+        yield voxels(folder)
         yield cases(folder)
         yield processes(folder)
-        yield voxels(folder)
-
-
-def large(folder: Path) -> Section:
-    """The CT, on half its resolution in each direction."""
-    weights = bundle(folder / "large", tuple(2 * mm for mm in CT_MM))
-    path = ct(folder / "ct" / "ct.nii", CT_ZYX, CT_MM)
-    ours = predict(weights, path.parent, folder / "out", "--overlap", str(OVERLAP), "--max-memory", "2")
-    peer = run("peer", str(weights), str(path))
-    rows = tuple(
-        (
-            title,
-            f"{it['s']:.0f} s",
-            f"{it['MiB']:.0f} MiB",
-            f"{peer['s'] / it['s']:.2f}",
-            f"{peer['MiB'] / it['MiB']:.2f}",
-        )
-        for title, it in (("segsync, --max-memory 2", ours), ("MONAI's sliding window, torch", peer))
-    )
-    columns = ("", "processor time", "peak memory", "peer / this: time", "memory")
-    note = f"From file to mask, on a grid of 200×256×256; overlap {OVERLAP}, no mirroring; one thread, one run of each."
-    return Section("A CT of 512×512×400 voxels", columns, rows, note)
 
 
 def voxels(folder: Path) -> Section:
     """Cubes on half their resolution."""
     weights = folder / "cubes"
-    rows = []
+    rows, pairs = [], []
     for side in SIDES:
         path = ct(folder / f"cube{side}" / "ct.nii", (side,) * 3, (1.0, 1.0, 1.0))
         it = predict(weights, path.parent, folder / "out", "--overlap", str(OVERLAP))
-        rows.append((f"{side}³", f"{it['s']:.1f} s", f"{1e6 * it['s'] / side**3:.2f} s", f"{it['MiB']:.0f} MiB"))
-    columns = ("voxels", "processor time, with the start", "a million voxels", "peak memory")
-    return Section("Growth with voxels", columns, tuple(rows))
+        row = [f"{side}³", amount(it["s"], "s"), amount(1e6 * it["s"] / side**3, "s"), amount(it["MiB"], "MiB")]
+        if side <= PEERS_SIDE:
+            peer = run("peer", str(weights), str(path))
+            both = [
+                Pair(f"{side}³ voxels{said}", "MONAI with torch", it[unit], peer[unit], unit)
+                for unit, said in (("s", ""), ("MiB", ", memory"))
+            ]
+            row += [amount(peer["s"], "s"), *(f"{pair.ratio:.2f}" for pair in both)]
+            pairs += both
+        rows.append(tuple([*row, "", "", ""][:7]))
+    columns = (
+        "voxels", "processor time, with the start", "a million voxels", "peak memory", "MONAI with torch",
+        "peer / segsync in time", "in memory",
+    )  # fmt: skip
+    note = (
+        f"CTs from file to mask, on half their resolution, overlap {OVERLAP}, no mirroring, one thread, one run each."
+    )
+    return Section("Growth with voxels", columns, tuple(rows), note, tuple(pairs))
 
 
 def cases(folder: Path) -> Section:
     """Cases of one window each in a folder, one command."""
     weights = folder / "cubes"
-    rows = []
-    for count in CASES:
-        it = predict(weights, several(folder / f"cases{count}", count), folder / "out")
-        rows.append((str(count), f"{it['s']:.1f} s", f"{it['s'] / count:.2f} s", f"{it['MiB']:.0f} MiB"))
-    columns = ("cases", "processor time, with the start", "a case", "peak memory")
-    return Section("Growth with cases in a folder", columns, tuple(rows))
+    spent = {count: predict(weights, several(folder / f"cases{count}", count), folder / "out") for count in CASES}
+    rows = tuple(
+        (
+            str(count),
+            amount(it["s"], "s"),
+            amount(it["s"] / count, "s"),
+            f"{count * spent[1]['s'] / it['s']:.2f}",
+            amount(it["MiB"], "MiB"),
+        )
+        for count, it in spent.items()
+    )
+    columns = ("cases", "processor time, with the start", "a case", "a command for each / one for all", "peak memory")
+    note = "CTs of 64³ voxels, one window each, one thread."
+    return Section("Growth with cases in a folder", columns, rows, note)
 
 
 def processes(folder: Path) -> Section:
     """As `xargs --max-procs` starts them: every process takes an equal part of eight cases."""
-    rows = []
+    found = {}
     for count in PROCESSES:
         began = time.monotonic()
         running = [
             start(*words(folder / "cubes", several(folder / f"part{count}-{part}", 8 // count), folder / f"out{part}"))
             for part in range(count)
         ]
-        found = [figures(process) for process in running]
+        ended = [figures(process) for process in running]
         wall = time.monotonic() - began
-        total, largest = sum(it["s"] for it in found), sum(it["MiB"] for it in found)
-        rows.append((str(count), f"{total:.1f} s", f"{wall:.1f} s", f"{largest:.0f} MiB"))
-    columns = ("processes", "processor time of all", "until the last ended", "peak memory of all")
-    note = "One thread each; how much sooner the last ends is for the processors that are free."
-    return Section("Eight cases by several processes", columns, tuple(rows), note)
+        found[count] = (wall, *(sum(it[key] for it in ended) for key in ("s", "MiB")))
+    rows = tuple(
+        (
+            str(count),
+            amount(wall, "s"),
+            f"{found[1][0] / wall:.2f}",
+            amount(total, "s"),
+            f"{found[1][1] / total:.2f}",
+            amount(mib, "MiB"),
+        )
+        for count, (wall, total, mib) in found.items()
+    )
+    columns = (
+        "processes", "until the last ended", "one / these", "processor time of all", "one / these", "memory of all",
+    )  # fmt: skip
+    allowed = len(os.sched_getaffinity(0))
+    note = f"Each takes an equal part, with one thread; by the clock on {allowed} processors."
+    return Section("Eight such cases by several processes", columns, rows, note)
 
 
 def bundle(folder: Path, spacing_zyx: Sequence[float]) -> Path:

@@ -9,40 +9,68 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from sections import Section
+from environments import mlstm_kernels
+from sections import Pair, Section, compared
 from torch import Tensor
 
 from segsync_train.networks.mlstm import mlstm_chunkwise
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 ROUNDS = 5
+HERE = "chunkwise (here)"
+CPU = torch.device("cpu")
+CONDITIONS = "4 heads of 64, float32, one thread, processor time, after a first run that warms up."
+#: The published form holds tokens × tokens numbers.
 QUADRATIC = 4096
+#: With the rounds of each.
+GROWTH = {QUADRATIC: ROUNDS, 16_384: ROUNDS, 65_536: 1, 262_144: 1}
 
 
 def measure() -> Iterator[Section]:
-    """B = 1, 4 heads of 64, float32; forward alone and with the backward pass; medians of rounds in turn."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    forms = {"chunkwise (here)": mlstm_chunkwise, "parallel (published form)": parallel} | packages()
-    seconds = timed(forms, QUADRATIC, device)
-    here = seconds["chunkwise (here)"]
-    rows = [
-        (name, f"{1e3 * t[0]:.1f} ms", f"{1e3 * t[1]:.1f} ms", f"{t[0] / here[0]:.1f}", f"{t[1] / here[1]:.1f}")
-        for name, t in seconds.items()
+    """B = 1, 4 heads of 64, float32; medians of rounds in turn."""
+    mlstm_kernels()
+    torch.set_num_threads(1)
+    yield forms()
+    yield growth()
+
+
+def forms() -> Section:
+    """Every form of the same function, as many tokens as the quadratic one can hold."""
+    others = packages() | {"the published code's quadratic form": parallel}
+    seconds = timed({HERE: mlstm_chunkwise} | others, QUADRATIC, CPU)
+    passes = ("forward", "forward and backward")
+    pairs = [
+        Pair(title, name, 1e3 * seconds[HERE][number], 1e3 * seconds[name][number], "ms")
+        for number, title in enumerate(passes)
+        for name in others
     ]
-    columns = ("form", "forward", "forward + backward", "ratio forward", "ratio both")
-    yield Section(f"mLSTM, {QUADRATIC} tokens, 4 heads of 64, float32, {device}", columns, tuple(rows))
-    growth = []
-    for tokens in (4096, 16_384, 65_536, 262_144):
-        forward, both = timed({"here": mlstm_chunkwise}, tokens, device)["here"]
-        growth.append((f"{tokens:,}", f"{1e6 * forward / tokens:.2f} µs", f"{1e6 * both / tokens:.2f} µs"))
-    title = "Time per token as the sequence grows (linear: constant)"
-    yield Section(title, ("tokens", "forward", "forward + backward"), tuple(growth))
+    return compared(f"The mLSTM, {QUADRATIC:,} tokens", pairs, CONDITIONS)
+
+
+def growth() -> Section:
+    """Time a token, which stays where time grows with the tokens and no faster."""
+    rows, pairs = [], []
+    first: list[float] = []
+    for tokens, rounds in GROWTH.items():
+        here = [1e6 * found / tokens for found in timed({HERE: mlstm_chunkwise}, tokens, CPU, rounds)[HERE]]
+        first = first or here
+        cells = [cell for it, least in zip(here, first, strict=True) for cell in (f"{it:.2f} µs", f"{least / it:.2f}")]
+        beside = [
+            Pair(f"{tokens:,} tokens, forward, a token", name, here[0], 1e6 * found[0] / tokens, "µs")
+            for name, found in timed(packages(), tokens, CPU, rounds, backward=False).items()
+        ]
+        rows.append((f"{tokens:,}", *cells, *(f"{pair.ratio:.2f}" for pair in beside)))
+        pairs += beside
+    least = f"{QUADRATIC:,} / this"
+    columns = ("tokens", "forward", least, "forward and backward", least, *(f"{name} / here" for name in packages()))
+    note = f"Time a token: it stays where time grows with the tokens and no faster. {CONDITIONS}"
+    return Section("The mLSTM as the sequence grows", columns, tuple(rows), note, tuple(pairs))
 
 
 def timed(
-    forms: dict[str, Form], tokens: int, device: torch.device, rounds: int = ROUNDS
+    forms: dict[str, Form], tokens: int, device: torch.device, rounds: int = ROUNDS, *, backward: bool = True
 ) -> dict[str, tuple[float, float]]:
-    """Seconds of each form, forward and forward + backward."""
+    """Seconds of each form, forward and forward + backward (0 without)."""
     qkv = [torch.randn(1, 4, tokens, 64, device=device, requires_grad=True) for _ in range(3)]
     i = torch.randn(1, 4, tokens, device=device, requires_grad=True)
     f = (torch.randn(1, 4, tokens, device=device) + 4).requires_grad_()
@@ -55,17 +83,19 @@ def timed(
                 form(q, k, v, i, f)
             forward = now(device) - began
             began = now(device)
-            torch.autograd.grad(form(q, k, v, i, f).sum(), (q, k, v, i, f))
+            if backward:
+                torch.autograd.grad(form(q, k, v, i, f).sum(), (q, k, v, i, f))
             if round_:  # the first warms up
                 found[name].append((forward, now(device) - began))
     return {name: (statistics.median(a for a, _ in t), statistics.median(b for _, b in t)) for name, t in found.items()}
 
 
 def now(device: torch.device) -> float:
-    """The clock, once the device has done what it was given."""
+    """A GPU's clock, once it has done what it was given; a processor's time, which neighbours change little."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
+        return time.perf_counter()
+    return time.process_time()
 
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
@@ -86,7 +116,7 @@ def packages(*, triton: bool = False) -> dict[str, Form]:
     if importlib.util.find_spec("mlstm_kernels") is not None:
         from mlstm_kernels.torch.chunkwise.native import mlstm_chunkwise__native_autograd  # type: ignore[import-not-found]
 
-        found["mlstm_kernels, native chunkwise"] = lambda q, k, v, i, f: mlstm_chunkwise__native_autograd(
+        found["mlstm_kernels' chunkwise form in torch"] = lambda q, k, v, i, f: mlstm_chunkwise__native_autograd(
             q, k, v, i, f, chunk_size=64
         )
         if triton:

@@ -10,26 +10,22 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from sections import Section
+from sections import Pair, Section, compared
 
-ROOT = Path(__file__).parents[2]
-#: That of `make nnunet`.
-ENVIRONMENT = ROOT / "test" / "output" / "nnunet" / "venv"
 ROUNDS, SIDE, OVERLAP = 3, 64, 0.5
 
 
 def measure() -> Iterator[Section]:
     """The bundled case's normalised array to probabilities; rounds in turn, each in a process of its own; medians."""
-    sys.path.append(str(ROOT / "docs" / "results"))
-    from nnunet import PACKAGES, environment
+    from environments import NNUNET
+    from environments import nnunet as environment
 
-    pythons = {"ours": sys.executable, "nnunet": str(environment(ENVIRONMENT))}
+    pythons = {"ours": sys.executable, "nnunet": str(environment())}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in pythons}
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder))
@@ -41,28 +37,26 @@ def measure() -> Iterator[Section]:
     ours, theirs = (
         {key: statistics.median(one[key] for one in figures) for key in figures[0]} for figures in found.values()
     )
-    rows = [
-        (title, f"{ours[key]:.2f} {unit}", f"{theirs[key]:.2f} {unit}", f"{theirs[key] / ours[key]:.2f}")
+    pairs = [
+        Pair(title, "nnU-Net's predictor", ours[key], theirs[key], unit)
         for key, title, unit in (
             ("s", "array to probabilities, processor time", "s"),
-            ("a window", "a window", "s"),
+            ("a window", "a window, processor time", "s"),
+            ("windows", "windows computed", ""),
             ("MiB", "peak memory", "MiB"),
         )
     ]
-    yield Section(
-        "nnU-Net's predictor, on a CPU",
-        ("", "segsync", "nnU-Net", "nnU-Net / segsync"),
-        (*rows, ("windows computed", f"{ours['windows']:.0f}", f"{theirs['windows']:.0f}", "")),
-        f"The isles22 network and the bundled case for both, one thread, overlap {OVERLAP}, no mirroring; "
-        f"{' and '.join(PACKAGES)}. segsync leaves out windows that hold no brain.",
+    note = (
+        f"The isles22 network and the bundled case for both, one thread, overlap {OVERLAP}, no mirroring; {NNUNET}. "
+        "segsync leaves out windows that hold no brain."
     )
+    yield compared("The bundled case by nnU-Net's predictor", pairs, note)
 
 
 def _write(folder: Path) -> None:
     """What both read: the normalised array and its brain, and the network as TorchScript for nnU-Net's environment."""
-    import torch
     from pipeline import WEIGHTS, channels
-    from shipped import shipped_network
+    from shipped import traced
 
     from segsync.bundle import load_bundle_spec
     from segsync.images import read
@@ -73,10 +67,7 @@ def _write(folder: Path) -> None:
     )
     np.save(folder / "array.npy", prepared.array)
     np.save(folder / "tissue.npy", prepared.tissue)
-    window = torch.zeros(1, len(prepared.array), SIDE, SIDE, SIDE)
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # every window has this size
-        torch.jit.trace(shipped_network(), window, check_trace=False).save(str(folder / "network.pt"))  # type: ignore[no-untyped-call]
+    traced(folder / "network.pt")
 
 
 def ours(folder: Path) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """The bundled case from files to mask: this program against MONAI's sliding window with the network in torch.
 
-Run as a script it is one of the two, in a process that holds nothing else: `pipeline.py ours|peer START`.
+Run as a script it is one of the two, in a process that holds nothing else: `pipeline.py ours|peer`.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sections import Section
+from sections import Pair, Section, compared
 
 TEST = Path(__file__).parents[1]
 WEIGHTS = TEST.parent / "weights"
@@ -29,35 +29,32 @@ def measure() -> Iterator[Section]:
     for _ in range(ROUNDS):
         for name, figures in found.items():
             began = time.monotonic()
-            command = [sys.executable, __file__, name, str(began)]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            output = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=True).stdout
             figures.append({"process": time.monotonic() - began, **json.loads(output.splitlines()[-1])})
     middle = {
         name: {key: statistics.median(round_[key] for round_ in figures) for key in figures[0]}
         for name, figures in found.items()
     }
-    rows: list[tuple[str, ...]] = []
-    for key, title, unit in (
-        ("process", "whole process, from its start to the mask", "s"),
-        ("ready", "start to a network that is ready", "s"),
-        ("case", "one case, network ready", "s"),
-        ("window", "one window", "s"),
-        ("peak", "peak memory", "MiB"),
-    ):
-        ours, peer = middle["ours"][key], middle["peer"][key]
-        rows.append((title, f"{ours:.2f} {unit}", f"{peer:.2f} {unit}", f"{peer / ours:.2f}"))
-    windows = [f"{middle[name]['windows']:.0f}" for name in WORKERS]
-    yield Section(
-        "The bundled case, on a CPU",
-        ("", "segsync", "peer", "peer / segsync"),
-        (*rows, ("windows computed", *windows, "")),
+    pairs = [
+        Pair(title, "MONAI with torch", middle["ours"][key], middle["peer"][key], unit)
+        for key, title, unit in (
+            ("process", "whole process, from its start to the mask", "s"),
+            ("processor", "the same in processor time", "s"),
+            ("case", "one case, network ready", "s"),
+            ("window", "one window", "s"),
+            ("windows", "windows computed", ""),
+            ("peak", "peak memory", "MiB"),
+        )
+    ]
+    note = (
         "The peer is MONAI's SlidingWindowInferer with the same network in torch, float32; both with overlap 0.5, no "
-        "mirroring, windows of the same size. segsync leaves out windows that hold no brain.",
+        "mirroring, windows of the same size, by the clock. segsync leaves out windows that hold no brain."
     )
+    yield compared("The bundled case, on a CPU", pairs, note)
 
 
-def ours(began: float) -> Figures:
-    """`import segsync`, load, predict, as README shows. began: when the process was started, on the monotonic clock."""
+def ours() -> Figures:
+    """`import segsync`, load, predict, as README shows."""
     import segsync
     from segsync.predict import Settings
 
@@ -65,15 +62,15 @@ def ours(began: float) -> Figures:
     ready = time.monotonic()
     result = model.predict(channels(), Settings(tta="none"))
     return {
-        "ready": ready - began,
         "case": time.monotonic() - ready,
         "window": result.seconds["network"] / result.statistics.windows,
         "windows": result.statistics.windows,
+        "processor": time.process_time(),
         "peak": peak_mib(),
     }
 
 
-def peer(began: float) -> Figures:
+def peer() -> Figures:
     """The same reading, preprocessing and way back; windows by MONAI, the network in torch."""
     import torch
     from monai.inferers import SlidingWindowInferer
@@ -96,10 +93,10 @@ def peer(began: float) -> Figures:
         seconds, windows = time.monotonic() - slid, next(counted)
     labels_on(probabilities.softmax(1)[0, 1:].numpy(), prepared.grid, images["dwi"].grid, spec)
     return {
-        "ready": ready - began,
         "case": time.monotonic() - ready,
         "window": seconds / windows,
         "windows": windows,
+        "processor": time.process_time(),
         "peak": peak_mib(),
     }
 
@@ -118,4 +115,4 @@ def peak_mib() -> float:
 WORKERS = {"ours": ours, "peer": peer}
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(WORKERS[sys.argv[1]](float(sys.argv[2]))) + "\n")
+    sys.stdout.write(json.dumps(WORKERS[sys.argv[1]]()) + "\n")

@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
+from heads import heads
 from pipeline import WEIGHTS, Figures, channels, peak_mib
 from sections import Section
 
@@ -46,7 +45,7 @@ def measure() -> Iterator[Section]:
             "round. The bundled case with the isles22 network, five times the same, without mirroring; the mask is the "
             "same.",
         )
-        planned = _run("plan", _cases(folder / "cases"))
+        planned = _run("plan", heads(folder / "cases", CASES, SIZE_ZYX, SPACING_MM, lesions=True))
         yield Section(
             "Planning, on a CPU",
             ("", ""),
@@ -76,26 +75,6 @@ def _weights(folder: Path, networks: int) -> Path:
         shutil.copy(WEIGHTS / "isles22" / MODEL_FILE, folder / name)
     changed = spec.model_copy(update={"further_networks": dict.fromkeys(names[1:], spec.sha256)})
     (folder / SPEC_FILE).write_text(changed.model_dump_json())
-    return folder
-
-
-def _cases(folder: Path) -> Path:
-    """Heads of noise with a lesion each, ten of them under 250 names."""
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True)
-    distance = np.linalg.norm(np.indices(SIZE_ZYX) - np.array(SIZE_ZYX)[:, None, None, None] / 2, axis=0)
-    for number in range(CASES):
-        paths = {"imagesTr": f"case{number:03d}_0000.nii.gz", "labelsTr": f"case{number:03d}.nii.gz"}
-        for part, name in paths.items():
-            if number >= 10:
-                (folder / part / name).symlink_to(name.replace(f"{number:03d}", f"{number % 10:03d}"))
-                continue
-            rng = np.random.default_rng(number)
-            head = (distance < 45) * (400 + 60 * rng.standard_normal(SIZE_ZYX))
-            array = head.astype(np.int16) if part == "imagesTr" else (distance < 2 + number).astype(np.uint8)
-            image = sitk.GetImageFromArray(array)
-            image.SetSpacing([SPACING_MM] * 3)
-            sitk.WriteImage(image, str(folder / part / name))
     return folder
 
 
