@@ -79,10 +79,18 @@ def sheared(folder: Path) -> Path:
 
 
 def no_origin(folder: Path) -> Path:
+    return _with_origin(folder, math.nan)
+
+
+def origin_far_away(folder: Path) -> Path:
+    return _with_origin(folder, 3e38)
+
+
+def _with_origin(folder: Path, x: float) -> Path:
     path = _plain(folder, ".nii")
     content = bytearray(path.read_bytes())
     for place in (268, 292):  # of the qform and of the sform
-        struct.pack_into("<f", content, place, math.nan)
+        struct.pack_into("<f", content, place, x)
     path.write_bytes(content)
     return path
 
@@ -117,7 +125,8 @@ BAD = [
     (negative_spacing, "expected"),
     (sheared, "expected orthonormal axis directions"),
     (no_direction, "expected"),
-    (no_origin, "expected a finite origin in mm"),
+    (no_origin, "expected an origin within a kilometre"),
+    (origin_far_away, "expected an origin within a kilometre"),
     (elsewhere, "a reference to a second file"),
     (bomb, "the file is cut"),
 ]

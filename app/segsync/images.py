@@ -34,6 +34,8 @@ SHEAR_DEGREES = 5.0
 FIELD_OF_VIEW_MM = (1.0, 2000.0)
 #: Millimetres along the second longest axis: no scanner's bore is wider, but mosaics of slices are.
 BORE_MM = 850.0
+#: Beyond a kilometre the 32-bit numbers of a header no longer tell voxels apart.
+FARTHEST_MM = 1e6
 #: What the files of git-annex and Git LFS begin with while their content is elsewhere, and how long they can be.
 ANNEX, LFS = b"/annex/objects/", b"version https://git-lfs"
 POINTER = 1024
@@ -177,8 +179,11 @@ def _volume(path: Path, stored: Stored) -> Volume:
     spacing = tuple(float(mm) for mm in stored.spacing)
     if len(spacing) != 3 or not all(math.isfinite(mm) and mm > 0 for mm in spacing):
         raise InputError(f"{path}: expected a positive voxel spacing in mm, found {spacing}; correct the header")
-    if not np.isfinite(stored.origin).all():
-        raise InputError(f"{path}: expected a finite origin in mm, found {stored.origin.tolist()}; correct the header")
+    if not np.all(np.abs(stored.origin) <= FARTHEST_MM):  # nor is NaN
+        raise InputError(
+            f"{path}: expected an origin within a kilometre of the scanner's, in mm, found {stored.origin.tolist()}; "
+            "correct the header"
+        )
     _, wide, longest = sorted(side * mm for side, mm in zip(reversed(array.shape), spacing, strict=True))
     if not FIELD_OF_VIEW_MM[0] <= longest <= FIELD_OF_VIEW_MM[1]:
         raise InputError(
