@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from bundles import one_network
 from pipeline import WEIGHTS, channels
 from sections import Pair, Section, amount
 from shipped import shipped_network
 
 from segsync.arrays import Array, Mask
-from segsync.bundle import MODEL_FILE, load_bundle
+from segsync.bundle import MODEL_FILE, Bundle, load_bundle
 from segsync.engine import open_engine
 from segsync.images import read
 from segsync.pipeline import Case, Options, Pipeline, Segmentation
@@ -40,7 +41,11 @@ def measure() -> Iterator[Section]:
 
 def opened() -> dict[str, tuple[Form, float]]:
     """The engines that are installed, with the processor time until their first window was there."""
-    bundle = load_bundle(WEIGHTS / "isles22")
+    with one_network() as weights:
+        return _opened(load_bundle(weights))
+
+
+def _opened(bundle: Bundle) -> dict[str, tuple[Form, float]]:
     found: dict[str, tuple[Form, float]] = {}
     for device, name in DEVICES.items():
         if device == "cpu" or find_spec("openvino") is not None:
@@ -145,7 +150,7 @@ def masks(engines: Mapping[str, Form]) -> Section:
         "case", "engine", "time", "ONNX Runtime / this", "Dice", "Dice with ONNX Runtime's",
         "largest difference of a probability",
     )  # fmt: skip
-    note = "From files to masks, without mirroring, one thread, processor time. Dice is that with an expert's mask."
+    note = "From files to masks, one network, one thread, processor time; not mirrored. Dice is with an expert's mask."
     return Section("Masks of real people by every engine", columns, tuple(rows), note)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from bundles import one_network
 from gpu_worker import Row, gpu_memory, milliseconds, serve, used_mib
 from onnx import TensorProto, helper
 from pipeline import WEIGHTS, channels
@@ -34,11 +35,11 @@ EXACT = ("norm", "/paths.")
 def provider(dry: bool) -> Iterator[Row]:
     """Masks and probabilities of the bundled case, then windows, in float32 and float16."""
     device = "cpu" if dry else "cuda"
-    with tempfile.TemporaryDirectory() as folder:
-        half = half_bundle(WEIGHTS / "isles22", Path(folder))
-        expected = segsync.load("isles22", weights=WEIGHTS, device="cpu").predict(channels(), Settings(tta="none"))
+    with tempfile.TemporaryDirectory() as folder, one_network() as full:
+        half = half_bundle(full, Path(folder))
+        expected = segsync.load("isles22", weights=full, device="cpu").predict(channels(), Settings(tta="none"))
         yield {"section": CASE, "": "cpu, float32", **figures(expected, expected)}
-        for precision, weights in (("float32", WEIGHTS), ("float16", half)):
+        for precision, weights in (("float32", full), ("float16", half)):
             if dry and precision == "float32":
                 continue  # it is the row above
             with gpu_memory(dry) as memory:

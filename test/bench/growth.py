@@ -6,7 +6,6 @@ holds nothing else: `growth.py segsync …` is the command line, `growth.py peer
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from pipeline import WEIGHTS, Figures, peak_mib
+from bundles import of_shipped
+from pipeline import Figures, peak_mib
 from sections import Pair, Section, amount, compared
 
 from segsync.arrays import SizeZYX
-from segsync.bundle import MODEL_FILE, SPEC_FILE, ChannelSpec, Fixed, load_bundle_spec
+from segsync.bundle import ChannelSpec, Fixed, load_bundle_spec
 
 TASK = "bench-ct"
 CT_ZYX, CT_MM = (400, 512, 512), (1.0, 0.45, 0.45)
@@ -141,13 +141,9 @@ def processes(folder: Path) -> Section:
 
 def bundle(folder: Path, spacing_zyx: Sequence[float]) -> Path:
     """The isles26 network as weights for CT at a spacing in mm."""
-    folder.mkdir()
-    shipped = load_bundle_spec(WEIGHTS / "isles26")
-    shutil.copy(WEIGHTS / "isles26" / MODEL_FILE, folder)
     channel = ChannelSpec(name="ct", normalisation=Fixed(low=-100, high=200, mean=40, std=40))
-    changes = {"channels": (channel,), "spacing_zyx": tuple(spacing_zyx), "task": TASK, "region_model": None}
-    (folder / SPEC_FILE).write_text(shipped.model_copy(update=changes).model_dump_json())
-    return folder
+    spacing = tuple(spacing_zyx)
+    return of_shipped(folder, "isles26", channels=(channel,), spacing_zyx=spacing, task=TASK, region_model=None)
 
 
 def ct(path: Path, size_zyx: SizeZYX, spacing_zyx: Sequence[float]) -> Path:

@@ -72,7 +72,7 @@ def _write(folder: Path) -> None:
 
 def ours(folder: Path) -> dict[str, float]:
     """segsync's windows and ONNX Runtime."""
-    from pipeline import WEIGHTS
+    from bundles import one_network
 
     from segsync.bundle import load_bundle
     from segsync.engine import open_engine
@@ -80,8 +80,9 @@ def ours(folder: Path) -> dict[str, float]:
     from segsync.sliding_window import Windows, predict
 
     choose_threads(1)
-    bundle = load_bundle(WEIGHTS / "isles22")
-    engine = open_engine(bundle, "cpu")
+    with one_network() as weights:
+        bundle = load_bundle(weights)
+        engine = open_engine(bundle, "cpu")
     array, tissue = np.load(folder / "array.npy"), np.load(folder / "tissue.npy")
     windows = Windows(bundle.spec.patch_zyx, bundle.spec.multiple_zyx, OVERLAP)
     engine.warm_up(bundle.spec.patch_zyx)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from pipeline import WEIGHTS, Figures
+from pipeline import Figures
 from sections import Section, amount
 
 ROUNDS = 3
@@ -53,6 +53,7 @@ def measure() -> Iterator[Section]:
 def worker(count: str) -> Figures:
     """A window in ONNX Runtime and a training step in torch."""
     import torch
+    from bundles import one_network
     from networks import Step, built
 
     from segsync.bundle import load_bundle
@@ -61,7 +62,9 @@ def worker(count: str) -> Figures:
 
     choose_threads(int(count) or None)
     torch.set_num_threads(threads())
-    engine, step = open_engine(load_bundle(WEIGHTS / "isles22"), "cpu"), Step(built("tiny", (32,) * 3), (32,) * 3)
+    with one_network() as weights:
+        engine = open_engine(load_bundle(weights), "cpu")
+    step = Step(built("tiny", (32,) * 3), (32,) * 3)
     seconds: dict[str, list[float]] = {"window": [], "step": []}
     for _ in range(ROUNDS):
         began = time.monotonic()

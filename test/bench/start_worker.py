@@ -5,14 +5,16 @@ The network is a file of TorchScript. The one of nnU-Net runs in its environment
 
 import sys
 import time
-from pathlib import Path
 
 
 def segsync(network: str) -> None:
     """As README shows it."""
+    from bundles import one_network
+
     import segsync
 
-    segsync.load("isles22", weights=Path(__file__).parents[2] / "weights", device="cpu")
+    with one_network() as weights:
+        segsync.load("isles22", weights=weights, device="cpu")
 
 
 def monai(network: str) -> None:

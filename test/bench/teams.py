@@ -7,7 +7,6 @@ are of the processor, one thread: by the clock, a case five times as long meets 
 import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -16,11 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bundles import of_shipped
 from heads import heads
-from pipeline import WEIGHTS, Figures, channels, peak_mib
+from pipeline import Figures, channels, peak_mib
 from sections import Section
-
-from segsync.bundle import MODEL_FILE, SPEC_FILE, load_bundle_spec
 
 ROUNDS, NETWORKS, CASES = 3, 5, 250
 #: A head at 2 mm, as wide as ATLAS's.
@@ -31,7 +29,7 @@ def measure() -> Iterator[Section]:
     """Times of both in turn in one process; memory in a process each, where more of one would hide the other's."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        together, alone = _weights(folder / "ensemble", NETWORKS), _weights(folder / "single", 1)
+        together, alone = of_shipped(folder / "ensemble", networks=NETWORKS), of_shipped(folder / "single")
         times = _run("times", folder)
         peaks = [_run("peak", weights)["peak"] for weights in (together, alone)]
         yield Section(
@@ -64,18 +62,6 @@ def _run(name: str, folder: Path) -> Figures:
     output = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread).stdout
     figures: Figures = json.loads(output.splitlines()[-1])
     return figures
-
-
-def _weights(folder: Path, networks: int) -> Path:
-    """The shipped isles22 network so many times."""
-    folder.mkdir()
-    spec = load_bundle_spec(WEIGHTS / "isles22")
-    names = [MODEL_FILE, *(f"model-{number}.onnx" for number in range(2, networks + 1))]
-    for name in names:
-        shutil.copy(WEIGHTS / "isles22" / MODEL_FILE, folder / name)
-    changed = spec.model_copy(update={"further_networks": dict.fromkeys(names[1:], spec.sha256)})
-    (folder / SPEC_FILE).write_text(changed.model_dump_json())
-    return folder
 
 
 def times(folder: Path) -> Figures:
