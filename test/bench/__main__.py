@@ -44,7 +44,7 @@ NOT_SHOWN = """## Not shown
 
 - A GPU: `make gpu` measures it and writes `performance-gpu.md`; none was at hand.
 - The sizes of container images: what is installed in them is above.
-- For time: MONAI's sliding window on a cube of 512³ voxels, and xLSTM-UNet-Bot of the published size in bfloat16.
+- MONAI's sliding window on a cube of 512³ voxels, which takes a minute; the CT above is nearly as large.
 """
 
 

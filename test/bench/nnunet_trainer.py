@@ -20,7 +20,7 @@ NAME = "Dataset001_Bench"
 #: What the planner is told of the cases: as large as asks for six stages.
 CASE = {"spacings": [1.0] * 3, "shapes_after_crop": [192] * 3}
 ABOUT = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
-PLANNERS = {"plain": "ExperimentPlanner", "resenc-l": "nnUNetPlannerResEncL"}
+PLANNERS = {"plainconv": "ExperimentPlanner", "resenc-l": "nnUNetPlannerResEncL"}
 
 
 def dataset(folder: Path) -> dict[str, Any]:
