@@ -4,6 +4,7 @@ import argparse
 import logging
 import platform
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from sections import slower
 from segsync.atomic import whole_file
 from segsync_train.runs.folder import commit
 
+log = logging.getLogger(__name__)
+
 #: In the order of the page: a case, the folder, the machine, training, networks.
 PARTS = {
     "pipeline": pipeline.measure, "start": start.measure, "nnunet": nnunet_predictor.measure,
@@ -37,8 +40,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 INTRODUCTION = """# Performance
 
 Written whole by one run of `make bench` at commit {commit} on {processor}, with torch {torch}, in
-{minutes:.0f} minutes. Only ratios carry over to another machine. In every one the peer's figure stands above segsync's:
-above 1, segsync is faster or smaller.
+{minutes:.0f} minutes. Only ratios carry over to another machine. Those beside a peer are the peer's figure divided by
+segsync's: above 1, segsync is faster or smaller.
 """
 NOT_SHOWN = """## Not shown
 
@@ -58,20 +61,26 @@ def main() -> None:
     if not arguments.only:  # what must be fetched, before half an hour is spent
         environments.nnunet()
         environments.mlstm_kernels()
-    sections, began = [], time.monotonic()
+    sections, broken, began = [], [], time.monotonic()
     for name in [arguments.only] if arguments.only else PARTS:
         part = time.monotonic()
-        for section in PARTS[name]():
-            sections.append(section)
-            console.print(section.table())
+        try:
+            for section in PARTS[name]():
+                sections.append(section)
+                console.print(section.table())
+        except Exception as error:  # the rest took half an hour
+            said = error.stderr if isinstance(error, subprocess.CalledProcessError) else None
+            log.exception("%s\n%s", name, said or "")
+            broken.append(f"- {name}, which broke: {type(error).__name__}.\n")
         console.print(f"{name}: {time.monotonic() - part:.0f} s")
     if not arguments.only:
         head = INTRODUCTION.format(
             commit=commit(), processor=_processor(), torch=torch.__version__, minutes=(time.monotonic() - began) / 60
         )
-        text = [head, *(section.markdown() for section in (slower(sections), *sections)), NOT_SHOWN]
+        text = [head, *(section.markdown() for section in (slower(sections), *sections)), NOT_SHOWN + "".join(broken)]
         with whole_file(PAGE) as file:
             file.write_text("\n".join(text), encoding="utf-8")
+    sys.exit(bool(broken))
 
 
 def _processor() -> str:

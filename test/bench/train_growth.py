@@ -65,15 +65,15 @@ def two_processes(folder: Path) -> Section:
     rows = tuple(
         (
             name,
-            amount(it["wall"] / STEPS, "s"),
+            amount(it["wall"], "s"),
             f"{one['wall'] / it['wall']:.2f}",
-            amount(parts * it["cpu"] / STEPS, "s"),
+            amount(parts * it["cpu"], "s"),
         )
         for name, it, parts in (("one process", one, 1), ("two processes, gloo", two, 2))
     )
-    columns = ("", "a step", "one process / this", "processor time of a step, all processes")
+    columns = ("", f"{STEPS} steps", "one process / this", "processor time of all processes")
     allowed = len(os.sched_getaffinity(0))
-    note = f"The same pretraining, a batch of two; by the clock on {allowed} processors, one thread each."
+    note = f"The same steps, a batch of two in all; by the clock on {allowed} processors, one thread each."
     return Section("Pretraining by two processes", columns, rows, note)
 
 
