@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import segsync
-from builders import AS_IT_IS, Cli, ball, grid_of, orientations, rotated, write_bundle, write_image
+from builders import AS_IT_IS, Cli, ball, constant, grid_of, orientations, rotated, write_bundle, write_image
 from segsync.arrays import Array
-from segsync.bundle import ChannelSpec, Fixed, OrganSpec, load_bundle, write_manifest
+from segsync.bundle import SPEC_FILE, ChannelSpec, Fixed, OrganSpec, load_bundle, sha256_of, write_manifest
 from segsync.errors import WeightsError
 from segsync.geometry import Grid, Volume
 from segsync.images import read
@@ -62,6 +62,19 @@ def test_only_what_lies_in_the_region_is_found(with_region: Path, direction: tup
     write_manifest(with_region)
     result = segsync.load("aims-tbi", weights=with_region, device="cpu").predict({"t1": image})
     assert np.array_equal(result.mask, np.maximum(ball(grid, 2.5, IN_ORGAN), ball(grid, 2.0, OUTSIDE)))
+
+
+def test_networks_of_an_ensemble_find_the_region_together(tmp_path: Path) -> None:
+    """One finds the organ, the other nothing: their mean of 0.5 stays below the threshold."""
+    folder = write_organ(tmp_path / "organ", threshold=0.6)
+    grid = grid_of((24, 24, 24))
+    image = Volume(image_of(grid), grid)
+    assert RegionModel(load_bundle(folder), "cpu")(image) is not None
+    second = folder / "model-2.onnx"
+    second.write_bytes(constant(0.0))
+    spec = load_bundle(folder).spec.model_copy(update={"further_networks": {second.name: sha256_of(second)}})
+    (folder / SPEC_FILE).write_text(spec.model_dump_json())
+    assert RegionModel(load_bundle(folder), "cpu")(image) is None
 
 
 def test_nothing_is_marked_outside_whatever_a_network_makes_of_the_blank(with_region: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from builders import write_bundle
-from segsync.bundle import DecisionSpec, load_bundle, load_manifest, write_manifest
+from builders import constant, write_bundle
+from segsync.bundle import DecisionSpec, load_bundle, load_manifest, sha256_of, write_manifest
 from segsync.errors import InputError
 from segsync_train.config.run import RunConfig
 from segsync_train.evaluation.candidates import CANDIDATES
@@ -16,25 +16,31 @@ from training_cases import run_config, write_cases
 SPACING_MM = 5.0
 
 
-def written(folder: Path, config: RunConfig) -> Path:
-    """Weights that copy their first channel, and say that they were trained so."""
+def written(folder: Path, config: RunConfig, **changes: object) -> Path:
+    """Weights that say that they were trained so; as they are, they copy their first channel."""
     agreement = {"largest_difference": 0.0, "smallest_dice": 1.0}
     made = {"config": config.model_dump(mode="json"), "parameters": 1, "steps": 1, "training_hours": 0.1}
     made |= {"hardware": "a CPU", "commit": "0", "torch": "2", "inherited": {"steps": 0, "hours": 0.0}}
     made |= {"agreement": {"float16": agreement, "float32": agreement}, "operating_point": {"cases": 0}}
     spacing = (SPACING_MM,) * 3
-    write_bundle(folder / config.task, config.task, spacing_zyx=spacing, channels=config.channels, provenance=made)
+    write_bundle(
+        folder / config.task, config.task, spacing_zyx=spacing, channels=config.channels, provenance=made, **changes
+    )
     write_manifest(folder)
     return folder / config.task
 
 
+def drawn(folder: Path) -> RunConfig:
+    """A training on cases that are drawn from sources elsewhere."""
+    changes = {"task": "aims-tbi", "spacing_zyx": [SPACING_MM] * 3}
+    base = run_config(folder, channels=[{"name": "t1", "normalisation": {"kind": "zscore"}}], **changes)
+    data = {"kind": "synthetic", "sources": str(folder / "elsewhere"), "validation_cases": 2}
+    return RunConfig.model_validate({**base.model_dump(mode="json"), "data": data})
+
+
 def test_the_choice_stands_in_the_weights_and_their_manifest(tmp_path: Path) -> None:
     write_sources(tmp_path / "sources")
-    changes = {"task": "aims-tbi", "spacing_zyx": [SPACING_MM] * 3}
-    base = run_config(tmp_path, channels=[{"name": "t1", "normalisation": {"kind": "zscore"}}], **changes)
-    data = {"kind": "synthetic", "sources": str(tmp_path / "elsewhere"), "validation_cases": 2}
-    config = RunConfig.model_validate({**base.model_dump(mode="json"), "data": data})
-    folder = written(tmp_path / "weights", config)
+    folder = written(tmp_path / "weights", drawn(tmp_path))
     point = retune(folder, "cpu", sources=tmp_path / "sources", cache=tmp_path / "cache", mirror=True)
     assert list((tmp_path / "cache").glob("head-*.npz"))
     spec = load_bundle(folder, "aims-tbi").spec
@@ -53,6 +59,20 @@ def test_the_choice_stands_in_the_weights_and_their_manifest(tmp_path: Path) -> 
         "model.json",
         "MODEL_CARD.md",
     }
+
+
+def test_all_networks_of_an_ensemble_are_scored(tmp_path: Path) -> None:
+    """The first alone marks nothing, which is right in two cases without a lesion; the mean marks all tissue."""
+    write_sources(tmp_path / "sources")
+    first = written(tmp_path / "first", drawn(tmp_path), model=constant(0.2))
+    (tmp_path / "both" / "aims-tbi").mkdir(parents=True)
+    second = tmp_path / "both" / "aims-tbi" / "model-2.onnx"
+    second.write_bytes(constant(0.9))
+    further = {second.name: sha256_of(second)}
+    both = written(tmp_path / "both", drawn(tmp_path), model=constant(0.2), further_networks=further)
+    wanted, sources = DecisionSpec(threshold=0.5), tmp_path / "sources"
+    alone, mean = (retune(folder, "cpu", 2, sources=sources, decision=wanted) for folder in (first, both))
+    assert (alone.dice, mean.dice) == (1, 0)
 
 
 def test_weights_of_a_folder_of_cases_are_tuned_by_their_run(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ class Engine:
 
 
 def open_engine(bundle: Bundle, wanted: str, *, memory_bytes: int | None = None) -> Engine:
-    """The network on the device that is wanted (see `choose_device`); with `auto` on the CPU where the GPU fails."""
+    """The network that a bundle means, on a device (see `choose_device`); `auto` takes the CPU where the GPU fails."""
     device = choose_device(wanted)
     try:
         return Engine(bundle, device, memory_bytes=memory_bytes)
@@ -212,6 +212,11 @@ def open_engine(bundle: Bundle, wanted: str, *, memory_bytes: int | None = None)
             raise
         log.warning("%s; running on the CPU", error)
         return Engine(bundle, Device(), memory_bytes=memory_bytes)
+
+
+def open_engines(bundle: Bundle, wanted: str, *, memory_bytes: int | None = None) -> list[Engine]:
+    """An engine for each of the bundle's networks (see `open_engine`), whose probabilities are to be averaged."""
+    return [open_engine(network, wanted, memory_bytes=memory_bytes) for network in bundle.networks]
 
 
 def _session(runtime: Any, model: bytes, bundle: Bundle, device: Device, memory_bytes: int | None) -> Any:

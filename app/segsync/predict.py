@@ -11,7 +11,7 @@ import numpy as np
 
 from segsync.arrays import Array
 from segsync.bundle import MODEL_FILE, SPEC_FILE, Bundle, ModelSpec, load_bundle
-from segsync.engine import open_engine
+from segsync.engine import open_engines
 from segsync.errors import InputError, UsageError, WeightsError, os_errors
 from segsync.geometry import Volume, resample
 from segsync.images import write
@@ -141,7 +141,7 @@ class Model:
         self.bundle = bundle
         self.task = task
         began = time.monotonic()
-        self.engines = [open_engine(one, device, memory_bytes=max_memory) for one in bundle.networks]
+        self.engines = open_engines(bundle, device, memory_bytes=max_memory)
         self.engine = self.engines[0]
         spec, on_gpu = bundle.spec, self.engine.device.cuda is not None
         region_model = region_model_for(bundle, device, memory_bytes=max_memory)

@@ -4,7 +4,7 @@ Voxels outside the region are set to 0 before the lesion network sees the image.
 """
 
 from segsync.bundle import SPEC_FILE, Bundle, load_bundle
-from segsync.engine import open_engine
+from segsync.engine import open_engines
 from segsync.errors import WeightsError, os_errors
 from segsync.geometry import Volume
 from segsync.pipeline import Options, Pipeline
@@ -36,7 +36,7 @@ class RegionModel:
                 f"{', '.join(names)}{f' and need the region model {nested}' if nested else ''}; give others"
             )
         self.bundle, self.name, self.organ = bundle, bundle.folder.name, bundle.spec.organ
-        self._pipeline = Pipeline(bundle.spec, open_engine(bundle, device, memory_bytes=memory_bytes))
+        self._pipeline = Pipeline(bundle.spec, open_engines(bundle, device, memory_bytes=memory_bytes))
 
     def __call__(self, image: Volume) -> Volume | None:
         """Segment the region in an image.

@@ -11,7 +11,7 @@ from thresholds import CONTRASTS, Values, best_mask, dice_of_all
 
 from segsync.arrays import Mask
 from segsync.bundle import Bundle, ModelSpec
-from segsync.engine import Device, Engine
+from segsync.engine import open_engines
 from segsync.pipeline import Pipeline
 from segsync_train.config.data import SyntheticData
 from segsync_train.config.run import RunConfig
@@ -58,7 +58,7 @@ def scored_cases(bundle: Bundle, sources: Path, cache: Path, count: int) -> Iter
     if not isinstance(data, SyntheticData):
         raise ValueError(f"{bundle.folder}: expected weights trained on synthetic images, found {data.kind}")
     source = SyntheticSource(config.task, config.case_spec, data, config.seed, cache)
-    pipeline = Pipeline(bundle.spec, Engine(bundle, Device()))
+    pipeline = Pipeline(bundle.spec, open_engines(bundle, "cpu"))
     for number in range(count):
         log.info("%s: synthetic case %d of %d", bundle.spec.task, number + 1, count)
         yield scored_case(source.draw(TEST, number), bundle.spec.task, pipeline)

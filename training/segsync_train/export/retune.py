@@ -8,7 +8,7 @@ import numpy as np
 
 from segsync.atomic import whole_file, why_not
 from segsync.bundle import CARD_FILE, SPEC_FILE, DecisionSpec, load_bundle, write_manifest
-from segsync.engine import open_engine
+from segsync.engine import open_engines
 from segsync.errors import InputError, OutputError
 from segsync.pipeline import Options, Pipeline
 from segsync_train.config.data import SyntheticData
@@ -62,7 +62,7 @@ def retune(
         )
     if sources is not None:
         data = data.model_copy(update={"sources": sources})
-    pipeline = Pipeline(spec, open_engine(bundle, device))
+    pipeline = Pipeline(spec, open_engines(bundle, device))
     options = Options(mirror=mirror)
     with TemporaryDirectory() as scratch:
         source = SyntheticSource(config.task, config.case_spec, data, config.seed, cache or data.cache or Path(scratch))
