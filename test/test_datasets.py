@@ -18,6 +18,7 @@ from segsync.images import read
 from segsync_train.config.data import FolderData
 from segsync_train.config.run import RunConfig
 from segsync_train.data.adapters import DATASETS
+from segsync_train.data.cases import StoredCases
 from segsync_train.data.catalog import FORMATS
 from segsync_train.data.dataset import (
     LAYOUTS,
@@ -25,7 +26,6 @@ from segsync_train.data.dataset import (
     check_files,
     find_cases,
     labels_onto,
-    open_cases,
     prepare_case,
     read_label,
 )
@@ -137,7 +137,7 @@ def test_a_case_with_values_above_255_is_prepared_and_kept(tmp_path: Path) -> No
     folder = build(TREES["mmwhs-ct"], tmp_path / "set")
     config = config_for("mmwhs-ct", folder, dict(DATASETS["mmwhs-ct"].labels))
     cases = [case for case in find_cases("mmwhs-ct", folder, ["ct"]) if case.label_files]
-    kept = open_cases(build_cache(cases, config.case_spec, tmp_path / "cache"))[0]
+    kept = StoredCases(build_cache(cases, config.case_spec, tmp_path / "cache"))[0]
     assert sorted(np.unique(kept.label).tolist()) == [0, 7]
 
 
@@ -219,7 +219,7 @@ def test_a_mask_that_changed_is_prepared_again(tmp_path: Path) -> None:
     write_image(folder / "s0000" / "segmentations" / "heart.nii.gz", np.ones(GRID.size_zyx, np.uint8), GRID)
     second = build_cache(cases, config.case_spec, tmp_path / "cache")
     assert first != second
-    assert open_cases(second)[0].label.all()
+    assert StoredCases(second)[0].label.all()
 
 
 def test_a_file_of_the_same_size_that_was_written_later_is_prepared_again(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_file_of_the_same_size_that_was_written_later_is_prepared_again(tmp_pa
     (second,) = build_cache(cases, config.case_spec, tmp_path / "cache")
     assert second != first
     coarse = run_config(folder, channels=channels, spacing_zyx=[3, 2, 2])
-    (case,) = open_cases(build_cache(cases, coarse.case_spec, tmp_path / "cache"))
+    (case,) = StoredCases(build_cache(cases, coarse.case_spec, tmp_path / "cache"))
     assert case.spacing_zyx == (3, 2, 2)
 
 

@@ -15,7 +15,8 @@ from segsync.images import read
 from segsync.organ import in_one_piece, with_all_that_was_kept
 from segsync.region_model import RegionModel, region_model_for
 from segsync_train.config.data import FolderData
-from segsync_train.data.dataset import build_cache, open_cases
+from segsync_train.data.cases import StoredCases
+from segsync_train.data.dataset import build_cache
 from segsync_train.data.layout import CaseFiles
 from segsync_train.evaluation.evaluate import evaluate_model, labelled_cases, load_model
 from segsync_train.evaluation.metrics import RULES
@@ -187,7 +188,7 @@ def test_training_sees_what_inference_sees(with_region: Path, tmp_path: Path) ->
     for region_model in (None, with_region / "organ", write_organ(tmp_path / "other", threshold=0.9)):
         config = run_config(tmp_path, channels=[AS_IT_IS_T1], region_model=region_model)
         (folder,) = build_cache([case], config.case_spec, tmp_path / "cache")
-        found[region_model] = np.array(open_cases([folder])[0].image[0])
+        found[region_model] = np.array(StoredCases([folder])[0].image[0])
     everything, kept, _ = found.values()
     assert np.array_equal(everything, np.minimum(image_of(grid), 1))
     assert np.array_equal(kept, ball(grid, 8.0))

@@ -1,5 +1,7 @@
-"""Cases as runs keep them: validation cases of their own settings, and whole ones whoever else writes them."""
+"""Cases as runs keep them: validation cases of their own settings, any number, whole ones whoever else writes them."""
 
+import pickle
+import resource
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from segsync_train.data.cases import LabelledCase, build_case, open_case, store_case
+from segsync_train.data.cases import LabelledCase, StoredCases, build_case, open_case, store_case
+from segsync_train.data.patches import FolderSource
 from segsync_train.data.sources import SyntheticSource, open_data
 from segsync_train.runs.devices import Processes
 from segsync_train.runs.folder import RunFolder
@@ -96,3 +99,23 @@ def test_a_case_is_whole_while_another_process_of_the_same_number_writes_it(
         on.set()
         other.join()
     assert [path.name for path in tmp_path.iterdir()] == ["cube"]
+
+
+def test_more_cases_than_a_process_may_have_open_files_are_read(tmp_path: Path) -> None:
+    """Of 1,024 that most systems allow, a case takes five; here 64 are allowed. Other processes are sent no voxels."""
+    cube = np.ones((4, 4, 4), dtype=np.uint8)
+    for number in range(40):
+        image = np.full((1, *cube.shape), number, dtype=np.float32)
+        store_case(build_case(f"cube{number}", image, cube, cube > 0, (1, 1, 1)), tmp_path / f"{number}")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 64, limit[1]))
+    try:
+        cases = StoredCases([tmp_path / f"{number}" for number in range(40)])
+        assert [float(case.image.mean()) for case in cases] == list(range(40))
+        sent = pickle.dumps(FolderSource(cases[10:], seed=0))
+        found = pickle.loads(sent)
+        assert {found.case(0, place, 30).name for place in range(30)} == {f"cube{number}" for number in range(10, 40)}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert len(sent) < 10_000

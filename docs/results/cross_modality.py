@@ -21,7 +21,8 @@ from segsync.drawing import draw_slice, grey_window
 from segsync.images import read
 from segsync_train.config.run import RunConfig
 from segsync_train.config.settings import load_settings
-from segsync_train.data.dataset import build_cache, find_cases, open_cases
+from segsync_train.data.cases import StoredCases
+from segsync_train.data.dataset import build_cache, find_cases
 from segsync_train.runs.checkpoints import load_checkpoint
 from segsync_train.runs.devices import Processes, training_device
 from segsync_train.runs.folder import RunFolder, read_log
@@ -153,7 +154,7 @@ def tested_on(run: RunFolder, folders: Sequence[Path], heads: Heads, cache: Path
     pipeline = torch_pipeline(config.inference_spec(network.multiple_zyx), network, device, config.amp)
     for folder in folders:
         found = find_cases("nnunet", folder, [channel.name for channel in config.channels])
-        cases = open_cases(build_cache([case for case in found if case.name in heads.test], config.case_spec, cache))
+        cases = StoredCases(build_cache([case for case in found if case.name in heads.test], config.case_spec, cache))
         scores = validate(network, cases, pipeline, config.validation.overlap)
         yield np.array([np.mean(score.dice) for _, _, score in scores])
 

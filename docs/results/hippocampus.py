@@ -20,7 +20,8 @@ from scipy import stats
 from segsync_train.config.data import FolderData
 from segsync_train.config.run import RunConfig, TransferConfig
 from segsync_train.config.settings import load_settings
-from segsync_train.data.dataset import build_cache, find_cases, open_cases
+from segsync_train.data.cases import StoredCases
+from segsync_train.data.dataset import build_cache, find_cases
 from segsync_train.data.splits import split_cases
 from segsync_train.evaluation.probe import linear_probe
 from segsync_train.networks.build import build_network
@@ -161,7 +162,7 @@ def probed(settings: RunConfig, checkpoint: Path | None) -> float:
     cases = find_cases(settings.data.layout, settings.data.folder, [channel.name for channel in settings.channels])
     split = split_cases(cases, settings.data.model_copy(update={"labelled": PROBE_FRACTION}))
     folders = build_cache([*split.training, *split.validation], settings.case_spec, settings.data.cache)
-    opened, count = open_cases(folders), len(split.training)
+    opened, count = StoredCases(folders), len(split.training)
     windows = windows_of(settings.patch_zyx, network.multiple_zyx, settings.validation.overlap)
     scores = linear_probe(network.encoder, opened[:count], opened[count:], len(settings.labels), windows)
     return float(np.mean([score.dice for score in scores]))

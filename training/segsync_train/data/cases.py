@@ -1,8 +1,10 @@
 """Preprocessed cases: what a patch is cut from, and how they lie on the disk for any number of readers."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -140,3 +142,28 @@ def open_case(folder: Path) -> LabelledCase:
     about = json.loads((folder / "case.json").read_text())
     z, y, x = about["spacing_zyx"]
     return LabelledCase(about["name"], image, label, tissue, foreground, inside, tuple(about["lowest"]), (z, y, x))
+
+
+class StoredCases(Sequence[LabelledCase]):
+    """Stored cases, each opened anew when it is asked for.
+
+    Open arrays hold a file each, of which a process may have a thousand or so, and one that is sent to another process
+    travels with all its voxels: a set of cases holds and sends nothing but their folders.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    @overload
+    def __getitem__(self, place: int) -> LabelledCase: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "StoredCases": ...
+
+    def __getitem__(self, place: int | slice) -> "LabelledCase | StoredCases":
+        if isinstance(place, slice):
+            return StoredCases(self.folders[place])
+        return open_case(self.folders[place])

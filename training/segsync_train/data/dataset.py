@@ -22,7 +22,7 @@ from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
 from segsync_train.config.run import CaseSpec
 from segsync_train.data.adapters import DATASETS
-from segsync_train.data.cases import IGNORED, LabelledCase, build_case, open_case, store_case
+from segsync_train.data.cases import IGNORED, LabelledCase, build_case, store_case
 from segsync_train.data.formats import bids_cases, nnunet_cases
 from segsync_train.data.layout import CaseFiles
 
@@ -340,11 +340,6 @@ def try_cache(
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as executor:
         return list(executor.map(one, cases))
-
-
-def open_cases(folders: Sequence[Path]) -> list[LabelledCase]:
-    """The cases of `build_cache`, memory-mapped."""
-    return [open_case(folder) for folder in folders]
 
 
 def _preprocessing(spec: CaseSpec) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from segsync.preprocess import prepare
 from segsync.region_model import RegionModel
 from segsync_train.config.data import FolderData, SyntheticData
 from segsync_train.config.run import CaseSpec
-from segsync_train.data.cases import IDENTITY, LabelledCase, build_case, store_case
-from segsync_train.data.dataset import build_cache, check_files, find_cases, labels_onto, open_cases
+from segsync_train.data.cases import IDENTITY, LabelledCase, StoredCases, build_case, store_case
+from segsync_train.data.dataset import build_cache, check_files, find_cases, labels_onto
 from segsync_train.data.patches import CaseSource, FolderSource
 from segsync_train.data.splits import Split, split_of_run
 from segsync_train.runs.devices import Processes
@@ -103,7 +103,7 @@ def _labelled(spec: CaseSpec, data: FolderData, seed: int, threads: int, folder:
     both = (*split.training, *split.validation)
     with group.first(), StepProgress("preparing cases", len(both), quiet=not group.main) as progress:
         folders = build_cache(both, spec, data.cache or folder / "cache", threads=threads, progress=progress.advance)
-    opened = open_cases(folders)
+    opened = StoredCases(folders)
     count = len(split.training)
     log.info("%d cases to train on, %d to validate", count, len(split.validation))
     optional = tuple(i for i, channel in enumerate(spec.channels) if channel.optional)
@@ -141,7 +141,7 @@ def open_synthetic(task: str, spec: CaseSpec, data: SyntheticData, seed: int, fo
                 store_case(source.draw(VALIDATION, data.validation_seed, number), kept / name)
             progress.advance()
     # The generator leaves out optional channels itself, as often as patients lack them.
-    return Data(source, open_cases([kept / name for name in names]), ())
+    return Data(source, StoredCases([kept / name for name in names]), ())
 
 
 class SyntheticSource:

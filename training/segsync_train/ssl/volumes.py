@@ -16,8 +16,8 @@ from segsync.bundle import ChannelSpec, Fixed, ZScore
 from segsync.errors import InputError
 from segsync.images import stem_of
 from segsync_train.config.run import CaseSpec
-from segsync_train.data.cases import LabelledCase
-from segsync_train.data.dataset import find_cases, open_cases, try_cache
+from segsync_train.data.cases import LabelledCase, StoredCases
+from segsync_train.data.dataset import find_cases, try_cache
 from segsync_train.data.formats import nnunet_description
 from segsync_train.data.label_maps import label_maps
 from segsync_train.data.layout import CaseFiles, image_files
@@ -81,8 +81,8 @@ def open_volumes(config: PretrainConfig, folder: Path, group: Processes) -> Volu
     held_out, training = divide([file for file, _ in prepared], config.held_out, config.seed)
     place = {id(file): found for file, found in prepared}
     log.info("%d volumes to train on, %d held out", len(training), len(held_out))
-    source = FolderSource(open_cases([place[id(file)] for file in training]), config.seed)
-    return Volumes(source, open_cases([place[id(file)] for file in held_out]))
+    source = FolderSource(StoredCases([place[id(file)] for file in training]), config.seed)
+    return Volumes(source, StoredCases([place[id(file)] for file in held_out]))
 
 
 def _check_readable(folders: Sequence[Path | InputError], fraction: float, *, speaks: bool) -> None:
