@@ -1,6 +1,7 @@
 """Another operating point for exported weights: chosen on drawn cases, written where the runtime reads it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from training_cases import run_config, write_cases
 SPACING_MM = 5.0
 
 
-def written(folder: Path, config: RunConfig, **changes: object) -> Path:
+def written(folder: Path, config: RunConfig, **changes: Any) -> Path:
     """Weights that say that they were trained so; as they are, they copy their first channel."""
     agreement = {"largest_difference": 0.0, "smallest_dice": 1.0}
     made = {"config": config.model_dump(mode="json"), "parameters": 1, "steps": 1, "training_hours": 0.1}
