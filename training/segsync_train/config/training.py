@@ -104,7 +104,7 @@ class TrainingConfig(Frozen):
     seed: Seed = 0
     device: str = "auto"
     #: Mixed precision: `auto` is bfloat16 on a GPU that has it, else float16, and float32 on a CPU. `bf16` is worth
-    #: asking for on a CPU with AMX: steps of `tiny` took 0.46 of the time, of `compact` 0.33 (flat patches are refused
+    #: asking for on a CPU with AMX: steps of `tiny` took 0.46 of the time, of `compact` 0.42 (flat patches are refused
     #: there).
     amp: Amp = "auto"
     #: torch.compile: worth its minutes on long GPU runs.
