@@ -2,9 +2,10 @@
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from thresholds import CONTRASTS, Values, best_mask, dice_of_all
@@ -78,12 +79,19 @@ def scored_case(case: LabelledCase, task: str, pipeline: Pipeline) -> Scored:
 def training(spec: ModelSpec) -> str:
     """How the weights were made, as a sentence of a page."""
     made = spec.provenance
+    networks = made.get("networks", [made])
+    several = f"the mean of {len(networks)} networks, each of " if len(networks) > 1 else ""
+    return (
+        f"{several}{made['parameters'] / 1e6:.2f} million parameters, {'; '.join(map(_steps, networks))}, synthetic "
+        f"images alone ([card](../../weights/{spec.task}/MODEL_CARD.md))."
+    )
+
+
+def _steps(made: Mapping[str, Any]) -> str:
+    """Of one network."""
     before = made["inherited"]
     after = f" after {before['steps']} steps in {before['hours']:.3g} hours" if before["steps"] else ""
-    return (
-        f"{made['parameters'] / 1e6:.2f} million parameters, {made['steps']} steps in {made['training_hours']:g} hours "
-        f"on {made['hardware']}{after}, synthetic images alone ([card](../../weights/{spec.task}/MODEL_CARD.md))."
-    )
+    return f"{made['steps']} steps in {made['training_hours']:g} hours on {made['hardware']}{after}"
 
 
 def section(spec: ModelSpec, scored: Sequence[Scored]) -> list[str]:
