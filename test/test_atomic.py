@@ -64,6 +64,23 @@ def test_an_error_while_writing_leaves_the_old_folder_and_nothing_else(tmp_path:
     assert (names(tmp_path), names(folder)) == (["weights"], ["old"])
 
 
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "weights"
+    with whole_folder(folder, replace=True) as part:
+        (part / "old").touch()
+
+    def refused(self: Path, target: Path) -> Path:
+        if target == folder and (self / "new").exists():
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="Input/output error"), whole_folder(folder, replace=True) as part:
+        (part / "new").touch()
+    assert (names(tmp_path), names(folder)) == (["weights"], ["old"])
+
+
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file: expected to make the folder, found File exists; choose another"):

@@ -67,7 +67,7 @@ def whole_folder(path: Path, *, replace: bool) -> Iterator[Path]:
             writes the same was faster.
 
     Yields:
-        The folder to write to.
+        The folder to write to. After an error `path` is as it was.
 
     Raises:
         OSError: The folder cannot be made or renamed.
@@ -85,6 +85,8 @@ def whole_folder(path: Path, *, replace: bool) -> Iterator[Path]:
                 if not path.is_dir():
                     raise
     finally:
+        if old.is_dir() and not path.exists():  # the new one could not take its place
+            old.rename(path)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
