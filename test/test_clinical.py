@@ -89,6 +89,28 @@ def test_files_say_what_they_know_of_one_patient_and_of_no_other(tmp_path: Path)
             read_clinical(tmp_path / name, names)
 
 
+def test_of_several_patients_each_has_its_own_numbers_or_none(tmp_path: Path) -> None:
+    """One patient's numbers are no other's, though the file holds none but them."""
+    for name, text in (("one.json", '{"nihss": 4}'), ("one.csv", "Age,NIHSS\n70,4\n")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=rf"{name}: expected clinical data .* no patient's name in it"):
+            read_clinical(tmp_path / name, ("sub-1",), alone=False)
+    (tmp_path / "first.json").write_text('{"sub-1": {"nihss": 4}}')
+    assert read_clinical(tmp_path / "first.json", ("sub-1",), alone=False) == {"nihss": 4}
+    assert read_clinical(tmp_path / "first.json", ("sub-2",), alone=False) == {}
+
+
+def test_a_folder_of_cases_does_not_share_one_patients_numbers(cli: Cli, tmp_path: Path) -> None:
+    weights = write_bundle(tmp_path / "own", "own", channels=channels(), model=second_channel())
+    for name in ("sub-1", "sub-2"):
+        write_image(tmp_path / "cases" / f"{name}_t1.nii.gz", LESION + np.float32(0), GRID)
+    (tmp_path / "one.json").write_text('{"nihss": 18}')
+    arguments = ("predict", "-i", tmp_path / "cases", "-o", tmp_path / "masks", "--weights", weights, "--device", "cpu")
+    done = cli(*arguments, "--clinical", tmp_path / "one.json")
+    assert done.code == 3
+    assert "no patient's name in it" in done.err
+
+
 def test_isles24s_acute_data_are_found_and_its_outcome_is_not(tmp_path: Path) -> None:
     case = "sub-stroke0001"
     folder = tmp_path / "train"

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from builders import Cli, Outcome, files_below, write_dicom, write_image, write_isles22_platform
 from case_folders import BIDS, GRID, LESION, VOLUMES, bids, platform, write_case
-from segsync.errors import WeightsError
+from segsync.errors import InputError, WeightsError
 from segsync.lesions import measure
 from segsync.pipeline import Case
 from segsync.predict import Model, Result
@@ -205,6 +205,22 @@ def test_a_disk_that_does_not_answer_costs_the_case(
     assert files_below(tmp_path / "masks") == ["a.nii.gz", "c.nii.gz"]
     assert f"{tmp_path / 'study' / 'b_adc.nii.gz'}: expected" in done.err
     assert "found Input/output error" in done.err
+
+
+def test_results_that_cannot_be_written_cost_the_case_and_no_empty_mask_takes_their_place(
+    tmp_path: Path, cli: Cli, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(result: Result, path: Path) -> None:
+        raise InputError(f"{path}: a series that no Segmentation can refer to")
+
+    monkeypatch.setattr("segsync.commands.predict.check_highdicom", lambda: None)
+    monkeypatch.setattr("segsync.commands.predict.write_segmentation", refused)
+    for name in ("a", "b"):
+        write_case(tmp_path / "study", name + "_{}.nii.gz", BIDS)
+    done = predict(cli, tmp_path / "study", tmp_path / "masks", weights, "--dicom-seg", "--on-failure", "empty")
+    assert done.code == 7
+    assert "2 of 2 cases failed" in done.err
+    assert not (tmp_path / "masks").exists() or files_below(tmp_path / "masks") == []
 
 
 def test_warnings_say_whose_image_they_are_about(tmp_path: Path, cli: Cli, weights: Path) -> None:

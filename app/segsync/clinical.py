@@ -56,19 +56,20 @@ def _number(said: object, words: Mapping[str, float]) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def read_clinical(path: Path, names: Collection[str]) -> dict[str, object]:
+def read_clinical(path: Path, names: Collection[str], *, alone: bool = True) -> dict[str, object]:
     """What a file says of one patient.
 
     Args:
         path: JSON: an object, or one of objects by the patients' names. CSV or TSV: a column that names the patients
             (`participant_id`, `case`, …) and a row of each, or a single row without such a column.
         names: The patient's and the case's names.
+        alone: Whether the file may be of this patient without naming anybody; False where it is read for several.
 
     Returns:
         By column or key; empty where the file says nothing of the patient.
 
     Raises:
-        InputError: The file is no such file.
+        InputError: The file is no such file, or names nobody although it is read for several patients.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -77,18 +78,25 @@ def read_clinical(path: Path, names: Collection[str]) -> dict[str, object]:
             if not isinstance(said, dict):
                 raise ValueError(f"{type(said).__name__} in place of an object")
             own = next((said[name] for name in names if isinstance(said.get(name), dict)), None)
-            if own is None and said and all(isinstance(entry, dict) for entry in said.values()) and len(said) > 1:
+            tables = bool(said) and all(isinstance(entry, dict) for entry in said.values())
+            if own is None and tables and (len(said) > 1 or not alone):
                 return {}  # of other patients
-            said = said if own is None else own
-            return said
-        return _row(text, path, names)
+            return _unnamed(said, alone) if own is None else own
+        return _row(text, names, alone)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(
             f"{path}: expected clinical data as JSON, CSV or TSV, found {error}; correct the file"
         ) from error
 
 
-def _row(text: str, path: Path, names: Collection[str]) -> dict[str, object]:
+def _unnamed(said: dict[str, object], alone: bool) -> dict[str, object]:
+    """What is said without a patient's name: of the only one."""
+    if not alone:
+        raise ValueError("no patient's name in it, for several cases")
+    return said
+
+
+def _row(text: str, names: Collection[str], alone: bool) -> dict[str, object]:
     first = text.partition("\n")[0]
     delimiter = max("\t,;", key=first.count)
     rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter))
@@ -97,4 +105,4 @@ def _row(text: str, path: Path, names: Collection[str]) -> dict[str, object]:
         return next((dict(row) for row in rows if (row[whose] or "").strip() in names), {})
     if len(rows) != 1:
         raise ValueError(f"{len(rows)} rows and no column that names the patients ({WHOSE[0]})")
-    return dict(rows[0])
+    return _unnamed(dict(rows[0]), alone)

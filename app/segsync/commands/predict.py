@@ -1,6 +1,7 @@
 """`segsync predict`: a case or a folder of cases, with all that may be written beside the masks."""
 
 import contextlib
+import functools
 import logging
 import sys
 from collections.abc import Iterator
@@ -110,7 +111,8 @@ def predict(
     for line in broken:
         log.error("%s", line)
     if clinical is not None:
-        found = [replace(case, metadata={**case.metadata, **_clinical(clinical, case)}) for case in found]
+        alone = len(found) + len(broken) == 1
+        found = [replace(case, metadata={**case.metadata, **_clinical(clinical, case, alone)}) for case in found]
     paths = output_paths_of(output, found, chosen)
     check_folders(paths)
     todo = [(case, path) for case, path in zip(found, paths, strict=True) if not (resume and path.is_file())]
@@ -127,19 +129,28 @@ def predict(
     settings = Settings(tta, overlap, deadline)
     failed: list[Exception] = [*broken]
     for number, (case, path) in enumerate(todo, start=1):
+        keep = functools.partial(
+            _write, path=path, probabilities=save_probabilities, uncertainty=save_uncertainty,
+            arguments=arguments if report else None,
+        )  # fmt: skip
         try:
             with report_progress(f"{case.name} ({number}/{len(todo)})", quiet) as progress, _memory_of(case):
-                result = model.predict(case, settings, progress)
+                try:
+                    result = model.predict(case, settings, progress)
+                except WeightsError:
+                    raise
+                except Exception as error:
+                    empty = empty_in_place(model, case, error) if on_failure == "empty" else None
+                    if empty is not None:
+                        keep(empty)
+                    raise
                 lesions = measure(result.mask, result.grid, spec.labels, spec.regions)
                 if dicom_seg:
                     write_segmentation(result, segmentation_path(path))
-                _write(result, path, save_probabilities, save_uncertainty, arguments if report else None)
+                keep(result)
         except WeightsError:
             raise  # no case can do without the network
         except Exception as error:  # whatever it is, the other cases are still to be done
-            empty = empty_in_place(model, case, error) if on_failure == "empty" else None
-            if empty is not None:
-                _write(empty, path, save_probabilities, save_uncertainty, arguments if report else None)
             if len(found) + len(broken) == 1:
                 raise
             ours = isinstance(error, SegsyncError)
@@ -183,10 +194,10 @@ def _named_channels(pairs: list[str], task: Task) -> dict[str, Path]:
     return named
 
 
-def _clinical(path: Path, case: Case) -> dict[str, object]:
+def _clinical(path: Path, case: Case, alone: bool) -> dict[str, object]:
     """What a file says of a case's patient: a row that names the case, or its subject with `sub-` or without."""
     subject = case.name.partition("_")[0]
-    return {path.name: read_clinical(path, (case.name, subject, subject.removeprefix("sub-")))}
+    return {path.name: read_clinical(path, (case.name, subject, subject.removeprefix("sub-")), alone=alone)}
 
 
 @contextlib.contextmanager
