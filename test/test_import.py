@@ -161,6 +161,12 @@ def written(path: Path, kind: str) -> str:
     if kind == "no tensors":
         torch.save({"epoch": 3}, path)
         return "expected tensors by name, found keys 'epoch'"
+    if kind == "part":
+        torch.save({"layers1.0.blocks.0.attn.relative_position_bias_table": torch.ones(343, 3)}, path)
+        return "expected all tensors of MONAI's SwinUNETR, .* found a part of them .*layers2"
+    if kind == "no positions":
+        torch.save(vit_without_positions(), path)
+        return "expected all tensors of Hi-End-MAE or MONAI's ViT, found a part of them; give the whole file"
     nnunet_file(path)
     state = torch.load(path, weights_only=False)
     del state["network_weights"]["encoder.stages.1.blocks.0.conv1.conv.weight"]
@@ -168,7 +174,12 @@ def written(path: Path, kind: str) -> str:
     return r"the first that is not there is encoder\.stages\.1\.blocks\.0\.conv1\.conv\.weight"
 
 
-@pytest.mark.parametrize("kind", ["code", "unknown", "flat", "cut", "no tensors", "half"])
+def vit_without_positions() -> dict[str, torch.Tensor]:
+    shapes = {"patch_embed.proj.weight": (24, 1, 16, 16, 16), "blocks.0.attn.qkv.weight": (72, 24)}
+    return {name: torch.ones(shape) for name, shape in {**shapes, "blocks.0.mlp.fc1.weight": (48, 24)}.items()}
+
+
+@pytest.mark.parametrize("kind", ["code", "unknown", "flat", "cut", "no tensors", "half", "part", "no positions"])
 def test_a_file_that_does_not_fit_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     said = written(tmp_path / "f.pth", kind)
     with pytest.raises(WeightsError, match=said) as caught:

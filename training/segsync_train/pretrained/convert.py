@@ -26,7 +26,7 @@ from segsync_train.networks import SegmentationNetwork
 from segsync_train.networks.build import build_network
 from segsync_train.networks.transformers import SWIN_MULTIPLE, VIT_TOKEN
 from segsync_train.pretrained.files import ForeignWeights, read_weights
-from segsync_train.pretrained.layouts import Layout, layout_of
+from segsync_train.pretrained.layouts import Layout, configuration, layout_of
 from segsync_train.runs.checkpoints import save_checkpoint
 from segsync_train.trainer.transfer import weights_of
 
@@ -85,12 +85,18 @@ def convert(
     found = read_weights(path)
     _check_dimension(found)
     layout = layout_of(found)
-    overrides = layout.overrides(found)
+    try:
+        overrides = layout.overrides(found)
+        patch = patch_zyx or _patch(found, layout, overrides)
+    except (LookupError, StopIteration) as error:  # of a tensor by whose shape the network is told
+        lacking = f" ({error})" if str(error) else ""
+        raise WeightsError(
+            f"{path}: expected all tensors of {layout.writers}, found a part of them{lacking}; give the whole file"
+        ) from error
     image = next((found.tensors[key] for key in layout.image if key in found.tensors), None)
     if image is None:
         raise WeightsError(f"{path}: expected the convolution that sees the image, found no {layout.image[0]}")
     network = {"preset": layout.preset, "overrides": overrides}
-    patch = patch_zyx or _patch(found, layout, overrides)
     built = _built(path, network, patch, image.shape[1], _heads(found))
     tensors, rows = _matched(found, layout, built)
     _check_encoder(path, rows, str(built.encoder_at))
@@ -122,12 +128,10 @@ def _check_dimension(found: ForeignWeights) -> None:
 
 def _patch(found: ForeignWeights, layout: Layout, overrides: dict[str, Any]) -> tuple[int, int, int]:
     """The patch that the network is built for: the file's own, or else one that its positions or strides tell."""
-    arguments = found.beside.get("init_args")
-    if isinstance(arguments, dict) and isinstance(arguments.get("plans"), dict):
-        plan = arguments["plans"].get("configurations", {}).get(arguments.get("configuration"), {})
-        if len(plan.get("patch_size", ())) == 3:
-            z, y, x = (int(side) for side in plan["patch_size"])
-            return z, y, x
+    planned = configuration(found.beside).get("patch_size", ())
+    if len(planned) == 3:
+        z, y, x = (int(side) for side in planned)
+        return z, y, x
     if layout.preset == "unetr":
         table = next(t for key, t in found.tensors.items() if str(layout.renamed(key)).endswith("position_embeddings"))
         side = round(table.numel() / table.shape[-1]) ** (1 / 3)

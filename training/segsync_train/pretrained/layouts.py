@@ -90,13 +90,8 @@ def _architecture(beside: Mapping[str, Any]) -> Mapping[str, Any]:
     """The network's arguments of nnU-Net's plans or of nnssl's adaptation plan; empty without plans."""
     adaptation = beside.get("nnssl_adaptation_plan")
     if isinstance(adaptation, Mapping):
-        architecture = adaptation.get("architecture_plans")
-        return _arguments(architecture)
-    arguments = beside.get("init_args")
-    if not isinstance(arguments, Mapping) or not isinstance(arguments.get("plans"), Mapping):
-        return {}
-    configuration = arguments["plans"].get("configurations", {}).get(arguments.get("configuration"), {})
-    return _arguments(configuration.get("architecture"))
+        return _arguments(adaptation.get("architecture_plans"))
+    return _arguments(configuration(beside).get("architecture"))
 
 
 def _arguments(architecture: Any) -> Mapping[str, Any]:
@@ -118,7 +113,7 @@ def _three(value: Any) -> list[int]:
 def _published_overrides(found: ForeignWeights) -> dict[str, Any]:
     names = found.tensors
     stages = _count(names, r"^encoder\.stages\.(\d+)\.")
-    plan = _configuration(found.beside).get("pool_op_kernel_sizes")
+    plan = configuration(found.beside).get("pool_op_kernel_sizes")
     blocks = {"encoder": range(stages), "decoder": range(stages - 2, -1, -1)}
     counts = {
         part: [_count(names, rf"^{part}\.stages\.{stage}\.(\d+)\.") for stage in order]
@@ -132,7 +127,8 @@ def _published_overrides(found: ForeignWeights) -> dict[str, Any]:
     }
 
 
-def _configuration(beside: Mapping[str, Any]) -> Mapping[str, Any]:
+def configuration(beside: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of nnU-Net's plans that a file was trained with; empty without plans."""
     arguments = beside.get("init_args")
     plans = arguments.get("plans") if isinstance(arguments, Mapping) else None
     found = plans.get("configurations", {}).get(arguments.get("configuration")) if isinstance(plans, Mapping) else None  # type: ignore[union-attr]
