@@ -52,6 +52,10 @@ def test_probabilities_are_averaged_and_their_spread_is_a_standard_deviation(tmp
     inside = lesion > 0
     assert found[inside] == pytest.approx(0.5, abs=1e-5)
     assert spread[inside] == pytest.approx(np.std([1, 0.4, 0.1]), abs=1e-3)
+    spread[:] = 0  # the caller's own
+    again = result.uncertainty()
+    assert again is not None
+    assert again[inside].min() > 0
     assert (result.statistics.networks, result.statistics.flips) == (3, 1)
 
 

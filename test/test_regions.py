@@ -301,6 +301,8 @@ def test_each_region_has_an_operating_point_of_its_own(tmp_path: Path) -> None:
     mask, _ = labels_on(probabilities, GRID, GRID, spec)
     assert np.array_equal(mask, label)
     assert f"core {point.decision_of(2).threshold:g}; components below" in spec.decision_in_words
+    some = of_set(labels, threshold=0.6, region_decisions={2: {"threshold": 0.3}})
+    assert some.decision_in_words.startswith("whole 0.6; components below 0 ml are removed. core 0.3; components")
     with pytest.raises(ValueError, match=r"region_decisions: expected regions \(\[1, 2\]\), found \[3\]"):
         of_set(labels, region_decisions={3: {}})
 

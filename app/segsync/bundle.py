@@ -228,7 +228,8 @@ class InferenceSpec(Decisions, PreprocessingSpec):
     @property
     def decision_in_words(self) -> str:
         """What a voxel and a component must reach, of each region where each has its own."""
-        every = {self.labels[label]: self.decision_of(label) for label in self.region_decisions} or {"": self}
+        own = self.labels.items() if self.region_decisions else ()
+        every = {name: self.decision_of(label) for label, name in own} or {"": self}
         return ". ".join(
             f"{name} {decision.threshold:g}; components below {decision.component_limits} are removed".lstrip()
             for name, decision in every.items()

@@ -227,7 +227,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _metadata(inputs: Inputs, task: Task) -> dict[str, object]:
-    """The task's JSON inputs, as they are: no model reads them, so that a broken one is no reason to fail."""
+    """The task's JSON inputs, as they are. A broken one is left out: a model that needs its number says so."""
     metadata: dict[str, object] = {}
     for slug, path in inputs.json_files.items():
         if any(f"{slug}.json".endswith(name) or path.name.endswith(name) for name in task.json_inputs):

@@ -13,6 +13,7 @@ from segsync.errors import ResourceError
 from segsync.sliding_window import fitted, halved, voxels_of
 
 STATUS = Path("/proc/self/status")
+#: Where Linux is told (by a 5) to forget a process's largest resident memory; see proc(5).
 CLEAR_REFS = Path("/proc/self/clear_refs")
 #: Control groups without a limit say `max`, or a number near the largest that there is.
 NO_LIMIT = 2**60

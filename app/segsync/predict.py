@@ -78,18 +78,22 @@ class Result(Segmentation):
         labels = list(self.bundle.spec.labels)
         if label not in labels:
             raise UsageError(f"label: expected one of {', '.join(map(str, labels))}, found {label!r}")
-        values = self.model_probabilities[labels.index(label)]
-        probability = resample(Volume(values, self.model_grid), self.grid)
-        return probability.copy() if np.shares_memory(probability, values) else probability
+        return self._on_reference(self.model_probabilities[labels.index(label)])
 
     def uncertainty(self) -> Array | None:
         """How far networks and mirrored copies differ: the standard deviation of the probability of any label.
 
         Returns:
-            (Z, Y, X) float32 on the reference grid, 0 to 0.5; None where there was a single pass.
+            (Z, Y, X) float32 on the reference grid, 0 to 0.5, an array of the caller's own; None where there was a
+            single pass.
         """
         spread = self.statistics.spread
-        return None if spread is None else resample(Volume(spread, self.model_grid), self.grid)
+        return None if spread is None else self._on_reference(spread)
+
+    def _on_reference(self, values: Array) -> Array:
+        """A map (Z, Y, X) from the model's grid, never a view of it."""
+        resampled = resample(Volume(values, self.model_grid), self.grid)
+        return resampled.copy() if np.shares_memory(resampled, values) else resampled
 
     def save(self, path: Path | str) -> None:
         """Write the mask; the ending chooses the format (.mha, .nii.gz, .nii)."""
@@ -130,7 +134,7 @@ class Model:
         Args:
             bundle: The weights.
             task: What they are used for.
-            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            device: As `segsync.engine.choose_device` takes it: `auto`, `cpu`, `openvino`, `cuda`, `cuda:N` …
             max_memory: Bytes the process should stay below; windows give way, down to half their size. None: the
                 container's own limit, if it has one.
 
@@ -265,7 +269,7 @@ def load(task: str, *, weights: Path | str | None = None, device: str = "auto", 
     Args:
         task: A name of `segsync.tasks.TASKS`, or the task that weights of one's own were trained for.
         weights: A folder; None looks where the platform unpacks them, then among those that come with segsync.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `openvino`, `openvino:bf16`, `cuda` or `cuda:N`.
         max_memory: Bytes that the process should stay below; None for no limit.
 
     Returns:

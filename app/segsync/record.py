@@ -56,7 +56,7 @@ class ReferenceRecord(_Frozen):
 class RunRecord(_Frozen):
     """What was computed."""
 
-    #: `cpu`, or `cuda:N`.
+    #: `cpu`, `cuda:N`, `openvino` or `openvino:bf16`.
     device: str
     windows: int
     #: Windows without tissue, which are not computed.

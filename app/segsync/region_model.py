@@ -21,7 +21,7 @@ class RegionModel:
 
         Args:
             bundle: Its verified weights.
-            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            device: As `segsync.engine.choose_device` takes it.
             memory_bytes: What a GPU's arena may hold; None for all there is.
 
         Raises:
@@ -63,7 +63,7 @@ def region_model_for(bundle: Bundle, device: str = "auto", *, memory_bytes: int 
 
     Args:
         bundle: The weights that may name a region model.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: As `segsync.engine.choose_device` takes it.
         memory_bytes: Limit for the engine; None: no limit.
 
     Returns:

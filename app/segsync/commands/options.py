@@ -43,7 +43,9 @@ DeadlineOption = Annotated[
 ]
 FailureOption = Annotated[
     OnFailure,
-    typer.Option("--on-failure", help="empty: a case that fails gets an empty mask, and the log and report say so."),
+    typer.Option(
+        "--on-failure", help="empty: a case that cannot be segmented gets an empty mask, and the log and report say so."
+    ),
 ]
 MemoryOption = Annotated[
     float | None,
