@@ -106,3 +106,5 @@ def test_a_run_and_its_scores_on_other_data_are_recorded(tmp_path: Path) -> None
         evaluate(tmp_path / "run", tmp_path / "cross", data=other, channels={"t2": "mr"})
     with pytest.raises(InputError, match="--channel: expected MODEL=DATA, as in ct=mr, found 'ct'"):
         parse_channels(["ct"])
+    with pytest.raises(InputError, match="--channel: expected ct once, found mr and t1; leave one"):
+        parse_channels(["ct=mr", "ct=t1"])

@@ -410,8 +410,13 @@ def parse_labels(pairs: Sequence[str], ignore: int | None = None) -> LabelSet | 
 
 
 def parse_channels(pairs: Sequence[str]) -> dict[str, str]:
-    """`ct=mr` as the model's name of a channel and the data's. Raises InputError if a pair is malformed."""
+    """`ct=mr` as the model's name of a channel and the data's. Raises InputError if one is malformed or given twice."""
+    named: dict[str, str] = {}
     for pair in pairs:
-        if not all(pair.partition("=")):
+        own, equals, their = pair.partition("=")
+        if not (own and equals and their):
             raise InputError(f"--channel: expected MODEL=DATA, as in ct=mr, found {pair!r}")
-    return dict(pair.split("=", 1) for pair in pairs)
+        if own in named:
+            raise InputError(f"--channel: expected {own} once, found {named[own]} and {their}; leave one")
+        named[own] = their
+    return named
