@@ -17,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
+from segsync.sliding_window import Windows
 from segsync_train.config.data import FolderData
 from segsync_train.config.run import RunConfig, TransferConfig
 from segsync_train.config.settings import load_settings
@@ -32,7 +33,6 @@ from segsync_train.ssl.config import PretrainConfig
 from segsync_train.trainer.finetune import finetune
 from segsync_train.trainer.pretrain import pretrain
 from segsync_train.trainer.transfer import transfer
-from segsync_train.trainer.validation import windows_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -163,7 +163,7 @@ def probed(settings: RunConfig, checkpoint: Path | None) -> float:
     split = split_cases(cases, settings.data.model_copy(update={"labelled": PROBE_FRACTION}))
     folders = build_cache([*split.training, *split.validation], settings.case_spec, settings.data.cache)
     opened, count = StoredCases(folders), len(split.training)
-    windows = windows_of(settings.patch_zyx, network.multiple_zyx, settings.validation.overlap)
+    windows = Windows(settings.patch_zyx, network.multiple_zyx, settings.validation.overlap)
     scores = linear_probe(network.encoder, opened[:count], opened[count:], len(settings.labels), windows)
     return float(np.mean([score.dice for score in scores]))
 

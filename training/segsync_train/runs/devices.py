@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +17,10 @@ from torch import Tensor
 
 from segsync.arrays import SizeZYX
 from segsync.errors import InputError, ResourceError, memory_errors
-from segsync.memory import peak_bytes
+from segsync.memory import peak_bytes, reset_peak
 from segsync.processor import say_threads, threads
 from segsync_train.config.training import Amp
 
-#: Where Linux is told (by a 5) to forget a process's largest resident memory; see proc(5).
-CLEAR_REFS = Path("/proc/self/clear_refs")
 #: How many times its number of slices a patch may be wide where a CPU computes gradients in 16 bits.
 FLATTEST = 4
 
@@ -161,8 +158,7 @@ def reset_peak_memory(device: torch.device) -> None:
     """Begin `peak_memory_mib` anew where the system can: an earlier run of this process does not count for the next."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with contextlib.suppress(OSError):
-        CLEAR_REFS.write_text("5", encoding="ascii")
+    reset_peak()
 
 
 def peak_memory_mib(device: torch.device) -> float:

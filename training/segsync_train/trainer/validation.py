@@ -1,16 +1,14 @@
 """Validation while training: the runtime's pipeline on fixed prepared cases, a score per case."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
-from segsync.arrays import LabelMap, Mask, SizeZYX
+from segsync.arrays import LabelMap, Mask
 from segsync.pipeline import Options, Pipeline
 from segsync.postprocess import components_of
-from segsync.sliding_window import Windows
 from segsync_train.config.labels import LabelSet
 from segsync_train.data.cases import LabelledCase
 
@@ -165,9 +163,3 @@ def labels_in_none(cases: Sequence[LabelledCase], labels: LabelSet) -> dict[int,
         if not missing:  # most often after a case or two; the others need not be read
             break
     return {value: labels.labels[value] for value in missing}
-
-
-def windows_of(patch_zyx: SizeZYX, multiple_zyx: SizeZYX, overlap: float) -> Windows:
-    """The windows of validation: the training patch, without mirroring."""
-    z, y, x = (math.ceil(side / multiple) * multiple for side, multiple in zip(patch_zyx, multiple_zyx, strict=True))
-    return Windows((z, y, x), multiple_zyx, overlap)
