@@ -54,7 +54,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.set = [*SMALL_TUNING, *options.set]
         options.pretrain_set = [*SMALL_PRETRAINING, *options.pretrain_set]
     if options.smoke:
-        options.set += [*SMOKE, "batch=1"]
+        options.set += [*SMOKE, "batch=1", "ema=null"]
         options.pretrain_set += [*SMOKE, "batch=2", "held_out.volumes=2", "held_out.fraction=0.4"]
         options.pretrain_set += ["stop_on_collapse=false", "head={hidden: 8, bottleneck: 4, prototypes: 8}"]
     return options
