@@ -29,7 +29,8 @@ SPACING_MM = 2.0
 ACROSS = 3
 #: Grey windows of what has physical units; other channels run from zero to their 99.7th percentile.
 WINDOWS = {
-    "adc": (0, 3000), "ncct": (0, 80), "cta": (0, 400), "tmax": (0, 15), "cbf": (0, 80), "cbv": (0, 8), "mtt": (0, 15),
+    "adc": (0, 3000), "ncct": (0, 80), "ct": (0, 80), "cta": (0, 400), "tmax": (0, 15), "cbf": (0, 80),
+    "cbv": (0, 8), "mtt": (0, 15),
 }  # fmt: skip
 HEAD = """# What the networks learn from
 
@@ -37,7 +38,7 @@ Written by `make synthesis-pictures` (commit {commit}). Drawn by the generator o
 anatomical label map and real lesion masks, with the settings and the spacing of each task's recipe
 ([training/configs](../../training/configs), `isles26` with the defaults); seeds 0 to {last}, none left out. The first
 of `isles22` alone is a real patient, the bundled one, to compare with. Axial slices through most of the lesion, which
-is outlined in orange (for the task `brain`, the brain); samples without a lesion show the middle of the brain. A
+is outlined in orange (for `brain` and `brain-ct`, the brain); samples without a lesion show the middle of the brain. A
 missing channel is black. The patient's left is on the right.
 """
 
