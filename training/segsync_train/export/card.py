@@ -13,6 +13,8 @@ BASELINES = {
     "nnunet": "A 3D nnU-Net",
     "resunet": "A 3D U-Net with a residual encoder",
     "unet": "A 3D U-Net",
+    "swinunetr": "A SwinUNETR",
+    "unetr": "A UNETR",
     "resenc-m": "nnU-Net's ResEnc-M network",
     "resenc-l": "nnU-Net's ResEnc-L network",
     "plainconv": "nnU-Net's PlainConvUNet",
