@@ -13,22 +13,15 @@ from segsync.errors import InputError, WeightsError
 from segsync.geometry import Volume
 from segsync.predict import Settings
 from segsync_train.export.combine import combine
-from training_cases import run_config
+from training_cases import provenance, run_config
 
 GRID = grid_of((16, 18, 20))
 
 
 def exported(folder: Path, value: float, steps: int, **changes: Any) -> Path:
     """Weights whose network gives this value everywhere, with the record of a training of so many steps."""
-    record = {
-        "parameters": 10, "commit": "abc", "hardware": "a CPU", "steps": steps, "training_hours": 1.5,
-        "inherited": {"steps": 0, "hours": 0.0}, "validation_score": 0.5, "torch": "2",
-        "operating_point": {"threshold": 0.5, "min_component_ml": 0.0, "dice": 0.5, "lesion_f1": 0.5, "cases": 1},
-        "agreement": {"float32": {"largest_difference": 0.0, "smallest_dice": 1.0}},
-        "config": run_config(folder).model_dump(mode="json"),
-    }  # fmt: skip
     channel = ChannelSpec(name="t1", normalisation=Fixed(low=0, high=1, mean=0, std=1))
-    changes = {"channels": (channel,), "provenance": record, **changes}
+    changes = {"channels": (channel,), "provenance": provenance(run_config(folder), steps), **changes}
     write_bundle(folder, "aims-tbi", model=constant(value), **changes)
     return folder
 

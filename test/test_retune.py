@@ -12,21 +12,20 @@ from segsync_train.config.run import RunConfig
 from segsync_train.evaluation.candidates import CANDIDATES
 from segsync_train.export.retune import retune
 from synthesis_cases import write_sources
-from training_cases import run_config, write_cases
+from training_cases import provenance, run_config, write_cases
 
 SPACING_MM = 5.0
 
 
 def written(folder: Path, config: RunConfig, **changes: Any) -> Path:
     """Weights that say that they were trained so; as they are, they copy their first channel."""
-    agreement = {"largest_difference": 0.0, "smallest_dice": 1.0}
-    made = {"config": config.model_dump(mode="json"), "parameters": 1, "steps": 1, "training_hours": 0.1}
-    made |= {"hardware": "a CPU", "commit": "0", "torch": "2", "inherited": {"steps": 0, "hours": 0.0}}
-    made |= {"agreement": {"float16": agreement, "float32": agreement}, "operating_point": {"cases": 0}}
-    spacing = (SPACING_MM,) * 3
-    write_bundle(
-        folder / config.task, config.task, spacing_zyx=spacing, channels=config.channels, provenance=made, **changes
-    )
+    changes = {
+        "spacing_zyx": (SPACING_MM,) * 3,
+        "channels": config.channels,
+        "provenance": provenance(config),
+        **changes,
+    }
+    write_bundle(folder / config.task, config.task, **changes)
     write_manifest(folder)
     return folder / config.task
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from pipeline import WEIGHTS
 
 from segsync.bundle import MODEL_FILE, SPEC_FILE, load_bundle_spec
+from segsync_train.export.ensemble import network_files
 
 
 def of_shipped(folder: Path, shipped: str = "isles22", networks: int = 1, **changes: object) -> Path:
     """The first network that is shipped for a task, so many times; changes: fields of its spec."""
     folder.mkdir()
     spec = load_bundle_spec(WEIGHTS / shipped)
-    names = [MODEL_FILE, *(f"model-{number}.onnx" for number in range(2, networks + 1))]
+    names = network_files(networks)
     for name in names:
         shutil.copy(WEIGHTS / shipped / MODEL_FILE, folder / name)
     changed = spec.model_copy(update={"further_networks": dict.fromkeys(names[1:], spec.sha256), **changes})

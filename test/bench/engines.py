@@ -16,7 +16,7 @@ from sections import Pair, Section, amount
 from shipped import shipped_network
 
 from segsync.arrays import Array, Mask
-from segsync.bundle import MODEL_FILE, Bundle, load_bundle
+from segsync.bundle import MODEL_FILE, load_bundle
 from segsync.engine import open_engine
 from segsync.images import read
 from segsync.pipeline import Case, Options, Pipeline, Segmentation
@@ -41,18 +41,15 @@ def measure() -> Iterator[Section]:
 
 def opened() -> dict[str, tuple[Form, float]]:
     """The engines that are installed, with the processor time until their first window was there."""
-    with one_network() as weights:
-        return _opened(load_bundle(weights))
-
-
-def _opened(bundle: Bundle) -> dict[str, tuple[Form, float]]:
     found: dict[str, tuple[Form, float]] = {}
-    for device, name in DEVICES.items():
-        if device == "cpu" or find_spec("openvino") is not None:
-            began = time.process_time()
-            engine = open_engine(bundle, device)
-            engine.warm_up(bundle.spec.patch_zyx)
-            found[name] = (engine, time.process_time() - began)
+    with one_network() as weights:
+        bundle = load_bundle(weights)
+        for device, name in DEVICES.items():
+            if device == "cpu" or find_spec("openvino") is not None:
+                began = time.process_time()
+                engine = open_engine(bundle, device)
+                engine.warm_up(bundle.spec.patch_zyx)
+                found[name] = (engine, time.process_time() - began)
     return found
 
 

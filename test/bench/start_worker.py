@@ -1,6 +1,7 @@
 """Gets a network ready in a process that holds nothing else: `start_worker.py segsync|monai|nnunet START NETWORK`.
 
-The network is a file of TorchScript. The one of nnU-Net runs in its environment, with its package and torch alone.
+The network is a folder of weights for segsync, else a file of TorchScript. The one of nnU-Net runs in its environment,
+with its package and torch alone.
 """
 
 import sys
@@ -9,12 +10,9 @@ import time
 
 def segsync(network: str) -> None:
     """As README shows it."""
-    from bundles import one_network
-
     import segsync
 
-    with one_network() as weights:
-        segsync.load("isles22", weights=weights, device="cpu")
+    segsync.load("isles22", weights=network, device="cpu")
 
 
 def monai(network: str) -> None:
